@@ -1,0 +1,1 @@
+"""One small script a stage: reads files, calls one function, writes files."""

@@ -1,0 +1,13 @@
+"""Turn the fetched data set into the three splits that every family sees."""
+
+from pathlib import Path
+
+from workflow import datasets, params
+from workflow.errors import one_line
+from workflow.images import PREPARED, write_prepared
+
+if __name__ == "__main__":
+    with one_line():
+        settings = params.load().data
+        sets, about = datasets.prepare(settings, Path("data/raw") / settings.name)
+        write_prepared(PREPARED, sets, **about)

@@ -1,0 +1,1 @@
+"""The library that the stages are made of."""

@@ -1,0 +1,137 @@
+"""Image sets on disk and in memory."""
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from workflow.errors import BakeoffError
+from workflow.files import read_json, sha256, write_bytes, write_json
+
+PREPARED = Path("data/prepared")
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their classes.
+
+    images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `data/prepared/card.json` says of the prepared data."""
+
+    name: str
+    source: str
+    licence: str
+    shape: tuple[int, int, int]
+    levels: int
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    sha256: dict[str, str]
+    split: str
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") -> None:
+    """Write tensors as safetensors, atomically; the same tensors and metadata give the same bytes.
+
+    All metadata goes under one key: with several, the format's writer puts them in a random order.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(tensors, metadata={"bakeoff": metadata}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read what `write_tensors` wrote: the tensors, on the CPU, and the metadata.
+
+    Raises BakeoffError, naming the file, if it is missing or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # no dictionary: it cannot be iterated over
+            return {name: file.get_tensor(name) for name in names}, (file.metadata() or {}).get("bakeoff", "")
+    except FileNotFoundError:
+        raise BakeoffError(f"{path}: missing; run the stage that makes it (`dvc repro`)") from None
+    except SafetensorError as error:
+        raise BakeoffError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+
+
+def write_prepared(folder: Path, sets: dict[str, ImageSet], **about: Any) -> None:
+    """Write the three splits and their `card.json`; `about` gives the card's fields but counts and hashes."""
+    for split in SPLITS:
+        write_tensors(folder / f"{split}.safetensors", {"images": sets[split].images, "labels": sets[split].labels})
+    write_json(
+        folder / "card.json",
+        {
+            **about,
+            "counts": {split: len(sets[split]) for split in SPLITS},
+            "sha256": {split: sha256(folder / f"{split}.safetensors") for split in SPLITS},
+        },
+    )
+
+
+def read_card(folder: Path = PREPARED) -> Card:
+    """Read the card; raises BakeoffError if it is missing or lacks a field."""
+    content = read_json(folder / "card.json")
+    try:
+        return Card(**{**content, "shape": tuple(content["shape"]), "classes": tuple(content["classes"])})
+    except (TypeError, KeyError) as error:
+        raise BakeoffError(f"{folder / 'card.json'}: {error}; run the prepare stage again") from None
+
+
+def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
+    """Read one split; raises BakeoffError if its bytes are not those that the card recorded."""
+    path, expected = folder / f"{split}.safetensors", read_card(folder).sha256[split]
+    if not path.exists():
+        raise BakeoffError(f"{path}: missing; run `dvc repro prepare`")
+    if (found := sha256(path)) != expected:
+        raise BakeoffError(
+            f"{path}: SHA-256 {found[:12]}… is not the recorded {expected[:12]}…; "
+            f"the file was changed or damaged: delete it and run `dvc repro prepare`"
+        )
+    tensors, _ = read_tensors(path)
+    return ImageSet(tensors["images"], tensors["labels"])
+
+
+def grid(images: Tensor, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
+    """Lay images out in rows of `columns`, on white, each pixel drawn `scale` wide (default: about 48 an image).
+
+    images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
+    """
+    n, channels, height, width = images.shape
+    scale = scale or max(1, round(48 / width))
+    rows = math.ceil(n / columns)
+    bright = (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
+    bright = bright.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    step_y, step_x = height * scale + gap, width * scale + gap
+    canvas = torch.full((channels, rows * step_y - gap, columns * step_x - gap), 255, dtype=torch.uint8)
+    for i, image in enumerate(bright):
+        top, left = (i // columns) * step_y, (i % columns) * step_x
+        canvas[:, top : top + height * scale, left : left + width * scale] = image
+    array = canvas.permute(1, 2, 0).numpy()
+    return Image.fromarray(array.squeeze(2) if channels == 1 else array)
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG bytes, with nothing in them but the pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Pure functions: features to statistics to metric."""

@@ -1,0 +1,84 @@
+"""From the name of a family to its class, and models to files and back.
+
+The class is looked up by importing `workflow.models.<kind>`, so that a stage loads the one file that it needs and a
+new family is one new file.
+"""
+
+import importlib
+import inspect
+import json
+import pkgutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+import workflow.models
+from workflow.errors import BakeoffError
+from workflow.images import read_tensors, write_tensors
+from workflow.models.base import Model
+
+NOT_FAMILIES = {"base", "layers", "registry"}
+
+
+def kinds() -> list[str]:
+    """The known families: the files in `workflow/models/` that define one."""
+    found = {module.name for module in pkgutil.iter_modules(workflow.models.__path__)}
+    return sorted(found - NOT_FAMILIES)
+
+
+def model_class(kind: str) -> type[Model]:
+    """The class of a family; raises BakeoffError, naming the known ones, if there is no such file."""
+    if kind not in kinds():
+        raise BakeoffError(f"unknown model kind {kind!r}; known: {', '.join(kinds())}")
+    family: type[Model] = importlib.import_module(f"workflow.models.{kind}").MODEL
+    return family
+
+
+def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Check `values` against the keyword-only arguments of the family's class; returns them converted.
+
+    `where` is the parameters' path (`models.vae`), for the error: raises BakeoffError naming the key's full path,
+    the value and what is allowed.
+    """
+    signature = inspect.signature(model_class(kind).__init__, eval_str=True)
+    keywords = {p.name: p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default) for p in keywords.values()
+    }
+    schema = create_model(f"{kind} hyper-parameters", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    try:
+        checked: dict[str, Any] = schema(**values).model_dump()
+        return checked
+    except ValidationError as error:
+        from workflow.params import explain
+
+        raise BakeoffError(explain(error, where, list(keywords))) from None
+
+
+def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any]) -> Model:
+    """A fresh model with random parameters; raises BakeoffError if a hyper-parameter is not what its class takes."""
+    checked = check_hyperparameters(kind, hyperparameters, f"models.<{kind}>")
+    return model_class(kind)(shape, levels, **checked)
+
+
+def save(model: Model, path: Path, kind: str, hyperparameters: dict[str, Any]) -> None:
+    """Write the weights and all that is needed to build the model again."""
+    about = {"kind": kind, "shape": model.shape, "levels": model.levels, "hyperparameters": hyperparameters}
+    write_tensors(path, model.state_dict(), json.dumps(about, sort_keys=True))
+
+
+def load(path: Path) -> tuple[Model, str]:
+    """The model that `save` wrote, in evaluation mode on the CPU, and its kind.
+
+    Raises BakeoffError, naming the file, if it is damaged or does not fit the code.
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        about = json.loads(metadata)
+        model = build(about["kind"], tuple(about["shape"]), about["levels"], about["hyperparameters"])
+        model.load_state_dict(tensors)
+    except (ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BakeoffError(f"{path}: not a model that this code can load ({reason}); train it again") from None
+    return model.eval(), about["kind"]

@@ -1,0 +1,179 @@
+"""`params.yaml`: its schema and the one function that loads it.
+
+Every number of the project stands in that file, so nothing here has a default that a result depends on, but for
+the options of training that are off unless asked for.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workflow.errors import BakeoffError
+
+PATH = Path("params.yaml")
+DATASETS = ("digits",)
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Section(BaseModel):
+    """A part of the file: read-only, no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Data(Section):
+    """Which images, and how they are split."""
+
+    name: Literal["digits"]
+    valid: Share
+    test: Share
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _something_left_to_train_on(self) -> "Data":
+        if self.valid + self.test >= 1:
+            raise ValueError("valid + test must be below 1")
+        return self
+
+
+class Compute(Section):
+    """Where to run; `auto` takes a GPU if there is one. Threads are per stage, and change results in the last bits."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Count
+
+
+class Extractor(Section):
+    """The classifier p(y|x) whose features the metrics use."""
+
+    channels: Count
+    features: Count
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    epochs: Count
+    batch_size: Count
+    lr: Annotated[float, Field(gt=0)]
+    seed: Seed
+
+
+class Sample(Section):
+    """How many images each model draws for the metrics, and how many at once."""
+
+    count: Annotated[int, Field(ge=10)]
+    batch_size: Count
+
+
+class Evaluate(Section):
+    """Settings of the metrics."""
+
+    batch_size: Count
+    splits: Annotated[int, Field(ge=2)]
+    neighbours: Count
+    kid_subsets: Count
+    kid_subset_size: Annotated[int, Field(ge=2)]
+    probe_regularisation: Annotated[float, Field(gt=0)]
+
+
+class Train(Section):
+    """Options of the one training loop; what is left out is off."""
+
+    epochs: Count
+    batch_size: Count
+    lr: Annotated[float, Field(gt=0)]
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    bf16: bool = False
+    valid_every: Count = 1
+
+
+class Entry(BaseModel):
+    """One model of the comparison: its family, how it is trained and, as further keys, its hyper-parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    kind: str
+    train: Train
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What goes to the family's class."""
+        return dict(self.model_extra or {})
+
+
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,39}", name):
+        raise ValueError("a model's name must be 1 to 40 of a-z, 0-9 and _, as it names files and stages")
+    return name
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the same seed stands twice")
+    return seeds
+
+
+class Params(Section):
+    """The whole file."""
+
+    data: Data
+    compute: Compute
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
+    extractor: Extractor
+    sample: Sample
+    evaluate: Evaluate
+    models: Annotated[dict[Annotated[str, AfterValidator(_file_name)], Entry], Field(min_length=1)]
+
+
+def load(path: Path = PATH) -> Params:
+    """Read and check the file, all but the models' hyper-parameters, which the registry checks.
+
+    Raises BakeoffError, one line: the key's full path, the value and what is allowed.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise BakeoffError(f"{path}: missing; run from the project's folder") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BakeoffError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise BakeoffError(f"{path}: {explain(error, '')}") from None
+
+
+def explain(error: ValidationError, where: str, known: list[str] | None = None) -> str:
+    """The first of pydantic's complaints as one line: full path of the key, value, what is allowed."""
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in (*filter(None, [where]), *first["loc"]) if part != "[key]") or "the file"
+    if first["type"] == "missing":
+        return f"{path}: missing; add it (see the example in README.md)"
+    if first["type"] == "extra_forbidden":
+        keys = known if known is not None else _known_keys(first["loc"][:-1])
+        return f"{path}: unknown key; known here: {', '.join(keys)}"
+    value = repr(first["input"])
+    return f"{path}: {value if len(value) < 80 else value[:77] + '...'}: {_readable(first['msg'])}"
+
+
+def _readable(message: str) -> str:
+    message = message.removeprefix("Value error, ").removeprefix("Input ")
+    return message[0].lower() + message[1:]
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    section: type[BaseModel] = Params
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation if str(part) in section.model_fields else None
+        if location[0] == "models":
+            return list(Train.model_fields)  # an entry itself takes any key: the registry knows which
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return list(section.model_fields)
