@@ -13,7 +13,14 @@ def prepare_torch(compute: Compute) -> torch.device:
 
     Raises BakeoffError if a GPU is asked for and there is none.
     """
+    from threadpoolctl import threadpool_limits
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only so
+    # Another number of threads adds in another order. Engines set some of these variables and not others, so set all,
+    # for libraries still to be loaded, and limit those that are loaded already.
+    for library in ("OMP", "OPENBLAS", "MKL"):
+        os.environ[f"{library}_NUM_THREADS"] = str(compute.threads)
+    threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(True)
     available = torch.cuda.is_available()

@@ -1,5 +1,7 @@
 """Blocks that more than one family uses, each at the one place where it is tested."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
@@ -25,3 +27,12 @@ def draw_categorical(logits: Tensor, generator: Generator) -> Tensor:
     flat = logits.float().movedim(1, -1)
     draws = torch.multinomial(flat.softmax(-1).flatten(0, -2), 1, generator=generator)
     return draws.view(flat.shape[:-1])
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """log of the mean of exp(values) over the first dimension: K estimates of a density in logs made one. (K, N): (N,).
+
+    As the logarithm is concave, the result's expectation is a lower bound of the log-density if the mean of the
+    exponentials is unbiased, and rises with K (Burda et al. 2016, Importance Weighted Autoencoders, theorem 1).
+    """
+    return torch.logsumexp(values, 0) - math.log(len(values))

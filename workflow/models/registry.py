@@ -8,15 +8,18 @@ import importlib
 import inspect
 import json
 import pkgutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ConfigDict, ValidationError, create_model
 
 import workflow.models
 from workflow.errors import BakeoffError
 from workflow.images import read_tensors, write_tensors
 from workflow.models.base import Model
+from workflow.params import PATH, Params, explain
 
 NOT_FAMILIES = {"base", "layers", "registry"}
 
@@ -51,34 +54,51 @@ def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict
         checked: dict[str, Any] = schema(**values).model_dump()
         return checked
     except ValidationError as error:
-        from workflow.params import explain
-
         raise BakeoffError(explain(error, where, list(keywords))) from None
 
 
-def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any]) -> Model:
-    """A fresh model with random parameters; raises BakeoffError if a hyper-parameter is not what its class takes."""
-    checked = check_hyperparameters(kind, hyperparameters, f"models.<{kind}>")
+def check_entries(settings: Params) -> None:
+    """Check the hyper-parameters of every model in the parameters; raises BakeoffError for the first bad one."""
+    for name, entry in settings.models.items():
+        if entry.kind not in kinds():
+            known = ", ".join(kinds())
+            raise BakeoffError(f"{PATH}: models.{name}.kind: {entry.kind!r}: unknown model kind; known: {known}")
+        check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
+
+
+def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:
+    """A fresh model, its random parameters drawn from `seed`.
+
+    Raises BakeoffError if a hyper-parameter is not what its class takes.
+    """
+    checked = check_hyperparameters(kind, hyperparameters, f"model {kind}")
+    torch.manual_seed(seed)  # torch's initialisers draw from its own generator
     return model_class(kind)(shape, levels, **checked)
 
 
-def save(model: Model, path: Path, kind: str, hyperparameters: dict[str, Any]) -> None:
-    """Write the weights and all that is needed to build the model again."""
-    about = {"kind": kind, "shape": model.shape, "levels": model.levels, "hyperparameters": hyperparameters}
-    write_tensors(path, model.state_dict(), json.dumps(about, sort_keys=True))
+@dataclass(frozen=True)
+class Loaded:
+    """A model read from its file, in evaluation mode on the CPU, and what the file says of it."""
+
+    model: Model
+    kind: str
+    about: dict[str, Any]
 
 
-def load(path: Path) -> tuple[Model, str]:
-    """The model that `save` wrote, in evaluation mode on the CPU, and its kind.
+def save(model: Model, path: Path, kind: str, hyperparameters: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write the weights and all that is needed to build the model again; `about` is for the reader."""
+    recipe = {"kind": kind, "shape": model.shape, "levels": model.levels, "hyperparameters": hyperparameters}
+    write_tensors(path, model.state_dict(), json.dumps({**recipe, "about": about}, sort_keys=True))
 
-    Raises BakeoffError, naming the file, if it is damaged or does not fit the code.
-    """
+
+def load(path: Path) -> Loaded:
+    """The model that `save` wrote; raises BakeoffError, naming the file, if it is damaged or does not fit the code."""
     tensors, metadata = read_tensors(path)
     try:
-        about = json.loads(metadata)
-        model = build(about["kind"], tuple(about["shape"]), about["levels"], about["hyperparameters"])
+        recipe = json.loads(metadata)
+        model = build(recipe["kind"], tuple(recipe["shape"]), recipe["levels"], recipe["hyperparameters"])
         model.load_state_dict(tensors)
     except (ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise BakeoffError(f"{path}: not a model that this code can load ({reason}); train it again") from None
-    return model.eval(), about["kind"]
+    return Loaded(model.eval(), recipe["kind"], recipe["about"])

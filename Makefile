@@ -1,0 +1,39 @@
+# The whole project in a few words; `make help` lists them.
+UV_VERSION := 0.13.8
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_PYTHON_DOWNLOADS := never
+LOCKING := uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header
+
+.PHONY: help repro test check ui clean lock
+.DEFAULT_GOAL := help
+
+help:  ## list these commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+
+repro: .venv/installed  ## install what is missing, run what has changed, show the results
+	dvc repro
+	@python -m stages.report --show
+
+test: .venv/installed  ## install what is missing, run the tests
+	python -m pytest
+
+check: .venv/installed  ## lint, format check, types
+	pre-commit run --all-files
+
+ui: .venv/installed  ## open the MLflow UI on http://127.0.0.1:5000
+	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+
+clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/raw keeps what you put there)
+	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json
+	rm -rf data/raw/digits .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
+
+lock: .venv/installed  ## resolve the newest versions into requirements.lock
+	$(LOCKING) --upgrade -o requirements.lock
+
+# uv makes the environment; where there is no uv, pip brings it into the environment first.
+.venv/installed: requirements.lock
+	@python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "error: Python 3.11 to 3.13 is needed; this is " + sys.version.split()[0])'
+	@test -x .venv/bin/python || if command -v uv >/dev/null; then uv venv -q --python python3 .venv; else python3 -m venv .venv; fi
+	@command -v uv >/dev/null || .venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION)
+	uv pip sync -q --python .venv/bin/python --require-hashes requirements.lock
+	@touch $@

@@ -1,0 +1,17 @@
+"""Check every parameter before anything runs."""
+
+from pathlib import Path
+
+from workflow import params
+from workflow.compute import prepare_torch
+from workflow.errors import one_line
+from workflow.files import write_json
+from workflow.models.registry import check_entries
+
+if __name__ == "__main__":
+    with one_line():
+        settings = params.load()
+        check_entries(settings)
+        prepare_torch(settings.compute)
+        # The same bytes for all good parameters: what depends on this file waits for the check and never reruns for it.
+        write_json(Path("data/checked.json"), {"parameters": "checked"})

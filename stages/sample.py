@@ -1,0 +1,38 @@
+"""Draw images from a trained model: `python -m stages.sample <name> <seed>`."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from workflow import params, timing
+from workflow.compute import generator, prepare_torch
+from workflow.errors import one_line
+from workflow.files import write_bytes
+from workflow.images import grid, png, write_tensors
+from workflow.models import registry
+
+
+def main(name: str, seed: int) -> None:
+    """Load the model, draw, and write the images and a picture of the first hundred."""
+    settings = params.load()
+    device = prepare_torch(settings.compute)
+    folder = Path("runs") / name / str(seed)
+    model = registry.load(folder / "model.safetensors").model.to(device)
+
+    count, batch = settings.sample.count, settings.sample.batch_size
+    random = generator(device, seed, 4)
+    start = time.perf_counter()
+    images = torch.cat([model.sample(min(batch, count - done), random).cpu() for done in range(0, count, batch)])
+    seconds = time.perf_counter() - start
+
+    write_tensors(folder / "samples.safetensors", {"images": images})
+    write_bytes(folder / "samples.png", png(grid(images[:100], model.levels, columns=10)))
+    facts = {"seconds": seconds, "images": count, "images_per_second": count / seconds}
+    timing.record(folder, "sample", facts, device)
+
+
+if __name__ == "__main__":
+    with one_line():
+        main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,46 @@
+"""Train one model with one seed: `python -m stages.train <name> <seed>`."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from workflow import params, timing, tracking
+from workflow.compute import prepare_torch
+from workflow.errors import one_line
+from workflow.files import write_text
+from workflow.images import read_card, read_split
+from workflow.models import registry
+from workflow.training import Record, fit
+
+
+def main(name: str, seed: int) -> None:
+    """Read the images, train, and write the best weights and the history."""
+    settings = params.load()
+    entry = settings.models[name]
+    device = prepare_torch(settings.compute)
+    card, train, valid = read_card(), read_split("train"), read_split("valid")
+    folder = Path("runs") / name / str(seed)
+
+    model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
+    history = io.StringIO()
+    with tracking.live(name, seed, settings) as track:
+
+        def log(record: Record) -> None:
+            history.write(json.dumps(record) + "\n")
+            track(record)
+
+        fitted = fit(model, train.images, valid.images, entry.train, seed, log, progress=f"{name} seed {seed}")
+
+    model.load_state_dict(fitted.state)
+    about = {"selected_step": fitted.step, "steps": fitted.steps}
+    registry.save(model, folder / "model.safetensors", entry.kind, entry.hyperparameters, about)
+    write_text(folder / "history.jsonl", history.getvalue())
+    parameters = sum(p.numel() for p in model.parameters())
+    facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters}
+    timing.record(folder, "train", facts, device)
+
+
+if __name__ == "__main__":
+    with one_line():
+        main(sys.argv[1], int(sys.argv[2]))

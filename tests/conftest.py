@@ -1,0 +1,32 @@
+"""What several test files need."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_a_seed() -> Iterator[None]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Tensor:
+    """The embedded digits, uint8 (1797, 1, 8, 8), levels 17."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().images.astype("uint8")).unsqueeze(1)
+
+
+def pytest_configure() -> None:
+    # The stages that tests start find the package and the tools wherever the tests are started from.
+    os.environ["PYTHONPATH"] = str(ROOT)

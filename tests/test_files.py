@@ -1,0 +1,172 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from workflow import files, images
+from workflow.compute import generator, prepare_torch
+from workflow.errors import BakeoffError, one_line
+from workflow.images import ImageSet
+from workflow.params import Compute
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    files.write_json(target, {"a": 1})
+    with pytest.raises(ValueError, match="Out of range"):
+        files.write_json(target, {"a": float("nan")})
+    with pytest.raises(RuntimeError, match="half"), files.replacing(target) as temporary:
+        temporary.write_text('{"a":')
+        raise RuntimeError("half way")
+    assert files.read_json(target) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
+    """A real write past the limit: the kernel refuses it in the middle of the file."""
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from workflow.files import write_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_bytes(Path(sys.argv[1]), b'x' * 5000)"
+    )
+    done = subprocess.run([sys.executable, "-B", "-c", script, target], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert target.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_bytes(b"old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from workflow.files import replacing\n"
+        "with replacing(Path(sys.argv[1])) as t: t.write_bytes(b'new'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, target], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert target.read_bytes() == b"old"
+
+
+def test_what_is_written_is_an_ordinary_readable_file(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "deep/er/out.txt", "é")
+    assert (tmp_path / "deep/er/out.txt").read_text(encoding="utf-8") == "é"
+    assert (tmp_path / "deep/er/out.txt").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
+def test_bad_json_is_named(content: bytes | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(BakeoffError, match=r"x\.json: "):
+        files.read_json(tmp_path / "x.json")
+
+
+def test_tensors_keep_their_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.arange(6).view(2, 3).T, "a": torch.randn(3)}
+    for name in ("one", "two"):
+        images.write_tensors(tmp_path / name, tensors, json.dumps({"x": 1, "y": 2}))
+    back, metadata = images.read_tensors(tmp_path / "one")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert json.loads(metadata) == {"x": 1, "y": 2}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"\0" * 8 + b[8:], lambda _: b""]
+)
+def test_damaged_tensors_are_named(damage: object, tmp_path: Path) -> None:
+    assert callable(damage)
+    images.write_tensors(tmp_path / "x.safetensors", {"a": torch.randn(50)})
+    (tmp_path / "x.safetensors").write_bytes(damage((tmp_path / "x.safetensors").read_bytes()))
+    with pytest.raises(BakeoffError, match=r"x\.safetensors: damaged"):
+        images.read_tensors(tmp_path / "x.safetensors")
+
+
+def _prepared(folder: Path) -> None:
+    image_set = ImageSet(torch.randint(0, 17, (5, 1, 4, 4), dtype=torch.uint8), torch.arange(5))
+    about = {
+        "name": "x",
+        "source": "s",
+        "licence": "l",
+        "shape": [1, 4, 4],
+        "levels": 17,
+        "classes": ["a"],
+        "split": "-",
+    }
+    images.write_prepared(folder, dict.fromkeys(images.SPLITS, image_set), **about)
+
+
+def test_prepared_data_is_checked_against_its_hash(tmp_path: Path) -> None:
+    _prepared(tmp_path)
+    assert len(images.read_split("valid", tmp_path)) == 5
+    assert images.read_card(tmp_path).shape == (1, 4, 4)
+    content = bytearray((tmp_path / "valid.safetensors").read_bytes())
+    content[-1] ^= 1  # one bit of one label: the structure is sound
+    (tmp_path / "valid.safetensors").write_bytes(content)
+    with pytest.raises(BakeoffError, match=r"valid\.safetensors: SHA-256"):
+        images.read_split("valid", tmp_path)
+    (tmp_path / "valid.safetensors").unlink()
+    with pytest.raises(BakeoffError, match=r"valid\.safetensors: missing"):
+        images.read_split("valid", tmp_path)
+
+
+def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
+    _prepared(tmp_path)
+    card = files.read_json(tmp_path / "card.json")
+    for broken in ({k: v for k, v in card.items() if k != "levels"}, {**card, "more": 1}, []):
+        files.write_json(tmp_path / "card.json", broken)
+        with pytest.raises(BakeoffError, match=r"card\.json: "):
+            images.read_card(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_puts_every_pixel_in_its_place(channels: int) -> None:
+    x = torch.randint(0, 5, (7, channels, 4, 6), dtype=torch.uint8)
+    picture = images.grid(x, levels=5, columns=3, scale=2, gap=1)
+    assert picture.size == (3 * 12 + 2, 3 * 8 + 2)
+    assert picture.mode == ("L" if channels == 1 else "RGB")
+    for i in range(7):
+        for y, column in ((0, 0), (3, 5), (2, 1)):
+            seen = picture.getpixel(((i % 3) * 13 + 2 * column + 1, (i // 3) * 9 + 2 * y + 1))
+            expected = (x[i, :, y, column].float() * 255 / 4).round().int().tolist()
+            assert seen == (expected[0] if channels == 1 else tuple(expected))
+    assert picture.getpixel((2 * 13, 2 * 9)) == (255 if channels == 1 else (255, 255, 255))
+
+
+def test_png_is_the_picture(tmp_path: Path) -> None:
+    picture = images.grid(torch.randint(0, 5, (2, 1, 4, 4), dtype=torch.uint8), 5, 2)
+    (tmp_path / "x.png").write_bytes(images.png(picture))
+    assert Image.open(tmp_path / "x.png").tobytes() == picture.tobytes()
+
+
+def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught, one_line():
+        raise BakeoffError("params.yaml: x: no")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: params.yaml: x: no\n"
+
+
+def test_a_missing_gpu_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(BakeoffError, match=r"compute\.device: 'cuda': no GPU"):
+        prepare_torch(Compute(device="cuda", threads=1))
+    assert prepare_torch(Compute(device="auto", threads=1)) == torch.device("cpu")
+
+
+def test_generators_of_neighbouring_seeds_are_unrelated() -> None:
+    cpu = torch.device("cpu")
+    streams = torch.stack([torch.rand(2000, generator=generator(cpu, a, b)) for a in range(3) for b in range(3)])
+    correlation = torch.corrcoef(streams) - torch.eye(9)
+    assert correlation.abs().max() < 0.1
+    assert torch.equal(torch.rand(9, generator=generator(cpu, 1, 2)), torch.rand(9, generator=generator(cpu, 1, 2)))

@@ -1,0 +1,171 @@
+"""The contract, checked for every family that exists, with every setting that a params file gives it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import ROOT
+from workflow import params
+from workflow.models import base, registry
+from workflow.models.base import Model
+from workflow.params import Entry
+from workflow.provenance import imported_files
+from workflow.training import fit
+
+SHAPES = [((1, 8, 8), 17), ((3, 8, 8), 4)]
+
+
+def _entries() -> list[tuple[str, Entry]]:
+    """Distinct settings of params.yaml and the presets; the small ones of the smoke preset first."""
+    found: dict[str, tuple[str, Entry]] = {}
+    for file in [ROOT / "presets/smoke.yaml", ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]:
+        for name, entry in params.load(file).models.items():
+            key = json.dumps([entry.kind, entry.hyperparameters], sort_keys=True)
+            found.setdefault(key, (f"{file.stem}-{name}", entry))
+    return list(found.values())
+
+
+ENTRIES = _entries()
+
+
+@pytest.fixture(params=ENTRIES, ids=[name for name, _ in ENTRIES])
+def entry(request: pytest.FixtureRequest) -> Entry:
+    found: tuple[str, Entry] = request.param
+    return found[1]
+
+
+@pytest.fixture(params=SHAPES, ids=["grey", "colour"])
+def model(request: pytest.FixtureRequest, entry: Entry) -> Model:
+    shape, levels = request.param
+    return registry.build(entry.kind, shape, levels, entry.hyperparameters).eval()
+
+
+def _images(model: Model, n: int) -> Tensor:
+    return torch.randint(0, model.levels, (n, *model.shape), dtype=torch.uint8, generator=_generator(7))
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_family_has_settings_in_a_params_file() -> None:
+    assert {entry.kind for _, entry in ENTRIES} == set(registry.kinds())
+
+
+@pytest.mark.parametrize("kind", registry.kinds())
+def test_a_family_is_one_file_on_the_shared_ground(kind: str) -> None:
+    """The graph counts the family's file, base.py and layers.py as a model's code: no more, no less may be imported."""
+    file = Path(f"workflow/models/{kind}.py")
+    assert imported_files(file, ROOT) == {file, Path("workflow/models/base.py"), Path("workflow/models/layers.py")}
+
+
+def test_says_what_it_is(model: Model) -> None:
+    assert all(len(text) > 2 for text in (model.title, model.paper, model.objective))
+    assert len(model.about) > 80
+    assert (model.taxonomy == "implicit") == (model.likelihood == "implicit")
+    assert isinstance(model, base.HasLogProb) == (model.likelihood != "implicit")
+
+
+def test_samples_are_images_and_depend_on_the_generator_alone(model: Model) -> None:
+    torch.manual_seed(1)
+    first = model.sample(5, _generator(0))
+    torch.manual_seed(2)
+    again, other = model.sample(5, _generator(0)), model.sample(5, _generator(1))
+    assert first.shape == (5, *model.shape)
+    assert first.dtype == torch.uint8
+    assert first.max() < model.levels
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert model.sample(1, _generator(0)).shape == (1, *model.shape)
+
+
+def test_every_parameter_gets_a_gradient(model: Model) -> None:
+    model.train()
+    if isinstance(model, base.HasInitialise):
+        model.initialise(_images(model, 32), _generator(0))
+    reached: set[str] = set()
+    for player in model.turns:
+        model.zero_grad()
+        terms = model.loss(_images(model, 32), player, _generator(0))
+        assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+        terms["loss"].backward()
+        owned = {id(p) for p in model.players[player].parameters()}
+        reached |= {n for n, p in model.named_parameters() if id(p) in owned and p.grad is not None and p.grad.any()}
+    assert reached == {name for name, _ in model.named_parameters()}
+
+
+def test_log_prob_is_a_log_probability_of_each_image_by_itself(model: Model) -> None:
+    if not isinstance(model, base.HasLogProb):
+        assert not hasattr(model, "log_prob")
+        return
+    assert isinstance(model, Model)
+    x = _images(model, 6)
+    with torch.no_grad():
+        log_prob = model.log_prob(x, _generator(0))
+        again = model.log_prob(x, _generator(0))
+        other = model.log_prob(torch.cat([x[:1], _images(model, 12)[6:11]]), _generator(0))
+    assert log_prob.shape == (6,)
+    assert (log_prob < 0).all()
+    assert torch.equal(log_prob, again)
+    torch.testing.assert_close(log_prob[0], other[0])
+
+
+def test_capabilities_keep_their_shapes(model: Model) -> None:
+    x, y = _images(model, 4), _images(model, 8)[4:]
+    capabilities: Any = model
+    with torch.no_grad():
+        if isinstance(model, base.HasEncode):
+            features = capabilities.encode(x)
+            assert features.ndim == 2
+            assert len(features) == 4
+            assert torch.isfinite(features).all()
+            assert torch.equal(features, capabilities.encode(x))
+        if isinstance(model, base.HasReconstruct):
+            back = capabilities.reconstruct(x)
+            assert (back.shape, back.dtype) == (x.shape, torch.uint8)
+            assert back.max() < capabilities.levels
+            assert torch.equal(back, capabilities.reconstruct(x))
+        if isinstance(model, base.HasInterpolate):
+            walk = capabilities.interpolate(x, y, 5)
+            assert (walk.shape, walk.dtype) == ((4, 5, *capabilities.shape), torch.uint8)
+            assert torch.equal(capabilities.interpolate(y, x, 5).flip(1), walk)
+        if isinstance(model, base.HasComplete):
+            completed = capabilities.complete(x, 3, _generator(0))
+            assert (completed.shape, completed.dtype) == (x.shape, torch.uint8)
+            assert torch.equal(completed[:, :, :3], x[:, :, :3])
+            assert not torch.equal(completed, capabilities.complete(x, 3, _generator(1)))
+
+
+def test_survives_its_file(model: Model, entry: Entry, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        registry.save(model, tmp_path / name, entry.kind, entry.hyperparameters, {"step": 3})
+    loaded = registry.load(tmp_path / "one")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (loaded.kind, loaded.about) == (entry.kind, {"step": 3})
+    assert torch.equal(loaded.model.sample(3, _generator(0)), model.sample(3, _generator(0)))
+
+
+SMOKE = [(name, entry) for name, entry in ENTRIES if name.startswith("smoke")]
+
+
+@pytest.mark.parametrize(("name", "entry"), SMOKE, ids=[name for name, _ in SMOKE])
+def test_training_improves_it_and_repeats_to_the_byte(name: str, entry: Entry, digits: Tensor) -> None:
+    """Four epochs on 320 digits: a better validation score than untrained, and the same weights twice."""
+    settings = entry.train.model_copy(update={"epochs": 4})
+    states, untrained = [], 0.0
+    history: list[dict[str, float | int]] = []
+    for _ in range(2):
+        model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters, seed=3)
+        if isinstance(model, base.HasInitialise):
+            model.initialise(digits[:320], _generator(0))
+        model.eval()
+        untrained = model.validate(digits[320:500], _generator(0))["loss"].item()
+        fitted = fit(model, digits[:320], digits[320:500], settings, 3, history.append)
+        states.append(fitted.state)
+        assert fitted.valid_loss < untrained
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert history[: len(history) // 2] == history[len(history) // 2 :]

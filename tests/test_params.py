@@ -1,0 +1,126 @@
+"""Bad parameters are refused with one line that names the key, the value and what is allowed."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT
+from workflow import params
+from workflow.errors import BakeoffError
+from workflow.models.registry import check_entries
+
+GOOD: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+
+
+def _load(content: object, folder: Path) -> None:
+    file = folder / "params.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    check_entries(params.load(file))
+
+
+def _changed(path: str, value: object) -> dict[str, Any]:
+    content = copy.deepcopy(GOOD)
+    *parents, last = path.split("/")
+    section: Any = content
+    for part in parents:
+        section = section[part]
+    if value is None:
+        del section[last]
+    else:
+        section[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    "file", [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))], ids=lambda f: f.name
+)
+def test_our_own_files_are_good(file: Path) -> None:
+    check_entries(params.load(file))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("sampel", {}, ["sampel", "unknown key", "sample"]),
+        ("data/vald", 0.1, ["data.vald", "unknown key", "valid"]),
+        ("sample/count", None, ["sample.count", "missing"]),
+        ("seeds", None, ["seeds", "missing"]),
+        ("models/vae/kind", None, ["models.vae.kind", "missing"]),
+        ("models/vae/train", None, ["models.vae.train", "missing"]),
+        ("sample/count", "many", ["sample.count", "'many'", "integer"]),
+        ("sample/count", 1.5, ["sample.count", "1.5", "integer"]),
+        ("sample/count", True, ["sample.count", "True", "integer"]),
+        ("sample/count", 1, ["sample.count", "1", "greater than or equal to 10"]),
+        ("data/test", 1.5, ["data.test", "1.5", "less than 1"]),
+        ("data/test", 0.95, ["data", "valid + test must be below 1"]),
+        ("data/name", "imagenet", ["data.name", "'imagenet'", "'digits'"]),
+        ("compute/device", "tpu", ["compute.device", "'tpu'", "'cuda'"]),
+        ("seeds", 0, ["seeds", "list"]),
+        ("seeds", [0, 0], ["seeds", "twice"]),
+        ("seeds", [], ["seeds", "at least 1"]),
+        ("models/../up", {"kind": "vae"}, ["models", "a-z"]),
+        ("models/vae/kind", "vea", ["models.vae.kind", "'vea'", "unknown model kind", "vae", "nice"]),
+        ("models/vae/latens", 3, ["models.vae.latens", "unknown key", "latents"]),
+        ("models/vae/latents", None, ["models.vae.latents", "missing"]),
+        ("models/vae/latents", "ten", ["models.vae.latents", "'ten'", "integer"]),
+        ("models/vae/latents", 0, ["models.vae.latents", "0", "greater than"]),
+        ("models/vae/train/lr", -1.0, ["models.vae.train.lr", "-1.0", "greater than 0"]),
+        ("models/vae/train/epoch", 3, ["models.vae.train.epoch", "unknown key", "epochs"]),
+        ("models/vae/train/schedule", "step", ["models.vae.train.schedule", "'step'", "'cosine'"]),
+        ("models", {}, ["models", "at least 1"]),
+    ],
+)
+def test_a_bad_value_is_named(path: str, value: object, expected: list[str], tmp_path: Path) -> None:
+    if path == "models/../up":
+        content = copy.deepcopy(GOOD)
+        content["models"]["../up"] = content["models"]["vae"]
+    else:
+        content = _changed(path, value)
+    with pytest.raises(BakeoffError) as caught:
+        _load(content, tmp_path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "params.yaml: " in message
+    for part in expected:
+        assert part in message
+
+
+@pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "3", "seeds: !!python/object/apply:os.getcwd []\n", "\x00"])
+def test_a_file_that_is_no_mapping_is_refused(content: str, tmp_path: Path) -> None:
+    with pytest.raises(BakeoffError) as caught:
+        _load(content, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    with pytest.raises(BakeoffError, match=r"params\.yaml: missing"):
+        params.load(tmp_path / "params.yaml")
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(section=st.sampled_from(sorted(GOOD)), key=st.none() | st.text(max_size=8), value=VALUES)
+def test_anything_else_is_loaded_or_refused_in_one_line(
+    section: str, key: str | None, value: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = copy.deepcopy(GOOD)
+    if key is not None and isinstance(content[section], dict):
+        content[section][key] = value
+    else:
+        content[section] = value
+    message = ""
+    try:
+        _load(content, tmp_path_factory.getbasetemp())
+    except BakeoffError as error:
+        message = str(error)
+    assert "\n" not in message

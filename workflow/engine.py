@@ -1,0 +1,151 @@
+"""Snakemake as DVC's other pair of hands: the graph and what is out of date come from DVC, the results go back to it.
+
+DVC alone decides what has changed (by content, from `dvc.lock`), so the two engines cannot disagree: Snakemake runs
+what `dvc status` calls changed, and what depends on it, several stages at a time. Each stage that finishes is committed
+to DVC at once, so that a run that is cut off loses nothing that was finished.
+"""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import BakeoffError
+
+CHECKED = "data/checked.json"  # says only that the parameters are good: who reads it need not run again
+MARKER = Path(".snakemake/changed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of dvc.yaml as Snakemake needs it."""
+
+    name: str
+    rule: str
+    command: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    threads: int
+    resources: dict[str, Any]
+    changed: bool
+
+
+class Graph:
+    """The stages of dvc.yaml in this folder, resolved by DVC."""
+
+    def __init__(self, root: Path = Path()) -> None:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+        from dvc.repo.reproduce import plan_repro
+
+        try:
+            self._repo = Repo(str(root))
+            index = self._repo.index
+            # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
+            ordered = plan_repro(index.graph, index.stages)
+            changed = set(self._repo.status())
+        except DvcException as error:
+            raise BakeoffError(f"dvc.yaml: {' '.join(str(error).split())}") from None
+        upstream = {stage: set(index.graph.successors(stage)) for stage in ordered}
+        outputs = {stage: [out.def_path for out in stage.outs] for stage in ordered}
+        dirty: set[Any] = set()
+        self.stages: list[Stage] = []
+        for stage in ordered:
+            gates = {source for source in upstream[stage] if outputs[source] == [CHECKED]}
+            if stage.addressing in changed or dirty & (upstream[stage] - gates):
+                dirty.add(stage)
+            produced = [path for source in upstream[stage] for path in outputs[source]]
+            self.stages.append(_describe(stage, produced, stage in dirty))
+        self._pending: list[str] = []
+        self._locked_before = self._locked_stages()
+
+    @property
+    def checked(self) -> bool:
+        """Whether the parameters are those that the stage `check` has already found good."""
+        return not any(stage.changed for stage in self.stages if stage.outputs == (CHECKED,))
+
+    def mark(self) -> str:
+        """A file newer than every output, with new contents each time: the reason for which changed stages run."""
+        MARKER.parent.mkdir(exist_ok=True)
+        MARKER.write_text(str(time.time_ns()))
+        return str(MARKER)
+
+    def committer(self, rule_of_job: Callable[[int], str]) -> logging.Handler:
+        """A handler for Snakemake's log that commits each stage to DVC when its job has finished."""
+        return _OnJobFinished(lambda job: self.commit(rule_of_job(job)))
+
+    def commit(self, rule: str) -> None:
+        """Tell DVC that this rule's stage has run with what lies there now; if DVC is busy, `settle` does it."""
+        self._pending += [stage.name for stage in self.stages if stage.rule == rule]
+        self._commit_pending()
+
+    def settle(self) -> None:
+        """Commit what could not be committed before, and leave dvc.lock as `dvc repro` would have.
+
+        DVC appends new stages to the file as it runs them; Snakemake finishes them in another order.
+        """
+        from dvc.utils.serialize import modify_yaml
+
+        if error := self._commit_pending():
+            names = " ".join(self._pending)
+            print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
+        locked = self._locked_stages()
+        new = [stage.name for stage in self.stages if stage.name in locked and stage.name not in self._locked_before]
+        if new:
+            with self._repo.lock, modify_yaml(self._lockfile.path) as content:
+                stages = content["stages"]
+                content["stages"] = {name: stages[name] for name in [*self._locked_before, *new]}
+
+    @property
+    def _lockfile(self) -> Any:
+        from dvc.dvcfile import Lockfile
+
+        return Lockfile(self._repo, "dvc.lock")
+
+    def _locked_stages(self) -> list[str]:
+        return list(self._lockfile.load().get("stages", {})) if self._lockfile.exists() else []
+
+    def _commit_pending(self) -> str | None:
+        from dvc.exceptions import DvcException
+
+        while self._pending:
+            try:
+                self._repo.commit(self._pending[0], force=True, relink=False)
+            except DvcException as error:  # another DVC command holds the lock
+                return str(error)
+            self._pending.pop(0)
+        return None
+
+
+class _OnJobFinished(logging.Handler):
+    def __init__(self, react: Callable[[int], None]) -> None:
+        super().__init__()
+        self._react = react
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from snakemake_interface_logger_plugins.common import LogEvent
+
+        if getattr(record, "event", None) == LogEvent.JOB_FINISHED:
+            self._react(record.job_id)  # type: ignore[attr-defined]
+
+
+def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:
+    """One stage for Snakemake; a folder among its dependencies stands for all that other stages write there."""
+    inputs: list[str] = []
+    for path in (dep.def_path for dep in stage.deps if type(dep).__name__ == "Dependency"):
+        inside = [out for out in produced if out.startswith(f"{path}/")]
+        inputs += inside or [path]
+    meta = dict(stage.meta or {})
+    return Stage(
+        name=stage.addressing,
+        rule=stage.addressing.replace("@", "_").replace("-", "_"),
+        command=stage.cmd,
+        inputs=tuple(inputs),
+        outputs=tuple(out.def_path for out in stage.outs),
+        threads=meta.pop("threads", 1),
+        resources=meta,
+        changed=changed,
+    )

@@ -1,0 +1,172 @@
+"""NICE: Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Lt
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers import log_mean_exp
+
+Prior = Literal["logistic", "gaussian"]
+
+
+class Nice(Model):
+    """Additive couplings, a diagonal scaling, and a prior whose components are independent.
+
+    prior: the density of each latent component. couplings: how many; they alternate which half of the pixels moves.
+    width, depth: hidden layers of a coupling's network. dropout: on those, while training.
+    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    """
+
+    title = "NICE"
+    paper = "Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation"
+    taxonomy = "explicit tractable"
+    likelihood = "bound"
+    objective = "max 𝔼ᵤ[ Σᵢ log p(hᵢ) + log sᵢ ] − D log levels,  h = s ⊙ f((x + u) / levels),  u ~ U[0, 1)ᴰ"
+    about = (
+        "An invertible network turns images into independent noise; as its couplings only add, it keeps volumes, and "
+        "the change of variables gives the density exactly in one pass. That density is of pixels made continuous by "
+        "noise, so for the discrete image it is a lower bound. It samples in one pass of the inverse and its latents "
+        "are features, but there are as many as pixels: nothing is compressed, every image is restored exactly, and "
+        "there is no reconstruction to judge."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        prior: Prior = "logistic",
+        couplings: Annotated[int, Ge(2)] = 8,
+        width: Annotated[int, Ge(1)] = 128,
+        depth: Annotated[int, Ge(1)] = 2,
+        dropout: Annotated[float, Ge(0), Lt(1)] = 0.2,
+        dequantisation_samples: Annotated[int, Ge(1)] = 16,
+    ) -> None:
+        super().__init__(shape, levels)
+        self.prior: Prior = prior
+        self.dequantisation_samples = dequantisation_samples
+        d = math.prod(shape)
+        self.couplings = nn.ModuleList(Coupling(d, i % 2, width, depth, dropout) for i in range(couplings))
+        self.log_scale = nn.Parameter(torch.zeros(d))
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents h (N, D) of y (N, D), and log |det dh/dy|, a scalar: additive couplings have determinant 1."""
+        for coupling in self.couplings:
+            y = coupling(y)
+        return y * self.log_scale.exp(), self.log_scale.sum()
+
+    def inverse(self, h: Tensor) -> Tensor:
+        """The y (N, D) of which h (N, D) are the latents."""
+        y = h * (-self.log_scale).exp()
+        for coupling in reversed(self.couplings):
+            y = coupling.inverse(y)  # type: ignore[operator]  # a ModuleList forgets what it holds
+        return y
+
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:  # noqa: ARG002
+        """Negative lower bound of log p(x), one noise an image, nats per image."""
+        return {"loss": -self._log_prob_given_noise(x, generator).mean()}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """Lower bound of log p(x): x uint8 (N, C, H, W), nats (N,).
+
+        p(x) is the integral of the density over the cell of width 1/levels that the integers stand for (Theis et al.
+        2016, A note on the evaluation of generative models), estimated from K uniform noises (Ho et al. 2019,
+        Flow++, section 3.1, with a uniform proposal). It is a bound by Jensen's inequality.
+        """
+        draws = [self._log_prob_given_noise(x, generator) for _ in range(self.dequantisation_samples)]
+        return log_mean_exp(torch.stack(draws))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n images, uint8 (n, C, H, W), from latents of the very prior that the model was trained with."""
+        h = draw_prior(self.prior, (n, math.prod(self.shape)), generator, self.device)
+        return self._to_images(self.inverse(h))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents h (N, D) of the cells' centres."""
+        h: Tensor = self(self._to_unit_interval(x, 0.5))[0]
+        return h
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
+        h = torch.lerp(
+            self.encode(a).unsqueeze(1),
+            self.encode(b).unsqueeze(1),
+            torch.linspace(0, 1, steps, device=a.device).view(1, -1, 1),
+        )
+        return self._to_images(self.inverse(h.flatten(0, 1))).unflatten(0, (len(a), steps))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Set the scales so that each latent of x has the prior's standard deviation."""
+        h, _ = self(self._to_unit_interval(x, self._noise(x, generator)))
+        target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
+        self.log_scale += math.log(target) - h.std(0).log()
+
+    def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
+        h, log_determinant = self(self._to_unit_interval(x, self._noise(x, generator)))
+        cell = math.prod(self.shape) * math.log(self.levels)  # the cell has volume levels**-D
+        return prior_log_prob(self.prior, h.float()).sum(1) + log_determinant - cell
+
+    def _noise(self, x: Tensor, generator: Generator) -> Tensor:
+        return torch.rand(x.shape, generator=generator, device=x.device)
+
+    def _to_unit_interval(self, x: Tensor, noise: Tensor | float) -> Tensor:
+        return ((x + noise) / self.levels).flatten(1)
+
+    def _to_images(self, y: Tensor) -> Tensor:
+        return (y * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8).view(-1, *self.shape)
+
+
+class Coupling(nn.Module):
+    """Adds to every other component a function of those between (eq. 5 to 8). y: (N, d)."""
+
+    def __init__(self, d: int, parity: int, width: int, depth: int, dropout: float) -> None:
+        super().__init__()
+        self.parity = parity
+        moved = len(range(parity, d, 2))
+        sizes = [d - moved, *[width] * depth]
+        hidden = [
+            layer
+            for a, b in zip(sizes, sizes[1:], strict=False)
+            for layer in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))
+        ]
+        self.shift = nn.Sequential(*hidden, nn.Linear(width, moved))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """y with its components parity, parity + 2, … shifted."""
+        return self._shifted(y, 1)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        return self._shifted(y, -1)
+
+    def _shifted(self, y: Tensor, sign: int) -> Tensor:
+        out = y.clone()
+        out[:, self.parity :: 2] += sign * self.shift(y[:, 1 - self.parity :: 2])
+        return out
+
+
+def prior_log_prob(prior: Prior, h: Tensor) -> Tensor:
+    """Log-density of each component under the standard logistic or normal distribution; any shape."""
+    if prior == "logistic":
+        return F.logsigmoid(h) + F.logsigmoid(-h)
+    return -0.5 * (h.square() + math.log(2 * math.pi))
+
+
+def draw_prior(prior: Prior, size: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
+    """Independent draws from the standard logistic or normal distribution, float32."""
+    if prior == "gaussian":
+        return torch.randn(size, generator=generator, device=device)
+    u = torch.rand(size, generator=generator, device=device, dtype=torch.float64)  # float32 would draw 0 now and then
+    return torch.logit(u, eps=1e-12).float()
+
+
+MODEL = Nice

@@ -1,0 +1,238 @@
+"""The charts, as SVG that stands in the page and takes its colours and its font from the page's style sheet.
+
+matplotlib draws with placeholder colours; `_svg` turns them into CSS variables, so one chart fits light and dark.
+"""
+
+import io
+import math
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup, escape
+
+from workflow.report.columns import significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+COLOURS = 6  # --series-0 .. --series-5 in style.css; further models take them again, with another marker
+MARKERS = "osD^vP"
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+SMALL, WIDE = (300.0, 180.0), (470.0, 300.0)  # points; the page scales a chart to the width there is
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bakeoff",
+    "text.parse_math": False,
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": RULE,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.borderaxespad": 0.1,
+    "legend.labelspacing": 0.25,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a learning curve."""
+
+    label: str
+    steps: list[float]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model in the chart of quality against cost."""
+
+    label: str
+    series: int
+    x: float
+    y: float
+    y_std: float = 0.0
+
+
+def colour(series: int) -> str:
+    """The placeholder of a model's colour."""
+    return f"#0400{series % COLOURS:02x}"
+
+
+def learning_curve(
+    label: str, seeds: Sequence[Sequence[Curve]], series: int, selected: Sequence[float] = (), share: bool = False
+) -> Markup:
+    """Curves over steps, the same ones for each seed; seeds after the first are faint.
+
+    selected: the step of each seed's checkpoint, a dot on the seed's last curve. share: the values are shares of 1,
+    and a line marks one half.
+    """
+
+    def paint(axes: "Axes") -> None:
+        for n, curves in enumerate(seeds):
+            for curve, dashes in zip(curves, reversed(DASHES[: len(curves)]), strict=False):
+                name, alpha = (curve.label, 1.0) if n == 0 else (None, 0.3)
+                axes.plot(curve.steps, curve.values, color=colour(series), linestyle=dashes, alpha=alpha, label=name)
+        for curves, step in zip(seeds, selected, strict=False):
+            found = dict(zip(curves[-1].steps, curves[-1].values, strict=True)).get(step)
+            if found is not None:
+                axes.plot([step], [found], "o", markersize=5.5, color=INK, zorder=5)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="x")
+        if share:
+            axes.axhline(0.5, color=INK, linewidth=0.9, zorder=1)
+            axes.set(ylim=(0, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0", "25 %", "50 %", "75 %", "100 %"))
+        else:
+            axes.set_ylim(*_settled([curve for curves in seeds for curve in curves]))
+        axes.legend(loc="lower right" if share else "upper right")
+
+    return _chart(label, SMALL, paint)
+
+
+def _settled(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Limits that hold every value after a twentieth of the steps: the first losses would dwarf all later ones."""
+    start = max(curve.steps[-1] for curve in curves) / 20
+    values = [value for curve in curves for step, value in zip(curve.steps, curve.values, strict=True) if step >= start]
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def class_shares(
+    label: str, samples: Sequence[float], test: Sequence[float], classes: Sequence[str], series: int, top: float
+) -> Markup:
+    """A bar a class for the samples, with a line across it where the test images stand; top: end of the axis."""
+
+    def paint(axes: "Axes") -> None:
+        places = list(range(len(samples)))
+        axes.bar(places, samples, width=0.7, color=colour(series))
+        axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
+        axes.grid(visible=False, axis="x")
+        axes.set(xlim=(-0.6, len(samples) - 0.4), ylim=(0, top))
+        axes.yaxis.get_major_locator().set_params(nbins=4)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        fit = (SMALL[0] - 50) / len(classes) / 5.5  # characters of room under a bar
+        names = [name if len(name) <= fit else name[: int(fit) - 1] + "…" for name in classes]
+        axes.set_xticks(places if fit >= 2 else [], names if fit >= 2 else [])
+
+    return _chart(label, SMALL, paint)
+
+
+def quality_against_cost(label: str, points: Sequence[Point], floor: float, x_title: str, y_title: str) -> Markup:
+    """Labelled points, the horizontal axis logarithmic, the vertical one too if all is positive; floor: a line."""
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        heights = [*(p.y for p in points), floor]
+        axes.set(xscale="log", xlabel=x_title, xlim=_room([p.x for p in points], 0.16))
+        if min(heights) > 0:
+            axes.set(yscale="log", ylim=_room(heights, 0.12))
+        axes.set_title(y_title, loc="left", fontsize=9, color=MUTED)
+        for axis in (axes.xaxis, axes.yaxis) if min(heights) > 0 else (axes.xaxis,):
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(lambda value, _: significant(value))
+        axes.axhline(floor, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+        for p in points:
+            marker = MARKERS[p.series // COLOURS % len(MARKERS)]
+            axes.errorbar(p.x, p.y, yerr=p.y_std or None, fmt=marker, markersize=7.5, color=colour(p.series))
+        _write_labels(axes, points, floor)
+
+    return _chart(label, WIDE, paint)
+
+
+def _room(values: Sequence[float], share: float) -> tuple[float, float]:
+    """Limits of a logarithmic axis: the values, and `share` of their span on both sides, at least half a decade."""
+    low, high = math.log10(min(values)), math.log10(max(values))
+    margin = max(share * (high - low), 0.25)
+    return float(10 ** (low - margin)), float(10 ** (high + margin))
+
+
+def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
+    """Write each point's label at the side where it covers least, and the floor's at the left end of its line."""
+    frame = axes.bbox
+    line = float(axes.transData.transform((points[0].x, floor))[1])
+    taken = [(frame.x0, line, frame.x0 + 80, line + 12)]
+    axes.annotate(
+        "real against real", (frame.x0 + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=8, zorder=4
+    )
+    centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
+    taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    taken += [(frame.x0, line - 1, frame.x1, line + 1)]
+    for p, (x, y) in zip(points, centres, strict=True):
+        width = 5.2 * len(p.label)
+        corners = [(x + 8, y - 5), (x - 8 - width, y - 5), (x - width / 2, y + 8), (x - width / 2, y - 18)]
+        boxes = [(left, bottom, left + width, bottom + 10) for left, bottom in corners]
+        box = min(boxes, key=lambda b: sum(_overlap(b, t) for t in taken) + _outside(b, frame.extents))
+        taken.append(box)
+        axes.annotate(p.label, box[:2], xycoords="figure pixels", va="bottom", zorder=6)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _outside(box: Box, frame: Sequence[float]) -> float:
+    return 10 * sum(
+        max(0.0, low) for low in (frame[0] - box[0], frame[1] - box[1], box[2] - frame[2], box[3] - frame[3])
+    )
+
+
+def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> Markup:
+    """A chart of `size` points that `paint` draws into; label: what it shows, for those who cannot see it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    width, height = size
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        left, right, bottom, top = 42, 8, 34 if size == WIDE else 20, 20 if size == WIDE else 6
+        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+        paint(figure.add_axes(box))
+        file = io.StringIO()
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return _for_the_page(file.getvalue(), label)
+
+
+def _for_the_page(svg: str, label: str) -> Markup:
+    """matplotlib's file as an element of the page: no prologue, own ids, the page's font and colours."""
+    svg = svg[svg.index("<svg") :]
+    view = re.search(r'viewBox="([\d. ]+)"', svg)
+    assert view  # matplotlib always writes one
+    body = svg[svg.index(">") + 1 :]
+    body = re.sub(r"<(metadata|style)[ >].*?</\1>", "", body, flags=re.DOTALL)
+    prefix = f"c{zlib.crc32((label + svg).encode()):08x}-"  # ids must be unique in a page, matplotlib's are in a file
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r'\bid="', f'id="{prefix}', body)
+    body = re.sub(r'xlink:href="#', f'href="#{prefix}', body).replace("url(#", f"url(#{prefix}")
+    body = re.sub(r"font-family: [^;]*; ", "", body)
+    for placeholder, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (RULE, "var(--rule)")):
+        body = body.replace(placeholder, variable)
+    body = re.sub("#0400([0-9a-f]{2})", lambda found: f"var(--series-{int(found[1], 16)})", body)
+    return Markup(f'<svg class="chart" viewBox="{view[1]}" role="img" aria-label="{escape(label)}">{body}')

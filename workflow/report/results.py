@@ -1,0 +1,94 @@
+"""Reading everything that the report is made of."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workflow.errors import BakeoffError
+from workflow.files import read_json
+from workflow.images import Card, read_card
+from workflow.params import Params
+from workflow.report.columns import MEASURED, look_up
+
+TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
+ABOUT = ("kind", "title", "paper", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
+MAY_LACK = {"bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model trained with one seed; metrics: what `metrics.json` holds; timing: {} if there is no such file."""
+
+    name: str
+    seed: int
+    folder: Path
+    metrics: dict[str, Any]
+    timing: dict[str, Any]
+
+    def history(self) -> list[dict[str, float]]:
+        """The lines of `history.jsonl`; raises BakeoffError, naming the file, if it is missing or damaged."""
+        path = self.folder / "history.jsonl"
+        try:
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        except FileNotFoundError:
+            raise BakeoffError(f"{path}: missing; run `dvc repro train@{self.name}-{self.seed}`") from None
+        except ValueError as error:
+            raise BakeoffError(f"{path}: not a line of JSON ({error}); delete it and run `dvc repro`") from None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed."""
+
+    settings: Params
+    card: Card
+    extractor: dict[str, Any]
+    reference: dict[str, Any]
+    runs: tuple[Run, ...]
+
+    @property
+    def models(self) -> dict[str, list[Run]]:
+        """The runs of each model, models in order of the taxonomy."""
+        names = dict.fromkeys(run.name for run in self.runs)
+        return {name: [run for run in self.runs if run.name == name] for name in names}
+
+
+def read_results(settings: Params) -> Results:
+    """Read the files of every model and seed in the parameters, and of nothing else.
+
+    Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
+    """
+    runs = [_read_run(name, seed) for name in settings.models for seed in settings.seeds]
+    runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
+    extractor = read_json(Path("data/extractor/metrics.json"))
+    reference = _with_ratio(read_json(Path("data/reference/reference.json")), "real")
+    return Results(settings, read_card(), extractor, reference, tuple(runs))
+
+
+def _read_run(name: str, seed: int) -> Run:
+    folder = Path("runs") / name / str(seed)
+    path = folder / "metrics.json"
+    remedy = f"run `dvc repro evaluate@{name}-{seed}`"
+    if not path.exists():
+        raise BakeoffError(f"{path}: missing; {remedy}")
+    metrics = _with_ratio({"all": read_json(path)}, "all")["all"]
+    for key in ABOUT:
+        if key not in metrics:
+            raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
+    for column in MEASURED:
+        if column.read(metrics) is None and column.key not in MAY_LACK:
+            raise BakeoffError(f"{path}: no {column.path or column.key!r} in it; {remedy}")
+    if metrics["taxonomy"] not in TAXONOMY:
+        raise BakeoffError(f"{path}: taxonomy {metrics['taxonomy']!r} is none of: {', '.join(TAXONOMY)}")
+    timing = folder / "timing.json"
+    return Run(name, seed, folder, metrics, read_json(timing) if timing.exists() else {})
+
+
+def _with_ratio(content: dict[str, Any], part: str) -> dict[str, Any]:
+    """`content` with `nearest_neighbour.ratio`, samples' distance over test images', put into one part of it."""
+    samples = look_up(content[part], "nearest_neighbour.samples")
+    test = look_up(content[part], "nearest_neighbour.test")
+    ratio = samples / test if samples is not None and test else None
+    neighbours = {**content[part].get("nearest_neighbour", {}), "ratio": ratio}
+    return {**content, part: {**content[part], "nearest_neighbour": neighbours}}

@@ -1,0 +1,108 @@
+"""The tables of results: what stands in each cell, and which cells are marked as the best."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from workflow.report.columns import DASH, GENERATION, UNDERSTANDING, Column
+from workflow.report.results import TAXONOMY
+from workflow.report.summary import best
+
+PLACES = {
+    "explicit tractable": "Explicit density, tractable",
+    "explicit approximate": "Explicit density, approximate",
+    "implicit": "Implicit density",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """text: the value. tag: the kind of value. note: a remark in small print. best: whether to mark it."""
+
+    text: str
+    tag: str = ""
+    note: str = ""
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """series: the number of the model's colour, None for a row of reference values."""
+
+    label: str
+    name: str
+    series: int | None
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """groups: rows under a heading each."""
+
+    columns: tuple[Column, ...]
+    groups: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
+def labels(models: dict[str, Any]) -> dict[str, str]:
+    """How each model is called in print: its title, with its name where several share the title."""
+    titles = Counter(model["title"] for model in models.values())
+    return {
+        name: model["title"] if titles[model["title"]] == 1 else f"{model['title']} ({name})"
+        for name, model in models.items()
+    }
+
+
+def model_groups(summary: dict[str, Any], columns: Sequence[Column], marked: bool = True) -> list[Any]:
+    """A group of rows for each place of the taxonomy that a model stands in; volatile columns only if `marked`."""
+    models, names = summary["models"], labels(summary["models"])
+    tops = {c.key: best(models, c) if marked or not c.volatile else set() for c in columns}
+    baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
+    rows: dict[str, list[Row]] = {place: [] for place in TAXONOMY}
+    for series, (name, model) in enumerate(models.items()):
+        cells = tuple(_cell(c, name, summary, name in tops[c.key], baseline) for c in columns)
+        rows[model["taxonomy"]].append(Row(names[name], name, series, cells))
+    return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
+
+
+def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baseline: float) -> Cell:
+    model = summary["models"][name]
+    value, deviation = model["mean"].get(column.key), model["std"].get(column.key)
+    if value is None:
+        return Cell(DASH, tag="none" if column.within else "")
+    note = f"± {column.text(deviation)}" if deviation is not None else ""
+    if column.spread and deviation is None:
+        own = next(run[column.spread] for run in summary["runs"] if run["name"] == name)
+        note = f"± {column.text(own)} {column.spread_name}" if own is not None else ""
+    if column.key == "bits_per_dim" and value >= baseline:
+        note = f"{note}; no better than independent pixels".removeprefix("; ")
+    return Cell(column.text(value), tag=model[column.within] if column.within else "", note=note, best=top)
+
+
+def generation(summary: dict[str, Any]) -> Table:
+    """How good and how varied the samples are, beside real images and independent pixels at the same counts."""
+    reference = summary["reference"]
+    scale = (
+        _reference_row("Real images", reference["real"], GENERATION),
+        _reference_row("Independent pixels", reference["histogram_model"], GENERATION),
+    )
+    return Table(GENERATION, (*model_groups(summary, GENERATION), ("For scale", scale)))
+
+
+def understanding(summary: dict[str, Any]) -> Table:
+    """What the model knows of the density and of the images, beside what needs no model at all."""
+    reference = summary["reference"]
+    scale = (
+        _reference_row("Independent pixels", reference["histogram_model"], UNDERSTANDING),
+        _reference_row("Uniform noise", {"bits_per_dim": reference["uniform_bits_per_dim"]}, UNDERSTANDING),
+        _reference_row("Raw pixels", {"probe_accuracy": reference["pixel_probe_accuracy"]}, UNDERSTANDING),
+    )
+    return Table(UNDERSTANDING, (*model_groups(summary, UNDERSTANDING), ("For scale", scale)))
+
+
+def _reference_row(label: str, values: dict[str, Any], columns: Sequence[Column]) -> Row:
+    cells = []
+    for column in columns:
+        value = column.read(values)
+        cells.append(Cell(column.text(value), tag="exact" if column.within and value is not None else ""))
+    return Row(label, "", None, tuple(cells))
