@@ -16,7 +16,7 @@ def _one_thread_and_a_seed() -> Iterator[None]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode(0)
 
 
 @pytest.fixture(scope="session")

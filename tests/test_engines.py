@@ -112,7 +112,7 @@ EDITS = {
         "\nMODEL.title = 'Changed'\n",
         {"code@vae", *_chain("vae"), "track", "report"},
     ),
-    "the report's template": ("workflow/report/template.html", "</body>", "<!-- new --></body>", {"report"}),
+    "the report's template": ("workflow/report/page.html.j2", "</body>", "<!-- new --></body>", {"report"}),
 }
 
 

@@ -34,8 +34,12 @@ def test_declared_code_is_what_is_imported(name: str) -> None:
         families = {Path(f"workflow/models/{kind}.py") for kind in registry.kinds()}
         shared = set().union(*(imported_files(file, ROOT) for file in families)) - families
         imported |= shared
+    if name == "track":  # MLflow runs this one when it loads a model
+        imported.add(Path("workflow/sampler.py"))
     if name == "report":
-        imported |= {file.relative_to(ROOT) for file in (ROOT / "workflow/report").glob("*.html*")}
+        imported |= {
+            file.relative_to(ROOT) for file in (ROOT / "workflow/report").iterdir() if file.suffix in (".j2", ".css")
+        }
     assert _code(name) == imported
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
@@ -109,6 +109,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None, derandomize=True)
 @given(section=st.sampled_from(sorted(GOOD)), key=st.none() | st.text(max_size=8), value=VALUES)
 def test_anything_else_is_loaded_or_refused_in_one_line(
     section: str, key: str | None, value: object, tmp_path_factory: pytest.TempPathFactory

@@ -22,7 +22,7 @@ def prepare_torch(compute: Compute) -> torch.device:
         os.environ[f"{library}_NUM_THREADS"] = str(compute.threads)
     threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads the compiler as well
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise BakeoffError("params.yaml: compute.device: 'cuda': no GPU that torch can use; set it to auto or cpu")

@@ -1,10 +1,14 @@
 """Blocks that more than one family uses, each at the one place where it is tested."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
+
+EMBEDDING = 8  # numbers that stand for a level in the gated PixelCNN's first layer
 
 
 def to_unit(x: Tensor, levels: int) -> Tensor:
@@ -19,7 +23,8 @@ def from_unit(y: Tensor, levels: int) -> Tensor:
 
 def categorical_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     """log p(x) under independent categorical pixels. logits: (N, levels, *S), x: integers (N, *S). Nats, (N,)."""
-    return -F.cross_entropy(logits.float(), x.long(), reduction="none").flatten(1).sum(1)
+    precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return -F.cross_entropy(precise, x.long(), reduction="none").flatten(1).sum(1)
 
 
 def draw_categorical(logits: Tensor, generator: Generator) -> Tensor:
@@ -36,3 +41,187 @@ def log_mean_exp(values: Tensor) -> Tensor:
     exponentials is unbiased, and rises with K (Burda et al. 2016, Importance Weighted Autoencoders, theorem 1).
     """
     return torch.logsumexp(values, 0) - math.log(len(values))
+
+
+def quarter(shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width after halving twice; raises ValueError if they are not multiples of 4."""
+    _, height, width = shape
+    if height % 4 or width % 4:
+        raise ValueError(f"this kind of model halves images twice: {height}x{width} pixels are not multiples of 4")
+    return height // 4, width // 4
+
+
+def walk(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Straight lines from a to b, both included. (N, d), (N, d): (N, steps, d)."""
+    return torch.lerp(a.unsqueeze(1), b.unsqueeze(1), torch.linspace(0, 1, steps, device=a.device).view(-1, 1))
+
+
+def _group_mask(outputs: int, inputs: int, groups: int, *, own: bool) -> Tensor:
+    """Which input feature each output feature may see at its own pixel, as 1 or 0, (outputs, inputs).
+
+    Features come in `groups` equal blocks, one a colour channel. Block g sees the blocks before it and, if `own` (mask
+    B; mask A does not), itself.
+    """
+    group_out = torch.arange(outputs) * groups // outputs
+    group_in = torch.arange(inputs) * groups // inputs
+    return (group_out[:, None] >= group_in + (not own)).float()
+
+
+class GatedLayer(nn.Module):
+    """One layer of the gated PixelCNN (van den Oord et al. 2016b, figure 2): a vertical and a horizontal stack.
+
+    The vertical stack at row i sees rows up to i and reaches the horizontal one a row later; the horizontal stack sees
+    its own row to the left. Together they see all that comes before a pixel: there is no blind spot.
+    """
+
+    mask: Tensor
+    out_mask: Tensor
+
+    def __init__(self, inputs: int, features: int, groups: int, kernel: int, dropout: float, *, first: bool) -> None:
+        super().__init__()
+        self.reach, self.first = kernel // 2, first
+        self.vertical = nn.Conv2d(inputs, 2 * features, (self.reach + 1, kernel))
+        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.reach + 1))
+        self.from_above = nn.Conv2d(2 * features, 2 * features, 1)
+        self.out = nn.Conv2d(features, features, 1)
+        self.dropout = nn.Dropout(dropout)
+        mask = torch.ones(2 * features, inputs, 1, self.reach + 1)
+        for half in mask.chunk(2):  # the two halves of a gate, each with a block for every colour channel
+            half[:, :, 0, -1] = _group_mask(features, inputs, groups, own=not first)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer(
+            "out_mask", _group_mask(features, features, groups, own=True)[..., None, None], persistent=False
+        )
+
+    def forward(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Both stacks' features, (N, inputs, H, W), to the next, (N, features, H, W)."""
+        rows = self.down(F.pad(v, (self.reach, self.reach, self.reach, 0)))
+        above = self.from_above(F.pad(rows, (0, 0, 1, 0))[:, :, :-1])
+        return _gate(rows), self.across(F.pad(h, (self.reach, 0, 0, 0)), above, h)
+
+    def down(self, v: Tensor) -> Tensor:
+        """Vertical stack before its gate, of padded features (N, inputs, rows + reach, W + 2 reach)."""
+        rows: Tensor = self.vertical(v)
+        return rows
+
+    def across(self, h: Tensor, above: Tensor, residual: Tensor) -> Tensor:
+        """Horizontal stack, of padded features (N, inputs, rows, W + reach) and what comes from above."""
+        mixed = F.conv2d(h, self.horizontal.weight * self.mask, self.horizontal.bias) + above
+        out: Tensor = F.conv2d(self.dropout(_gate(mixed)), self.out.weight * self.out_mask, self.out.bias)
+        return out if self.first else out + residual
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return a.tanh() * b.sigmoid()
+
+
+class GatedPixelCNN(nn.Module):
+    """p(x) of integer images as a product over pixels, row by row, and over colour channels within a pixel.
+
+    shape: (C, H, W). channels: features of each stack (rounded up to a multiple of C). layers: their number; the first
+    has mask A and sees 7x7 pixels, the others mask B and 3x3. dropout: while training. ordered: whether the integers
+    are levels of grey, read as numbers, or mere names, as codes are, read through an embedding.
+    """
+
+    head_mask: Tensor
+    logits_mask: Tensor
+
+    def __init__(
+        self, shape: tuple[int, int, int], levels: int, channels: int, layers: int, dropout: float, *, ordered: bool
+    ) -> None:
+        super().__init__()
+        colours = shape[0]
+        self.shape, self.levels = shape, levels
+        self.features = -(-channels // colours) * colours
+        self.embedding = None if ordered else nn.Embedding(levels, EMBEDDING)
+        self.inputs = colours if ordered else colours * EMBEDDING
+        self.layers = nn.ModuleList()
+        for i in range(layers):
+            inputs, kernel = (self.inputs, 7) if i == 0 else (self.features, 3)
+            self.layers.append(GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0))
+        self.head = nn.Conv2d(self.features, self.features, 1)
+        self.to_logits = nn.Conv2d(self.features, colours * levels, 1)
+        for name, layer in (("head_mask", self.head), ("logits_mask", self.to_logits)):
+            mask = _group_mask(layer.out_channels, self.features, colours, own=True)[..., None, None]
+            self.register_buffer(name, mask, persistent=False)
+
+    @property
+    def gated(self) -> Sequence[GatedLayer]:
+        """The layers, as what they are."""
+        return cast(Sequence[GatedLayer], self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: integers (N, C, H, W). Logits of each pixel given those before it, (N, levels, C, H, W)."""
+        return self.logits(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """The horizontal stack's last features, (N, features, H, W)."""
+        v = h = self.embed(x)
+        for layer in self.gated:
+            v, h = layer(v, h)
+        return h
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Integers (N, C, H, W) to features (N, inputs, H, W), a block for each colour channel."""
+        if self.embedding is None:
+            return to_unit(x, self.levels).to(self.head.weight.dtype)
+        features: Tensor = self.embedding(x.long())
+        return features.movedim(-1, 2).flatten(1, 2)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The horizontal stack's last features to logits, (N, levels, C, H, W)."""
+        h = F.conv2d(F.relu(h), self.head.weight * self.head_mask, self.head.bias)
+        flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
+        return flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+
+    @torch.no_grad()
+    def sample(self, given: Tensor, row: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:
+        """Draw the pixels of rows `row` and below, given the rows above. given: integers (N, C, H, W); int64 likewise.
+
+        Features of what is already drawn are kept, so that a pixel costs one small convolution a layer and not a whole
+        forward pass: the same logits, many times faster. allowed: bool (levels,): only these are drawn.
+        """
+        x = given.long().clone()
+        x[:, :, row:] = 0
+        _, height, width = self.shape
+        # Padded features that go into each layer, of the vertical and the horizontal stack; filled in as we go.
+        sizes = [(self.inputs if layer.first else self.features, layer.reach) for layer in self.gated]
+        dtype = self.head.weight.dtype
+        v = [torch.zeros(len(x), c, height + p, width + 2 * p, device=x.device, dtype=dtype) for c, p in sizes]
+        above = [layer.from_above(x.new_zeros((1, 2 * self.features, 1, width), dtype=dtype)) for layer in self.gated]
+        for i in range(height):
+            if i >= row:
+                self._sample_row(x, i, above, generator, allowed)
+            above = self._finish_row(x, i, v)
+        return x
+
+    def _sample_row(self, x: Tensor, i: int, above: list[Tensor], generator: Generator, allowed: Tensor | None) -> None:
+        """Draw the pixels of row i into x. above: what each layer's vertical stack says of the rows before."""
+        colours, _, width = self.shape
+        h = [
+            above[0].new_zeros(len(x), self.inputs if layer.first else self.features, 1, width + layer.reach)
+            for layer in self.gated
+        ]
+        for j in range(width):
+            for colour in range(colours):
+                features = self.embed(x[:, :, i : i + 1, j : j + 1])
+                for layer, taps, rows in zip(self.gated, h, above, strict=True):
+                    taps[:, :, :, j + layer.reach, None] = features
+                    patch = taps[:, :, :, j : j + layer.reach + 1]
+                    features = layer.across(patch, rows[:, :, :, j : j + 1], features)
+                logits = self.logits(features)[:, :, colour, 0, 0]
+                if allowed is not None:
+                    logits = logits.masked_fill(~allowed, -torch.inf)
+                x[:, colour, i, j] = draw_categorical(logits, generator)
+
+    def _finish_row(self, x: Tensor, i: int, v: list[Tensor]) -> list[Tensor]:
+        """Run row i through the vertical stack; returns what each layer's horizontal stack sees of it a row later."""
+        width, above = self.shape[2], []
+        features = self.embed(x[:, :, i : i + 1])
+        for layer, rows in zip(self.gated, v, strict=True):
+            rows[:, :, i + layer.reach, layer.reach : layer.reach + width] = features[:, :, 0]
+            down = layer.down(rows[:, :, i : i + layer.reach + 1])
+            above.append(layer.from_above(down))
+            features = _gate(down)
+        return above

@@ -1,15 +1,16 @@
 """NICE: Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation."""
 
+import itertools
 import math
 from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import log_mean_exp
+from workflow.models.layers import log_mean_exp, walk
 
 Prior = Literal["logistic", "gaussian"]
 
@@ -41,11 +42,11 @@ class Nice(Model):
         levels: int,
         *,
         prior: Prior = "logistic",
-        couplings: Annotated[int, Ge(2)] = 8,
-        width: Annotated[int, Ge(1)] = 128,
-        depth: Annotated[int, Ge(1)] = 2,
-        dropout: Annotated[float, Ge(0), Lt(1)] = 0.2,
-        dequantisation_samples: Annotated[int, Ge(1)] = 16,
+        couplings: Annotated[int, Field(ge=2)] = 8,
+        width: Annotated[int, Field(ge=1)] = 128,
+        depth: Annotated[int, Field(ge=1)] = 2,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+        dequantisation_samples: Annotated[int, Field(ge=1)] = 16,
     ) -> None:
         super().__init__(shape, levels)
         self.prior: Prior = prior
@@ -67,7 +68,7 @@ class Nice(Model):
             y = coupling.inverse(y)  # type: ignore[operator]  # a ModuleList forgets what it holds
         return y
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:  # noqa: ARG002
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative lower bound of log p(x), one noise an image, nats per image."""
         return {"loss": -self._log_prob_given_noise(x, generator).mean()}
 
@@ -96,19 +97,16 @@ class Nice(Model):
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
         """Straight walks between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
-        h = torch.lerp(
-            self.encode(a).unsqueeze(1),
-            self.encode(b).unsqueeze(1),
-            torch.linspace(0, 1, steps, device=a.device).view(1, -1, 1),
-        )
-        return self._to_images(self.inverse(h.flatten(0, 1))).unflatten(0, (len(a), steps))
+        h = walk(self.encode(a), self.encode(b), steps)
+        images = self._to_images(self.inverse(h.flatten(0, 1)))
+        return images.view(len(a), steps, *self.shape)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
         """Set the scales so that each latent of x has the prior's standard deviation."""
         h, _ = self(self._to_unit_interval(x, self._noise(x, generator)))
         target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
-        self.log_scale += math.log(target) - h.std(0).log()
+        self.log_scale.add_(math.log(target) - h.std(0).log())
 
     def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
         h, log_determinant = self(self._to_unit_interval(x, self._noise(x, generator)))
@@ -134,9 +132,7 @@ class Coupling(nn.Module):
         moved = len(range(parity, d, 2))
         sizes = [d - moved, *[width] * depth]
         hidden = [
-            layer
-            for a, b in zip(sizes, sizes[1:], strict=False)
-            for layer in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))
+            layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout))
         ]
         self.shift = nn.Sequential(*hidden, nn.Linear(width, moved))
 

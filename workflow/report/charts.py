@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
-INK, MUTED, RULE = "#010101", "#020202", "#030303"
+INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#050505"
 COLOURS = 6  # --series-0 .. --series-5 in style.css; further models take them again, with another marker
 MARKERS = "osD^vP"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 SMALL, WIDE = (300.0, 180.0), (470.0, 300.0)  # points; the page scales a chart to the width there is
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bakeoff",
     "text.parse_math": False,
-    "font.size": 9,
+    "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "xtick.color": MUTED,
@@ -48,7 +48,12 @@ STYLE = {
     "ytick.minor.size": 0,
     "lines.linewidth": 1.5,
     "lines.solid_capstyle": "round",
-    "legend.frameon": False,
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1,
+    "legend.fancybox": False,
+    "legend.borderpad": 0.3,
+    "legend.fontsize": 10,
     "legend.handlelength": 1.8,
     "legend.borderaxespad": 0.1,
     "legend.labelspacing": 0.25,
@@ -125,12 +130,14 @@ def class_shares(
     """A bar a class for the samples, with a line across it where the test images stand; top: end of the axis."""
 
     def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
         places = list(range(len(samples)))
         axes.bar(places, samples, width=0.7, color=colour(series))
         axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
         axes.grid(visible=False, axis="x")
         axes.set(xlim=(-0.6, len(samples) - 0.4), ylim=(0, top))
-        axes.yaxis.get_major_locator().set_params(nbins=4)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         fit = (SMALL[0] - 50) / len(classes) / 5.5  # characters of room under a bar
         names = [name if len(name) <= fit else name[: int(fit) - 1] + "…" for name in classes]
@@ -149,7 +156,7 @@ def quality_against_cost(label: str, points: Sequence[Point], floor: float, x_ti
         axes.set(xscale="log", xlabel=x_title, xlim=_room([p.x for p in points], 0.16))
         if min(heights) > 0:
             axes.set(yscale="log", ylim=_room(heights, 0.12))
-        axes.set_title(y_title, loc="left", fontsize=9, color=MUTED)
+        axes.set_title(y_title, loc="left", fontsize=10.5, color=MUTED)
         for axis in (axes.xaxis, axes.yaxis) if min(heights) > 0 else (axes.xaxis,):
             low, high = axis.get_view_interval()
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
@@ -175,17 +182,17 @@ def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
     """Write each point's label at the side where it covers least, and the floor's at the left end of its line."""
     frame = axes.bbox
     line = float(axes.transData.transform((points[0].x, floor))[1])
-    taken = [(frame.x0, line, frame.x0 + 80, line + 12)]
+    taken = [(frame.x0, line, frame.x0 + 90, line + 14)]
     axes.annotate(
-        "real against real", (frame.x0 + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=8, zorder=4
+        "real against real", (frame.x0 + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=9.5, zorder=4
     )
     centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
     taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     taken += [(frame.x0, line - 1, frame.x1, line + 1)]
     for p, (x, y) in zip(points, centres, strict=True):
-        width = 5.2 * len(p.label)
-        corners = [(x + 8, y - 5), (x - 8 - width, y - 5), (x - width / 2, y + 8), (x - width / 2, y - 18)]
-        boxes = [(left, bottom, left + width, bottom + 10) for left, bottom in corners]
+        width = 5.8 * len(p.label)
+        corners = [(x + 9, y - 6), (x - 9 - width, y - 6), (x - width / 2, y + 8), (x - width / 2, y - 20)]
+        boxes = [(left, bottom, left + width, bottom + 12) for left, bottom in corners]
         box = min(boxes, key=lambda b: sum(_overlap(b, t) for t in taken) + _outside(b, frame.extents))
         taken.append(box)
         axes.annotate(p.label, box[:2], xycoords="figure pixels", va="bottom", zorder=6)
@@ -210,7 +217,7 @@ def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        left, right, bottom, top = 42, 8, 34 if size == WIDE else 20, 20 if size == WIDE else 6
+        left, right, bottom, top = 44, 8, 38 if size == WIDE else 22, 24 if size == WIDE else 8
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         paint(figure.add_axes(box))
         file = io.StringIO()
@@ -232,7 +239,12 @@ def _for_the_page(svg: str, label: str) -> Markup:
     body = re.sub(r'\bid="', f'id="{prefix}', body)
     body = re.sub(r'xlink:href="#', f'href="#{prefix}', body).replace("url(#", f"url(#{prefix}")
     body = re.sub(r"font-family: [^;]*; ", "", body)
-    for placeholder, variable in ((INK, "currentColor"), (MUTED, "var(--muted)"), (RULE, "var(--rule)")):
+    for placeholder, variable in (
+        (INK, "currentColor"),
+        (MUTED, "var(--muted)"),
+        (RULE, "var(--rule)"),
+        (PAPER, "var(--paper)"),
+    ):
         body = body.replace(placeholder, variable)
     body = re.sub("#0400([0-9a-f]{2})", lambda found: f"var(--series-{int(found[1], 16)})", body)
     return Markup(f'<svg class="chart" viewBox="{view[1]}" role="img" aria-label="{escape(label)}">{body}')

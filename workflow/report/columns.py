@@ -17,7 +17,7 @@ class Column:
 
     key: its name in the summary. path: where it stands in `metrics.json` (`timing.json` if volatile), parts joined by
     dots; by default the key. form: decimals, or how else to print it. spread: path of the metric's own standard
-    deviation within one run, whose name is spread_name. within: the key that must be equal for two values to be
+    deviation within one run. within: the key that must be equal for two values to be
     comparable. volatile: depends on the machine.
     """
 
@@ -29,7 +29,6 @@ class Column:
     caveat: str
     path: str = ""
     spread: str = ""
-    spread_name: str = ""
     within: str = ""
     volatile: bool = False
 
@@ -69,7 +68,7 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float | None:
     found: Any = metrics
     for part in path.split("."):
         found = found.get(part) if isinstance(found, Mapping) else None
-    return found
+    return found if found is None else float(found)
 
 
 GENERATION = (
@@ -86,10 +85,9 @@ GENERATION = (
     Column(
         key="kid",
         title="KID",
-        form=4,
+        form=3,
         better="lower",
         spread="kid_std",
-        spread_name="over subsets",
         measures="Squared maximum mean discrepancy of the same features under a cubic kernel: like FID, with moments "
         "up to the third and without the Gaussians.",
         caveat="Unbiased, so for equal distributions it scatters about 0 and may be negative.",
@@ -100,7 +98,6 @@ GENERATION = (
         form=2,
         better="higher",
         spread="inception_score_std",
-        spread_name="over splits",
         measures="exp of the mean KL(p(y|x) ‖ p(y)), here under the bake-off's classifier: high if each sample is "
         "clearly of one class and all classes occur; at most the number of classes.",
         caveat="Never looks at a real image: one perfect picture a class, repeated, scores best.",
@@ -146,7 +143,7 @@ GENERATION = (
         title="classes missed",
         form="count",
         better="lower",
-        measures="Classes of the data that hardly ever occur among the samples, as the classifier sorts them.",
+        measures="Classes of the data that not one sample falls into, as the classifier sorts them.",
         caveat="Says nothing of variety within a class, and the classifier must put every sample somewhere.",
     ),
     Column(
@@ -187,7 +184,6 @@ UNDERSTANDING = (
         better="lower",
         within="bits_per_dim_kind",
         spread="bits_per_dim_sem",
-        spread_name="standard error",
         measures="Bits that each pixel and channel of a test image takes under the model, −log₂ p(x) / D, always of "
         "the discrete image: how well the model predicts unseen data.",
         caveat="A bound lies above the true value, nobody knows how far, so exact values and bounds are not ranked "

@@ -15,12 +15,13 @@ FIT = 44  # CSS pixels that a picture is about wide
 class Strip:
     """cells: in each, pictures that belong together, one above the other, as data URIs.
 
-    width: of a picture in CSS pixels, a whole multiple of its own pixels where that fits. columns, narrow: cells in a
-    row on a wide and on a narrow screen.
+    width: of a picture in CSS pixels, a whole multiple of its own pixels where that fits; smooth: where it does not.
+    columns, narrow: cells in a row on a wide and on a narrow screen.
     """
 
     cells: list[list[str]]
     width: int
+    smooth: bool
     columns: int
     narrow: int
 
@@ -30,7 +31,7 @@ def strip(images: Iterable[Tensor], levels: int, columns: int, narrow: int) -> S
     sets = list(images)
     own = sets[0].shape[3]
     cells = [[_uri(image, levels) for image in images] for images in zip(*sets, strict=True)]
-    return Strip(cells, FIT // own * own or FIT, columns, narrow)
+    return Strip(cells, FIT // own * own or FIT, own > FIT, columns, narrow)
 
 
 def _uri(image: Tensor, levels: int) -> str:

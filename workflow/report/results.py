@@ -3,13 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workflow.errors import BakeoffError
 from workflow.files import read_json
-from workflow.images import Card, read_card
 from workflow.params import Params
 from workflow.report.columns import MEASURED, look_up
+
+if TYPE_CHECKING:
+    from workflow.images import Card
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
@@ -42,7 +44,7 @@ class Results:
     """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed."""
 
     settings: Params
-    card: Card
+    card: "Card"
     extractor: dict[str, Any]
     reference: dict[str, Any]
     runs: tuple[Run, ...]
@@ -61,8 +63,10 @@ def read_results(settings: Params) -> Results:
     """
     runs = [_read_run(name, seed) for name in settings.models for seed in settings.seeds]
     runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
+    from workflow.images import read_card  # brings torch, which `--show` has no use for
+
     extractor = read_json(Path("data/extractor/metrics.json"))
-    reference = _with_ratio(read_json(Path("data/reference/reference.json")), "real")
+    reference = read_json(Path("data/reference/reference.json"))
     return Results(settings, read_card(), extractor, reference, tuple(runs))
 
 
@@ -72,7 +76,7 @@ def _read_run(name: str, seed: int) -> Run:
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
-    metrics = _with_ratio({"all": read_json(path)}, "all")["all"]
+    metrics = _with_ratio(read_json(path))
     for key in ABOUT:
         if key not in metrics:
             raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
@@ -85,10 +89,8 @@ def _read_run(name: str, seed: int) -> Run:
     return Run(name, seed, folder, metrics, read_json(timing) if timing.exists() else {})
 
 
-def _with_ratio(content: dict[str, Any], part: str) -> dict[str, Any]:
-    """`content` with `nearest_neighbour.ratio`, samples' distance over test images', put into one part of it."""
-    samples = look_up(content[part], "nearest_neighbour.samples")
-    test = look_up(content[part], "nearest_neighbour.test")
+def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
+    """`metrics` with `nearest_neighbour.ratio`, the samples' distance over that of test images, put into it."""
+    samples, test = (look_up(metrics, f"nearest_neighbour.{whose}") for whose in ("samples", "test"))
     ratio = samples / test if samples is not None and test else None
-    neighbours = {**content[part].get("nearest_neighbour", {}), "ratio": ratio}
-    return {**content, part: {**content[part], "nearest_neighbour": neighbours}}
+    return {**metrics, "nearest_neighbour": {**metrics.get("nearest_neighbour", {}), "ratio": ratio}}

@@ -1,8 +1,10 @@
 """The deterministic part of the report: `summary.json` and `summary.csv`."""
 
 import csv
+import hashlib
 import io
-import math
+import json
+import statistics
 from typing import Any
 
 from workflow.report.columns import MEASURED, Column
@@ -47,15 +49,13 @@ def _run(run: Run) -> dict[str, Any]:
 def mean(numbers: list[float | None]) -> float | None:
     """The mean; None if a number is missing."""
     present = [number for number in numbers if number is not None]
-    return math.fsum(present) / len(present) if present and len(present) == len(numbers) else None
+    return float(statistics.mean(present)) if present and len(present) == len(numbers) else None
 
 
 def std(numbers: list[float | None]) -> float | None:
     """The standard deviation of a sample (divided by n - 1); None if a number is missing or there is only one."""
-    centre = mean(numbers)
-    if centre is None or len(numbers) < 2:
-        return None
-    return math.sqrt(math.fsum((n - centre) ** 2 for n in numbers if n is not None) / (len(numbers) - 1))
+    present = [number for number in numbers if number is not None]
+    return float(statistics.stdev(present)) if len(present) == len(numbers) > 1 else None
 
 
 def best(models: dict[str, Any], column: Column) -> set[str]:
@@ -82,3 +82,8 @@ def to_csv(summary: dict[str, Any]) -> str:
     writer.writeheader()
     writer.writerows(summary["runs"])
     return text.getvalue()
+
+
+def fingerprint(summary: dict[str, Any]) -> str:
+    """A hash of the summary, which stands in the page that was made of it."""
+    return hashlib.sha256(json.dumps(summary).encode()).hexdigest()

@@ -14,14 +14,15 @@ PLACES = {
     "explicit approximate": "Explicit density, approximate",
     "implicit": "Implicit density",
 }
+SCALE = "For scale, no models"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the value. tag: the kind of value. note: a remark in small print. best: whether to mark it."""
+    """text: the value. kind: of value, in columns that hold several. note: in small print. best: whether to mark it."""
 
     text: str
-    tag: str = ""
+    kind: str = ""
     note: str = ""
     best: bool = False
 
@@ -31,7 +32,6 @@ class Row:
     """series: the number of the model's colour, None for a row of reference values."""
 
     label: str
-    name: str
     series: int | None
     cells: tuple[Cell, ...]
 
@@ -53,15 +53,20 @@ def labels(models: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def model_groups(summary: dict[str, Any], columns: Sequence[Column], marked: bool = True) -> list[Any]:
-    """A group of rows for each place of the taxonomy that a model stands in; volatile columns only if `marked`."""
+def model_groups(
+    summary: dict[str, Any], columns: Sequence[Column], same_machine: bool = True
+) -> list[tuple[str, tuple[Row, ...]]]:
+    """A group of rows for each place of the taxonomy where a model stands.
+
+    same_machine: whether the volatile columns are comparable, so may be marked.
+    """
     models, names = summary["models"], labels(summary["models"])
-    tops = {c.key: best(models, c) if marked or not c.volatile else set() for c in columns}
+    tops = {c.key: best(models, c) if same_machine or not c.volatile else set() for c in columns}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[str, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):
         cells = tuple(_cell(c, name, summary, name in tops[c.key], baseline) for c in columns)
-        rows[model["taxonomy"]].append(Row(names[name], name, series, cells))
+        rows[model["taxonomy"]].append(Row(names[name], series, cells))
     return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
 
 
@@ -69,40 +74,46 @@ def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baselin
     model = summary["models"][name]
     value, deviation = model["mean"].get(column.key), model["std"].get(column.key)
     if value is None:
-        return Cell(DASH, tag="none" if column.within else "")
-    note = f"± {column.text(deviation)}" if deviation is not None else ""
+        return Cell(DASH, kind="none" if column.within else "")
+    note = f"± {column.text(deviation)}" if deviation else ""
     if column.spread and deviation is None:
         own = next(run[column.spread] for run in summary["runs"] if run["name"] == name)
-        note = f"± {column.text(own)} {column.spread_name}" if own is not None else ""
+        note = f"± {column.text(own)}" if own is not None else ""
     if column.key == "bits_per_dim" and value >= baseline:
-        note = f"{note}; no better than independent pixels".removeprefix("; ")
-    return Cell(column.text(value), tag=model[column.within] if column.within else "", note=note, best=top)
+        note = f"{note}; not below independent pixels".removeprefix("; ")
+    return Cell(column.text(value), kind=model[column.within] if column.within else "", note=note, best=top)
 
 
 def generation(summary: dict[str, Any]) -> Table:
     """How good and how varied the samples are, beside real images and independent pixels at the same counts."""
-    reference = summary["reference"]
-    scale = (
-        _reference_row("Real images", reference["real"], GENERATION),
-        _reference_row("Independent pixels", reference["histogram_model"], GENERATION),
-    )
-    return Table(GENERATION, (*model_groups(summary, GENERATION), ("For scale", scale)))
+    scale = reference_rows(summary, GENERATION)
+    return Table(GENERATION, (*model_groups(summary, GENERATION), (SCALE, tuple(scale))))
 
 
 def understanding(summary: dict[str, Any]) -> Table:
     """What the model knows of the density and of the images, beside what needs no model at all."""
+    scale = reference_rows(summary, UNDERSTANDING)
+    return Table(UNDERSTANDING, (*model_groups(summary, UNDERSTANDING), (SCALE, tuple(scale))))
+
+
+def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
+    """Rows of values that are no model's, as far as they have any of the columns."""
     reference = summary["reference"]
-    scale = (
-        _reference_row("Independent pixels", reference["histogram_model"], UNDERSTANDING),
-        _reference_row("Uniform noise", {"bits_per_dim": reference["uniform_bits_per_dim"]}, UNDERSTANDING),
-        _reference_row("Raw pixels", {"probe_accuracy": reference["pixel_probe_accuracy"]}, UNDERSTANDING),
-    )
-    return Table(UNDERSTANDING, (*model_groups(summary, UNDERSTANDING), ("For scale", scale)))
+    sources = {
+        "Real images": {**reference["real"], "nearest_neighbour": {}},  # training images: each is its own neighbour
+        "Independent pixels": reference["histogram_model"],
+        "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
+        "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
+    }
+    rows = []
+    for label, values in sources.items():
+        numbers = [column.read(values) for column in columns]
+        if any(number is not None for number in numbers):
+            cells = [_reference_cell(column, number) for column, number in zip(columns, numbers, strict=True)]
+            rows.append(Row(label, None, tuple(cells)))
+    return rows
 
 
-def _reference_row(label: str, values: dict[str, Any], columns: Sequence[Column]) -> Row:
-    cells = []
-    for column in columns:
-        value = column.read(values)
-        cells.append(Cell(column.text(value), tag="exact" if column.within and value is not None else ""))
-    return Row(label, "", None, tuple(cells))
+def _reference_cell(column: Column, value: float | None) -> Cell:
+    kind = "" if not column.within else DASH if value is None else "exact"
+    return Cell(column.text(value), kind=kind)

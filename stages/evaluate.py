@@ -1,0 +1,48 @@
+"""Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
+
+import sys
+import time
+from pathlib import Path
+
+from workflow import params, timing
+from workflow.compute import prepare_torch
+from workflow.errors import one_line
+from workflow.evaluation import Judge, evaluate
+from workflow.extractor import load_classifier
+from workflow.files import read_json, write_json
+from workflow.images import read_card, read_split, read_tensors, write_tensors
+from workflow.models import registry
+
+
+def main(name: str, seed: int) -> None:
+    """Read the model, its samples and the judge; write the metrics and the pictures."""
+    start = time.perf_counter()
+    settings = params.load()
+    device = prepare_torch(settings.compute)
+    folder, extractor = Path("runs") / name / str(seed), Path("data/extractor")
+    classifier = load_classifier(extractor / "model.safetensors").to(device)
+    judge = Judge(classifier, read_split("train"), read_split("test"), read_card().levels, settings.evaluate)
+    loaded = registry.load(folder / "model.safetensors")
+    samples = read_tensors(folder / "samples.safetensors")[0]["images"]
+
+    model = loaded.model.to(device)
+    metrics, pictures = evaluate(model, samples, judge, seed)
+    facts = ("title", "paper", "taxonomy", "likelihood", "objective", "about")
+    content = {
+        "name": name,
+        "kind": loaded.kind,
+        "seed": seed,
+        **{fact: getattr(model, fact) for fact in facts},
+        **loaded.about,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "extractor": {k: v for k, v in read_json(extractor / "metrics.json").items() if k != "classes"},
+        **metrics,
+    }
+    write_tensors(folder / "pictures.safetensors", pictures)
+    write_json(folder / "metrics.json", content)
+    timing.record(folder, "evaluate", {"seconds": time.perf_counter() - start}, device)
+
+
+if __name__ == "__main__":
+    with one_line():
+        main(sys.argv[1], int(sys.argv[2]))

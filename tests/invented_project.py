@@ -1,0 +1,129 @@
+"""A project folder with five models whose results are invented, in the formats of the stages that would make it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from workflow import params
+from workflow.images import ImageSet, write_prepared, write_tensors
+
+ROOT = Path(params.__file__).parents[1]
+
+# name: title, taxonomy, likelihood, kind of bits/dim, bits/dim, FID, GFLOP, probe, MSE
+MODELS: dict[str, tuple[Any, ...]] = {
+    "gan": ("GAN", "implicit", "implicit", None, None, 0.7, 0.00102, None, None),
+    "vae": ("VAE", "explicit approximate", "bound", "upper bound", 1.86, 2.7, 0.00071, 0.93, 0.012),
+    "nice": ("NICE", "explicit tractable", "bound", "upper bound", 2.65, 11.2, 0.00047, 0.90, None),
+    "pixelcnn": ("Gated PixelCNN", "explicit tractable", "exact", "exact", 1.74, 1.5, 0.181, None, None),
+    "vqvae": ("VQ-VAE", "explicit approximate", "bound", "upper bound", 2.02, 3.4, 0.0043, 0.94, 0.021),
+}
+
+
+def make_project(
+    folder: Path,
+    sets: dict[str, ImageSet],
+    levels: int,
+    classes: list[str],
+    seeds: list[int],
+    about: str = "It learns.",
+) -> None:
+    """Write everything that the report reads, in the formats of the stages that make it."""
+    settings = {**yaml.safe_load((ROOT / "params.yaml").read_text()), "seeds": seeds}
+    train = {"epochs": 3, "batch_size": 8, "lr": 0.001}
+    settings["models"] = {name: {"kind": name, "train": train} for name in MODELS}
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    images = sets["test"].images
+    card = {"name": "digits", "source": "a source", "licence": "CC BY 4.0", "split": "by class"}
+    write_prepared(folder / "data/prepared", sets, **card, shape=list(images.shape[1:]), levels=levels, classes=classes)
+    shares = [1 / len(classes)] * len(classes)
+    real = measured(0.4, shares) | {"precision": 0.98, "recall": 0.97}
+    write(folder / "data/reference/reference.json", {
+        "counts": {"samples": 1000, "test": len(images)}, "real": real,
+        "histogram_model": {"bits_per_dim": 2.43, "fid": 88.0, "kid": 0.9, "inception_score": 2.1,
+                            "precision": 0.0, "recall": 0.1, "density": 0.0, "coverage": 0.0},
+        "uniform_bits_per_dim": math.log2(levels), "pixel_probe_accuracy": 0.95,
+    })  # fmt: skip
+    extractor = {"name": "classifier", "accuracy": 0.991, "valid_accuracy": 0.99, "features": 64, "sha256": "ab" * 32}
+    write(folder / "data/extractor/metrics.json", {**extractor, "classes": classes})
+    for name in MODELS:
+        for seed in seeds:
+            make_run(folder / "runs" / name / str(seed), name, seed, images, levels, shares, about)
+
+
+def measured(fid: float, shares: list[float]) -> dict[str, Any]:
+    return {
+        "fid": fid, "kid": fid / 100 - 0.004, "kid_std": 0.002, "inception_score": 9.8 - fid / 5,
+        "inception_score_std": 0.12, "precision": 0.97 - fid / 40, "recall": 0.95 - fid / 30,
+        "density": 1.02 - fid / 20, "coverage": 0.94 - fid / 30,
+        "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "missed": 0},
+        "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
+    }  # fmt: skip
+
+
+def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, shares: list[float], about: str) -> None:
+    title, taxonomy, likelihood, kind, bits, fid, gflops, probe, mse = MODELS[name]
+    random = torch.Generator().manual_seed(list(MODELS).index(name) * 100 + seed)
+    wobble = 1 + seed / 10
+    first = max(2, round(len(shares) * 0.3))
+    tilted = [share * (1.3 if i < first else 1) for i, share in enumerate(shares)]
+    values = measured(fid * wobble, [share / sum(tilted) for share in tilted])
+    values["modes"]["test_histogram"] = shares
+    write(folder / "metrics.json", {
+        "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "taxonomy": taxonomy,
+        "likelihood": likelihood, "objective": "−log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁)", "about": about,
+        "selected_step": 40, "steps": 60, "parameters": 123456,
+        "counts": {"samples": 1000, "train": 1259, "test": len(images)}, **values,
+        "bits_per_dim": bits and bits * wobble, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
+        "probe_accuracy": probe, "reconstruction_mse": mse, "gflops_per_sample": gflops,
+    })  # fmt: skip
+    write(folder / "timing.json", {
+        "train": {"seconds": 12.5, "steps": 60, "parameters": 123456},
+        "sample": {"seconds": 0.5, "images": 1000, "images_per_second": 30 / gflops}, "evaluate": {"seconds": 2.0},
+        "host": {"device": "cpu", "processor": "Some CPU", "cores": 2, "platform": "Linux", "python": "3.11",
+                 "packages": {"torch": "2.9.0"}},
+    })  # fmt: skip
+    lines = []
+    for step in range(1, 61):
+        fall = 60 + 200 * math.exp(-step / 8) + torch.rand((), generator=random).item() * 3
+        scalars = {"loss": fall}
+        if likelihood == "implicit":
+            scalars = {
+                f"{player}_{key}": value / 100 for player in ("critic", "generator") for key, value in (("loss", fall),)
+            }
+            scalars |= {"critic_accuracy_real": 0.5 + 20 / (step + 45), "critic_accuracy_fake": 0.5 + 15 / (step + 45)}
+        lines.append({"step": step, "epoch": step / 20, **scalars})
+        if step % 5 == 0:
+            lines.append({"step": step, "epoch": step / 20, "valid_loss": fall + (step - 40) ** 2 / 100})
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def like(n: int) -> Tensor:
+        picked = images[torch.randint(len(images), (n,), generator=random)].float()
+        noisy = picked + torch.randn(picked.shape, generator=random) * fid / 12 * levels / 10
+        whole: Tensor = noisy.round().clamp(0, levels - 1).to(torch.uint8)
+        return whole
+
+    write_tensors(folder / "samples.safetensors", {"images": like(1000)})
+    pictures = {"neighbours_samples": like(16), "neighbours_train": like(16)}
+    if mse is not None:
+        pictures |= {"reconstruct_originals": images[:16], "reconstructions": like(16)}
+        pictures["interpolations"] = like(60).unflatten(0, (6, 10))
+    if kind == "exact":
+        pictures |= {"completions_originals": images[:16], "completions": like(16)}
+    write_tensors(folder / "pictures.safetensors", pictures)
+
+
+def write(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def small_sets(seed: int = 0) -> dict[str, ImageSet]:
+    random = torch.Generator().manual_seed(seed)
+    sizes = {"train": 60, "valid": 20, "test": 40}
+    images = {k: torch.randint(0, 5, (n, 1, 6, 6), generator=random, dtype=torch.uint8) for k, n in sizes.items()}
+    return {split: ImageSet(x, torch.arange(len(x)) % 3) for split, x in images.items()}

@@ -1,0 +1,329 @@
+"""The report, made of a small project folder with five models whose results are invented."""
+
+import contextlib
+import csv
+import json
+import math
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import report
+from tests.invented_project import make_project, small_sets, write
+from workflow import params
+from workflow.errors import BakeoffError
+from workflow.report.charts import Curve, learning_curve
+from workflow.report.columns import DASH, MEASURED, UNDERSTANDING, significant
+from workflow.report.results import read_results
+from workflow.report.summary import best, fingerprint, summarise
+from workflow.report.tables import generation, understanding
+
+HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
+
+
+def edit(path: Path, **changes: Any) -> None:
+    write(path, json.loads(path.read_text()) | changes)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished report of three seeds whose texts all try to be markup."""
+    folder = tmp_path_factory.mktemp("hostile")
+    make_project(
+        folder, small_sets(), 5, [HOSTILE, "<img src=x onerror=alert(2)>", "$\\frac{$ #010101"], [0, 1, 2], HOSTILE
+    )
+    for seed in range(3):
+        edit(folder / f"runs/vae/{seed}/metrics.json", title=f"VAE {HOSTILE}", paper=HOSTILE, objective=HOSTILE)
+    edit(folder / "data/prepared/card.json", source=f"http://example.org/{HOSTILE}")
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text() + f"# {HOSTILE}\n")
+    with contextlib.chdir(folder):
+        report.build()
+    return folder
+
+
+def summary_now() -> dict[str, Any]:
+    """The summary of the project in the current folder, without the page."""
+    return summarise(read_results(params.load()))
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report/summary.json").read_text())
+    return found
+
+
+def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
+    summary = summary_now()
+    vae = summary["models"]["vae"]
+    assert list(summary["models"]) == ["nice", "pixelcnn", "vae", "vqvae", "gan"]  # by taxonomy, then as in params.yaml
+    assert vae["mean"]["bits_per_dim"] == 1.86
+    assert vae["bits_per_dim_kind"] == "upper bound"
+    assert vae["mean"]["nearest_neighbour_ratio"] == pytest.approx((1.1 + 0.27) / 1.1, rel=1e-12)
+    assert vae["mean"]["modes_kl"] == 2.7 / 50
+    assert summary["models"]["gan"]["mean"]["bits_per_dim"] is None
+    assert set(vae["std"].values()) == {None}
+    assert summary["reference"]["real"]["fid"] == 0.4
+
+
+def test_csv_has_a_row_a_run_and_empty_fields_for_what_is_missing(hostile: Path) -> None:
+    rows = list(csv.DictReader((hostile / "report/summary.csv").open()))
+    runs = summary_of(hostile)["runs"]
+    assert [(row["name"], int(row["seed"])) for row in rows] == [(run["name"], run["seed"]) for run in runs]
+    assert len(rows) == 15
+    for row, run in zip(rows, runs, strict=True):
+        for column in MEASURED:
+            assert (float(row[column.key]) if row[column.key] else None) == run[column.key]
+    assert rows[-1]["name"] == "gan"
+    assert rows[-1]["bits_per_dim"] == rows[-1]["probe_accuracy"] == ""
+
+
+def test_aggregates_are_mean_and_sample_deviation_over_seeds(hostile: Path) -> None:
+    model = summary_of(hostile)["models"]["vqvae"]
+    fids = [3.4, 3.4 * 1.1, 3.4 * 1.2]
+    assert model["mean"]["fid"] == pytest.approx(statistics.fmean(fids), rel=1e-12)
+    assert model["std"]["fid"] == pytest.approx(statistics.stdev(fids), rel=1e-12)
+    assert model["std"]["gflops_per_sample"] == 0
+    assert summary_of(hostile)["models"]["gan"]["std"]["bits_per_dim"] is None
+
+
+@pytest.mark.parametrize("exact", [0.5, 1.9, 9.0])
+def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float) -> None:
+    edit(project / "runs/pixelcnn/0/metrics.json", bits_per_dim=exact)
+    summary = summary_now()
+    assert best(summary["models"], UNDERSTANDING[0]) == {"vae"}  # the least bound; the one exact value has no rival
+    summary["models"]["gan"] |= {"bits_per_dim_kind": "exact"}
+    summary["models"]["gan"]["mean"]["bits_per_dim"] = 1.0
+    assert best(summary["models"], UNDERSTANDING[0]) == {"vae", "pixelcnn" if exact < 1 else "gan"}
+
+
+def test_best_marks_follow_the_direction_and_need_a_difference(project: Path) -> None:
+    models = summary_now()["models"]
+    tops = {column.key: best(models, column) for column in MEASURED}
+    assert tops["fid"] == tops["inception_score"] == tops["coverage"] == {"gan"}
+    assert tops["probe_accuracy"] == {"vqvae"}
+    assert tops["reconstruction_mse"] == {"vae"}
+    assert tops["gflops_per_sample"] == {"nice"}
+    assert tops["modes_missed"] == tops["copies"] == set()  # all equal
+    assert tops["parameters"] == tops["nearest_neighbour_ratio"] == set()  # no direction
+    models["vae"]["mean"]["fid"] = models["gan"]["mean"]["fid"]
+    assert best(models, next(c for c in MEASURED if c.key == "fid")) == {"gan", "vae"}
+
+
+def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
+    edit(project / "runs/nice/0/metrics.json", bits_per_dim=2.5)
+    summary = summary_now()
+    rows = {row.label: row for _, rows in understanding(summary).groups for row in rows}
+    assert {label: row.cells[0].kind for label, row in rows.items() if row.series is not None} == {
+        "NICE": "upper bound", "Gated PixelCNN": "exact", "VAE": "upper bound", "VQ-VAE": "upper bound", "GAN": "none",
+    }  # fmt: skip
+    assert rows["NICE"].cells[0].note == "± 0.010; not below independent pixels"
+    assert rows["Independent pixels"].cells[0].text == "2.430"
+    assert rows["Uniform noise"].cells[0].text == f"{math.log2(5):.3f}"
+    assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"
+    real = dict(generation(summary).groups)["For scale, no models"][0]
+    assert (real.label, real.cells[0].text, real.cells[3].text) == ("Real images", "0.40", "0.980")
+    assert [cell.text for cell in real.cells[-2:]] == [DASH, DASH]  # training images are their own neighbours
+
+
+def test_summary_is_the_same_bytes_again_whatever_the_durations(project: Path) -> None:
+    report.build()
+    before = [(project / "report" / name).read_bytes() for name in ("summary.json", "summary.csv")]
+    page = (project / "report/index.html").read_text()
+    assert "Some CPU" in page
+    assert page.count("its images per second") == 1
+    for path in project.glob("runs/*/*/timing.json"):
+        path.unlink()
+    shutil.copytree(project / "runs/vae", project / "runs/leftover")  # of an earlier params.yaml
+    report.build()
+    assert [(project / "report" / name).read_bytes() for name in ("summary.json", "summary.csv")] == before
+    page = (project / "report/index.html").read_text()
+    assert "Some CPU" not in page
+    assert "its images per second" not in page  # no such chart
+    durations = page[page.index("Durations, seconds") :]
+    assert re.findall(r"<td>(.*?)</td>", durations) == [DASH] * 15
+
+
+def test_timing_of_two_machines_is_not_ranked(project: Path) -> None:
+    def marks() -> int:
+        report.build()
+        page = (project / "report/index.html").read_text()
+        return page[page.index('aria-label="Cost"') : page.index('id="samples"')].count('class="best"')
+
+    assert marks() == 2  # GFLOP and images per second; training took all the same
+    edit(project / "runs/gan/0/timing.json", host={"device": "another"})
+    assert marks() == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "remedy"),
+    [
+        ("runs/vae/0/metrics.json", "dvc repro evaluate@vae-0"),
+        ("runs/vae/0/history.jsonl", "dvc repro train@vae-0"),
+        ("runs/gan/0/samples.safetensors", "dvc repro"),
+        ("data/reference/reference.json", "dvc repro"),
+    ],
+)
+def test_a_missing_file_is_named_with_what_to_run_and_nothing_is_written(project: Path, file: str, remedy: str) -> None:
+    (project / file).unlink()
+    with pytest.raises(BakeoffError, match=rf"^{re.escape(file)}: missing; .*{remedy}"):
+        report.build()
+    assert not (project / "report").exists()
+
+
+def test_a_metric_that_every_model_has_must_be_there(project: Path) -> None:
+    edit(project / "runs/gan/0/metrics.json", recall=None)
+    with pytest.raises(BakeoffError, match=r"runs/gan/0/metrics.json: no 'recall' in it"):
+        report.build()
+
+
+class Reader(HTMLParser):
+    """Collects the elements of a page, with their attributes, and the text outside of style sheets."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_needs_nothing_but_itself(hostile: Path) -> None:
+    text = (hostile / "report/index.html").read_text()
+    page = Reader(text)
+    allowed = {"src": ("data:image/png;base64,",), "href": ("#", "data:,")}
+    for tag, attributes in page.elements:
+        assert tag not in {"script", "iframe", "object", "embed", "base"}
+        assert not [name for name in attributes if name.startswith(("on", "xmlns")) or name in {"srcset", "action"}]
+        for name, starts in allowed.items():
+            assert attributes.get(name, starts[0]).startswith(starts)
+    assert not re.findall(r"url\((?!#)|@import|@font-face", text)
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+    assert {a["href"][1:] for _, a in page.elements if a.get("href", "").startswith("#")} <= set(ids)
+    assert set(re.findall(r"url\(#(.*?)\)", text)) <= set(ids)
+
+
+def test_untrusted_text_stays_text(hostile: Path) -> None:
+    page = Reader((hostile / "report/index.html").read_text())
+    assert page.text.count("<script>alert(1)</script>") > 20
+    assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.elements)
+    labels = [a.get("aria-label", "") for _, a in page.elements] + [a.get("alt", "") for _, a in page.elements]
+    assert any(f"VAE {HOSTILE}" in label for label in labels)
+
+
+def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
+    elements = Reader((hostile / "report/index.html").read_text()).elements
+    assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
+    charts = [attributes for tag, attributes in elements if tag == "svg"]
+    assert len(charts) == 4 + 3 + 5 + 2  # curves, those of the GAN, class histograms, quality against cost
+    assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
+
+
+def test_curves_of_several_players_and_the_selected_step() -> None:
+    curve = Curve("training", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
+    with_dot = learning_curve("a", [[curve]], series=7, selected=[2.0])
+    without = learning_curve("a", [[curve]], series=7, selected=[9.0])
+    assert with_dot.count("<use") == without.count("<use") + 1
+    assert "var(--series-1)" in with_dot  # colours repeat
+    assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}", with_dot)  # no placeholder is left
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.000471, "0.000471"),
+        (1.2345e-5, "1.23×10⁻⁵"),
+        (12.5, "12.5"),
+        (63830.2, "63,800"),
+        (2e7, "2.00×10⁷"),
+    ],
+)
+def test_three_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_show_prints_the_table_and_makes_a_missing_or_other_page_again(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.build()
+    page = project / "report/index.html"
+    first = page.read_text()
+    for spoilt in (None, first.replace(fingerprint(summary_of(project)), "0" * 64)):
+        page.unlink()
+        if spoilt:
+            page.write_text(spoilt)
+        report.show()
+        assert fingerprint(summary_of(project)) in page.read_text()
+    page.write_text(kept := f"{page.read_text()}<!-- kept -->")
+    report.show()
+    assert page.read_text() == kept
+    printed = capsys.readouterr().out
+    assert str(page.resolve()) in printed
+    assert re.search(r"VAE +≤ 1\.860\* +2\.70 ", printed)
+    assert re.search(r"GAN +– +0\.70\* ", printed)
+
+
+def test_the_command_reports_an_error_in_one_line(project: Path) -> None:
+    (project / "runs/nice/0/metrics.json").unlink()
+    command = [sys.executable, "-m", "stages.report"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "error: runs/nice/0/metrics.json: missing; run `dvc repro evaluate@nice-0`\n"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not chromedriver:
+        pytest.skip("needs chromium and chromedriver, which are not on this machine")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in [*flags.split(), "disable-component-update", "disable-sync"]:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('browser')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 420])
+def test_a_browser_shows_it_whole_and_runs_nothing(hostile: Path, browser: Any, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get((hostile / "report/index.html").as_uri())
+    assert browser.get_log("browser") == []  # nor a script that the page's security policy had to stop
+    assert browser.execute_script("return document.scripts.length") == 0
+    images = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth > 0)")
+    assert len(images) > 300
+    assert all(images)
+    page, room = browser.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
+    assert page <= room <= width
+    ink = browser.execute_script("return getComputedStyle(document.body).color")
+    assert (int(re.findall(r"\d+", ink)[0]) > 128) == (scheme == "dark")

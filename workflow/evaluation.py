@@ -1,0 +1,169 @@
+"""Every measure that the theory allows, for every family the same.
+
+What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from workflow.compute import generator as make_generator
+from workflow.extractor import Classifier, Outputs
+from workflow.images import ImageSet
+from workflow.metrics.baseline import PixelHistogram
+from workflow.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.metrics.inception import inception_score
+from workflow.metrics.kernel import kernel_distance
+from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.modes import mode_coverage
+from workflow.metrics.neighbours import memorisation, nearest
+from workflow.metrics.probe import probe_accuracy
+from workflow.models.base import (
+    HasComplete,
+    HasEncode,
+    HasInterpolate,
+    HasLogProb,
+    HasReconstruct,
+    Model,
+    bits_per_dim,
+)
+from workflow.params import Evaluate
+
+KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
+SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The classifier and the real images against which all samples are judged."""
+
+    classifier: Classifier
+    train: ImageSet
+    test: ImageSet
+    levels: int
+    settings: Evaluate
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Features and logits of images, uint8 (N, C, H, W)."""
+        return self.classifier.outputs(images, self.settings.batch_size)
+
+    def scores(self, samples: Tensor, real: Outputs) -> dict[str, Any]:
+        """The measures that need samples alone: uint8 (N, C, H, W), against the test images' `real` outputs."""
+        fake, settings = self.outputs(samples), self.settings
+        kid, kid_std = kernel_distance(fake.features, real.features, settings.kid_subsets, settings.kid_subset_size)
+        score, score_std = inception_score(fake.logits, settings.splits)
+        return {
+            "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
+            "kid": kid,
+            "kid_std": kid_std,
+            "inception_score": score,
+            "inception_score_std": score_std,
+            **manifold_scores(fake.features, real.features, settings.neighbours),
+            "modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), fake.logits.shape[1]),
+        }
+
+    def memorisation(self, samples: Tensor) -> dict[str, float]:
+        """How near samples are to training images. uint8 (N, C, H, W)."""
+        return memorisation(samples, self.test.images, self.train.images, self.levels)
+
+
+def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All measures of a model and its `samples`, uint8 (N, C, H, W), and pictures for the report.
+
+    A measure that the model does not allow is None; a picture of what it cannot do is absent.
+    """
+    counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
+    metrics = {
+        "counts": counts,
+        **judge.scores(samples, judge.outputs(judge.test.images)),
+        "nearest_neighbour": judge.memorisation(samples),
+        **_density(model, judge, seed),
+        **_representation(model, judge),
+        "gflops_per_sample": _gflops_per_sample(model),
+    }
+    return metrics, _pictures(model, samples, judge, seed)
+
+
+@torch.no_grad()
+def _density(model: Model, judge: Judge, seed: int) -> dict[str, Any]:
+    kind = KINDS[model.likelihood]
+    if not isinstance(model, HasLogProb):
+        return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None}
+    generator = make_generator(model.device, seed, 5)
+    parts = [model.log_prob(x.to(model.device), generator) for x in judge.test.images.split(judge.settings.batch_size)]
+    bits = bits_per_dim(torch.cat(parts).double().cpu(), model.shape)
+    return {
+        "bits_per_dim": float(bits.mean()),
+        "bits_per_dim_kind": kind,
+        "bits_per_dim_sem": float(bits.std() / len(bits) ** 0.5),
+    }
+
+
+@torch.no_grad()
+def _representation(model: Model, judge: Judge) -> dict[str, Any]:
+    probe = error = None
+    batch = judge.settings.batch_size
+    if isinstance(model, HasEncode):
+        train, test = (
+            torch.cat([model.encode(x.to(model.device)).cpu() for x in images.images.split(batch)])
+            for images in (judge.train, judge.test)
+        )
+        labels = judge.train.labels, judge.test.labels
+        probe = probe_accuracy(train, labels[0], test, labels[1], judge.settings.probe_regularisation)
+    if isinstance(model, HasReconstruct):
+        x = judge.test.images
+        back = torch.cat([model.reconstruct(part.to(model.device)).cpu() for part in x.split(batch)])
+        error = float(((back.double() - x.double()) / (judge.levels - 1)).square().mean())
+    return {"probe_accuracy": probe, "reconstruction_mse": error}
+
+
+def _gflops_per_sample(model: Model, n: int = 8) -> float:
+    """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
+    with FlopCounterMode(display=False) as counter:
+        model.sample(n, make_generator(model.device, 0))
+    total: int = counter.get_total_flops()
+    return total / n / 1e9
+
+
+@torch.no_grad()
+def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[str, Tensor]:
+    shown, train = samples[:SHOWN], judge.train.images
+    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.levels)[1]]}
+    x = judge.test.images[:: max(1, len(judge.test) // SHOWN)][:SHOWN].to(model.device)
+    if isinstance(model, HasReconstruct):
+        pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
+    if isinstance(model, HasInterpolate):
+        pictures["interpolations"] = model.interpolate(x[:WALKS], x[WALKS : 2 * WALKS], WALK_STEPS)
+    if isinstance(model, HasComplete):
+        completed = model.complete(x, model.shape[1] // 2, make_generator(model.device, seed, 6))
+        pictures |= {"completions_originals": x.clone(), "completions": completed}
+    return pictures
+
+
+def reference(judge: Judge, count: int) -> dict[str, Any]:
+    """Real against real, the floor of every distance and the ceiling of every score, and the baseline to beat.
+
+    `count` training images (all, if there are fewer) stand where a model's samples do.
+    """
+    cpu = torch.device("cpu")
+    real = judge.outputs(judge.test.images)
+    drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
+    histogram = PixelHistogram(judge.train.images, judge.levels)
+    shape = tuple(judge.test.images.shape[1:])
+    assert len(shape) == 3
+    pixels = (images.images.flatten(1).double() for images in (judge.train, judge.test))
+    train, test = pixels
+    regularisation = judge.settings.probe_regularisation
+    return {
+        "counts": {"samples": len(drawn), "test": len(judge.test)},
+        "real": judge.scores(judge.train.images[drawn], real),
+        "histogram_model": {
+            **judge.scores(histogram.sample(count, make_generator(cpu, 0, 8)), real),
+            "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
+        },
+        "uniform_bits_per_dim": float(torch.tensor(judge.levels).double().log2()),
+        "pixel_probe_accuracy": probe_accuracy(train, judge.train.labels, test, judge.test.labels, regularisation),
+    }

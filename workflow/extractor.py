@@ -1,0 +1,131 @@
+"""The classifier p(y|x) that is trained on the same images, and whose features the metrics use.
+
+Distances on its features are comparable between the models of one report, not with figures of papers, which use
+Inception. It is discriminative, so it does not stand behind the contract of the generative models.
+"""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workflow.compute import generator as make_generator
+from workflow.errors import BakeoffError
+from workflow.images import ImageSet, read_tensors, write_tensors
+from workflow.params import Extractor
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the classifier makes of images: features float32 (N, d) and logits float32 (N, classes), on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+
+
+class Classifier(nn.Module):
+    """Three convolutions and a hidden layer, whose activations are the features."""
+
+    def __init__(
+        self, shape: tuple[int, int, int], levels: int, *, classes: int, channels: int, features: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.levels = levels
+        self.arguments = {"classes": classes, "channels": channels, "features": features, "dropout": dropout}
+        self.shape = shape
+        colours, height, width = shape
+        self.body = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * channels * -(-height // 4) * -(-width // 4), features),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+
+    def features(self, x: Tensor) -> Tensor:
+        """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features)."""
+        hidden: Tensor = self.body(x.float() / (self.levels - 1))
+        return hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: uint8 (N, C, H, W). Logits, float (N, classes)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    @torch.no_grad()
+    def outputs(self, x: Tensor, batch_size: int) -> Outputs:
+        """Features and logits of images on any device, `batch_size` at a time."""
+        device = next(self.parameters()).device
+        features = [self.features(part.to(device)) for part in x.split(batch_size)]
+        logits = [self.head(part).cpu() for part in features]
+        return Outputs(torch.cat([part.cpu() for part in features]), torch.cat(logits))
+
+
+def fit_classifier(
+    train: ImageSet, valid: ImageSet, levels: int, classes: int, settings: Extractor, device: torch.device
+) -> Classifier:
+    """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`."""
+    torch.manual_seed(settings.seed)
+    shape = tuple(train.images.shape[1:])
+    assert len(shape) == 3
+    model = Classifier(
+        shape, levels, classes=classes, channels=settings.channels, features=settings.features, dropout=settings.dropout
+    ).to(device)
+    images, labels = train.images.to(device), train.labels.to(device)
+    generator = make_generator(torch.device("cpu"), settings.seed, 1)
+    steps = max(1, len(images) // settings.batch_size)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps * settings.epochs)
+    best, best_score = copy.deepcopy(model.state_dict()), (-1.0, 0.0)
+    for _ in range(settings.epochs):
+        model.train()
+        order = torch.randperm(len(images), generator=generator).to(device)
+        for batch in order[: steps * settings.batch_size].chunk(steps):
+            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        model.eval()
+        logits = model.outputs(valid.images, settings.batch_size).logits
+        score = (accuracy(logits, valid.labels), -F.cross_entropy(logits, valid.labels).item())
+        if score > best_score:
+            best, best_score = copy.deepcopy(model.state_dict()), score
+    model.load_state_dict(best)
+    return model.eval()
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images whose most likely class is right. logits: (N, classes), labels: int64 (N,)."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def save_classifier(model: Classifier, path: Path) -> None:
+    """Write the weights and what is needed to build the model again."""
+    about = {"shape": model.shape, "levels": model.levels, "arguments": model.arguments}
+    write_tensors(path, model.state_dict(), json.dumps(about, sort_keys=True))
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read what `save_classifier` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged."""
+    tensors, metadata = read_tensors(path)
+    try:
+        about = json.loads(metadata)
+        model = Classifier(tuple(about["shape"]), about["levels"], **about["arguments"])
+        model.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise BakeoffError(f"{path}: not a classifier ({str(error).splitlines()[0]}); train it again") from None
+    return model.eval()

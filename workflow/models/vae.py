@@ -1,0 +1,177 @@
+"""VAE: Kingma & Welling 2014, Auto-Encoding Variational Bayes."""
+
+import math
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers import categorical_log_prob, from_unit, log_mean_exp, quarter, to_unit, walk
+
+Decoder = Literal["categorical", "logistic"]
+ROWS = 2**22  # numbers in the largest tensor of a chunk of `log_prob`: 16 MiB
+
+
+class Vae(Model):
+    """A convolutional encoder to a Gaussian over latents, and a decoder to independent discrete pixels.
+
+    latents: their number. channels: of the convolutions at full size; twice as many at half and quarter size.
+    dropout: on encoder and decoder, while training. beta: weight of the KL term (Higgins et al. 2017; 1 is the VAE).
+    decoder: p(x|z) of a pixel: a probability for each level, or a discretised logistic (Salimans et al. 2017,
+    PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers instead of `levels`.
+    importance_samples: K of the bound in `log_prob`.
+    """
+
+    title = "VAE"
+    paper = "Kingma & Welling 2014, Auto-Encoding Variational Bayes"
+    taxonomy = "explicit approximate"
+    likelihood = "bound"
+    objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"
+    about = (
+        "An encoder maps an image to a Gaussian over a few latents and a decoder maps latents to a distribution of "
+        "images; both are trained on a lower bound of the log-likelihood, as the exact one is an integral over all "
+        "latents. It samples in one pass, its latents are compact features, and its density is only bounded, here with "
+        "K importance samples. Pictures show the decoder's most probable pixels, as is usual: a true draw from p(x|z), "
+        "which is what the bound judges, adds noise that is independent for each pixel."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        latents: Annotated[int, Field(ge=1)] = 16,
+        channels: Annotated[int, Field(ge=1)] = 32,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+        beta: Annotated[float, Field(ge=0)] = 1.0,
+        decoder: Decoder = "categorical",
+        importance_samples: Annotated[int, Field(ge=1)] = 128,
+    ) -> None:
+        super().__init__(shape, levels)
+        self.latents, self.channels, self.beta = latents, channels, beta
+        self.decoder, self.importance_samples = decoder, importance_samples
+        self.outputs = levels if decoder == "categorical" else 2  # numbers that describe a pixel's distribution
+        colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
+        self.encode_layers = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(wide * height * width, 2 * latents),
+        )
+        self.decode_layers = nn.Sequential(
+            nn.Linear(latents, wide * height * width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Unflatten(1, (wide, height, width)),
+            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, self.outputs * colours, 3, padding=1),
+            nn.Unflatten(1, (self.outputs, colours)),
+        )
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (N, latents). x: uint8 (N, C, H, W)."""
+        mean, log_variance = self.encode_layers(to_unit(x, self.levels)).float().chunk(2, dim=1)
+        return mean, log_variance
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
+        """log p(x|z) in nats, (N,). x: uint8 (N, C, H, W), z: (N, latents)."""
+        pixels: Tensor = self.decode_layers(z)
+        if self.decoder == "categorical":
+            return categorical_log_prob(pixels, x)
+        return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels)
+
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image."""
+        return self._negative_bound(x, generator, self.beta)
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The same with beta 1: a bound of the likelihood whatever beta is, so checkpoints and runs can be compared."""
+        return self._negative_bound(x, generator, 1.0)
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """Importance-weighted lower bound of log p(x) from K draws of z (Burda et al. 2016, eq. 8), nats (N,)."""
+        mean, log_variance = self.posterior(x)
+        size = (self.importance_samples, *mean.shape)
+        noise = torch.randn(size, generator=generator, device=x.device)
+        z = mean + (log_variance / 2).exp() * noise
+        log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(2)  # log p(z) - log q(z|x), (K, N)
+
+        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
+        image = torch.arange(len(x), device=x.device).repeat(self.importance_samples)
+        chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
+        log_likelihood = torch.cat([self.log_likelihood(x[i], z_i) for z_i, i in chunks])
+        return log_mean_exp(log_likelihood.view_as(log_ratio) + log_ratio)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """The most probable image of each of n latents from the prior, uint8 (n, C, H, W)."""
+        return self.decode(torch.randn(n, self.latents, generator=generator, device=self.device))
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The most probable image, given z: (N, latents); for the logistic, its mean. uint8 (N, C, H, W)."""
+        pixels: Tensor = self.decode_layers(z)
+        if self.decoder == "categorical":
+            return pixels.argmax(1).to(torch.uint8)
+        return from_unit(pixels[:, 0], self.levels)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Means of q(z|x), (N, latents)."""
+        return self.posterior(x)[0]
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The most probable image given the mean of q(z|x), uint8 (N, C, H, W)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between the means of q(z|a) and q(z|b), decoded: uint8 (N, steps, C, H, W)."""
+        z = walk(self.encode(a), self.encode(b), steps)
+        return self.decode(z.flatten(0, 1)).view(len(a), steps, *self.shape)
+
+    def _negative_bound(self, x: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
+        mean, log_variance = self.posterior(x)
+        noise = torch.randn(mean.shape, generator=generator, device=x.device)
+        reconstruction = -self.log_likelihood(x, mean + (log_variance / 2).exp() * noise).mean()
+        kl = kl_to_standard_normal(mean, log_variance).mean()
+        return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL( N(mean, variance) ‖ N(0, 1) ) in nats, summed over the last dimension (appendix B). (N, d): (N,)."""
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+
+
+def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -> Tensor:
+    """log p(x) of pixels that are a logistic variable rounded to the nearest level, nats (N,).
+
+    mean, log_scale: (N, *S), on the scale where levels are -1..1. x: integers (N, *S). The outermost levels take the
+    tails, so the probabilities of a pixel's levels sum to one.
+    """
+    centre, half_bin = to_unit(x, levels), 1 / (levels - 1)
+    # No sharper than exp(-7), as in PixelCNN++: it would gain next to nothing, and the gradient would explode.
+    inverse_scale = (-log_scale.float().clamp(min=-7)).exp()
+    upper = (centre + half_bin - mean.float()) * inverse_scale
+    lower = (centre - half_bin - mean.float()) * inverse_scale
+    # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)), which does not cancel in the tails.
+    log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
+    log_mass = torch.where(x == 0, F.logsigmoid(upper), log_mass)
+    log_mass = torch.where(x == levels - 1, F.logsigmoid(-lower), log_mass)
+    return log_mass.flatten(1).sum(1)
+
+
+MODEL = Vae

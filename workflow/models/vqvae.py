@@ -1,0 +1,210 @@
+"""VQ-VAE: van den Oord et al. 2017, Neural Discrete Representation Learning."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Lt
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers import GatedPixelCNN, categorical_log_prob, quarter, to_unit, walk
+
+DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, is out of use
+
+
+class Codebook(nn.Module):
+    """`codes` vectors of `size` numbers, each moved towards the latents that choose it (appendix A.1 of the paper).
+
+    counts and sums are moving averages, over batches, of how many latents chose each code and of their sum; a code is
+    their ratio. Buffers, not parameters: no gradient touches them.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, codes: int, size: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("vectors", torch.randn(codes, size))
+        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("sums", self.vectors.clone())
+
+    @property
+    def used(self) -> Tensor:
+        """Which codes are in use, bool (codes,): the rest are neither chosen nor drawn outside training."""
+        return self.counts >= DEAD
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index of the code in use that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
+        flat = z.movedim(1, -1)
+        distance = flat.square().sum(-1, keepdim=True) - 2 * flat @ self.vectors.T + self.vectors.square().sum(1)
+        return distance.masked_fill(~self.used, torch.inf).argmin(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """int64 (N, h, w) to vectors (N, size, h, w)."""
+        return F.embedding(indices, self.vectors).movedim(-1, 1)
+
+    @torch.no_grad()
+    def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
+        """Move the codes towards the latents that chose them, and restart dead ones at latents drawn from the batch."""
+        flat = z.movedim(1, -1).flatten(0, -2).to(self.vectors.dtype)
+        chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
+        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
+        self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
+        dead = ~self.used
+        drawn = torch.randint(len(flat), (len(self.counts),), generator=generator, device=flat.device)
+        self.counts.masked_fill_(dead, 2 * DEAD)  # a short trial: unless it is chosen, it is soon dead again
+        self.sums.copy_(torch.where(dead[:, None], flat[drawn] * 2 * DEAD, self.sums))
+        self.vectors.copy_(self.sums / self.counts[:, None])
+
+
+class VqVae(Model):
+    """An autoencoder whose code is a small grid of entries of a codebook, and a PixelCNN over those grids.
+
+    codes, code_size: entries of the codebook and their length. decay: of the codebook's moving averages.
+    commitment: weight β of the term that holds the encoder to its codes. channels: of the convolutions at full size;
+    twice as many at half and quarter size. prior_channels, prior_layers: of the PixelCNN. dropout: on all of them.
+    """
+
+    title = "VQ-VAE"
+    paper = "van den Oord et al. 2017, Neural Discrete Representation Learning"
+    taxonomy = "explicit approximate"
+    likelihood = "bound"
+    objective = "min −log p(x|z_q) + ‖sg(e) − z_e‖² β − log p(z),  z = argminₖ ‖z_e(x) − eₖ‖"
+    about = (
+        "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid back, and a PixelCNN "
+        "learns which grids occur. Its density is bounded by the two-part code log p(x|z) + log p(z), for the one z "
+        "that the encoder picks. It samples much faster than a PixelCNN on pixels, as the grid is small; its codes are "
+        "features. Pictures show the decoder's most probable pixels, as for the VAE."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        codes: Annotated[int, Ge(2)],
+        code_size: Annotated[int, Ge(1)],
+        decay: Annotated[float, Gt(0), Lt(1)],
+        commitment: Annotated[float, Ge(0)],
+        channels: Annotated[int, Ge(1)],
+        prior_channels: Annotated[int, Ge(1)],
+        prior_layers: Annotated[int, Ge(1)],
+        dropout: Annotated[float, Ge(0), Lt(1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        colours, wide, self.commitment = shape[0], 2 * channels, commitment
+        self.encoder = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(wide, code_size, 3, padding=1),
+        )
+        self.codebook = Codebook(codes, code_size, decay)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(code_size, wide, 3, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, levels * colours, 3, padding=1),
+            nn.Unflatten(1, (levels, colours)),
+        )
+        self.prior = GatedPixelCNN((1, *quarter(shape)), codes, prior_channels, prior_layers, dropout, ordered=False)
+
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Reconstruction, commitment and prior terms, nats per image; the prior sees codes, and sends nothing back."""
+        z = self.encoder(to_unit(x, self.levels)).float()
+        indices = self.codebook.nearest(z.detach())
+        quantised = self.codebook.lookup(indices)
+        straight = straight_through(z, quantised)
+        terms = self._two_parts(x, indices, straight)
+        commitment = (z - quantised).square().flatten(1).sum(1).mean()
+        if self.training:
+            self.codebook.update(z.detach(), indices, generator)
+        loss = terms["reconstruction"] + self.commitment * commitment + terms["prior"]
+        return {"loss": loss, **terms, "commitment": commitment, "perplexity": self._perplexity(indices)}
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The two-part code length, nats per image: what `log_prob` bounds, without the commitment term."""
+        indices = self.indices(x)
+        terms = self._two_parts(x, indices, self.codebook.lookup(indices))
+        return {"loss": terms["reconstruction"] + terms["prior"], **terms, "perplexity": self._perplexity(indices)}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """log p(x|z) + log p(z) for the encoder's z, nats (N,).
+
+        p(x) is the sum of p(x|z) p(z) over all grids z, so each single term, and with it the one of this z, is a lower
+        bound: the evidence bound with all of q(z|x) on one z.
+        """
+        indices = self.indices(x)
+        decoded = self.decoder(self.codebook.lookup(indices))
+        return categorical_log_prob(decoded, x) + self.prior_log_prob(indices)
+
+    def prior_log_prob(self, indices: Tensor) -> Tensor:
+        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes out of use have no share of it."""
+        logits = self.prior(indices.unsqueeze(1))
+        unused = ~self.codebook.used.view(1, -1, 1, 1, 1)
+        return categorical_log_prob(logits.masked_fill(unused, -torch.inf), indices.unsqueeze(1))
+
+    @torch.no_grad()
+    def indices(self, x: Tensor) -> Tensor:
+        """The grid of codes that stands for each image, int64 (N, h, w)."""
+        return self.codebook.nearest(self.encoder(to_unit(x, self.levels)))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw grids from the prior and decode each to its most probable image, uint8 (n, C, H, W)."""
+        blank = torch.zeros(n, *self.prior.shape, dtype=torch.long, device=self.device)
+        return self.decode(self.prior.sample(blank, 0, generator, self.codebook.used).squeeze(1))
+
+    @torch.no_grad()
+    def decode(self, indices: Tensor) -> Tensor:
+        """The most probable image given its codes, int64 (N, h, w). uint8 (N, C, H, W)."""
+        logits: Tensor = self.decoder(self.codebook.lookup(indices))
+        return logits.argmax(1).to(torch.uint8)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The chosen codebook vectors, (N, code_size · h · w)."""
+        return self.codebook.lookup(self.indices(x)).flatten(1)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The most probable image given the encoder's codes, uint8 (N, C, H, W)."""
+        return self.decode(self.indices(x))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between the encodings before quantisation, quantised at each step and decoded."""
+        ends = [self.encoder(to_unit(x, self.levels)) for x in (a, b)]
+        path = walk(ends[0].flatten(1), ends[1].flatten(1), steps).flatten(0, 1)
+        indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))
+        return self.decode(indices).view(len(a), steps, *self.shape)
+
+    def _two_parts(self, x: Tensor, indices: Tensor, quantised: Tensor) -> dict[str, Tensor]:
+        reconstruction = -categorical_log_prob(self.decoder(quantised), x).mean()
+        return {"reconstruction": reconstruction, "prior": -self.prior_log_prob(indices).mean()}
+
+    def _perplexity(self, indices: Tensor) -> Tensor:
+        """exp of the entropy of the codes' frequencies: how many codes are used, as if equally often."""
+        share = indices.flatten().bincount(minlength=len(self.codebook.counts)).float() / indices.numel()
+        entropy: Tensor = torch.special.entr(share).sum()
+        return entropy.exp()
+
+
+def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
+    """The value of `quantised` with the gradient of z (section 3.2)."""
+    return z + (quantised - z).detach()
+
+
+MODEL = VqVae

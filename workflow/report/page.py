@@ -1,0 +1,199 @@
+"""The page: `report/index.html`, one file that needs nothing but itself."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+from torch import Tensor
+
+from workflow.images import ImageSet, read_split, read_tensors
+from workflow.params import PATH
+from workflow.report import charts, origin, tables
+from workflow.report.columns import COST, GENERATION, TIMES, UNDERSTANDING, Column, significant
+from workflow.report.curves import Panel, panels
+from workflow.report.pictures import Strip, strip
+from workflow.report.results import TAXONOMY, Results
+from workflow.report.summary import best, fingerprint
+
+WALL = 20  # pictures a family on the wall of samples
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that the page shows of one model."""
+
+    name: str
+    label: str
+    series: int
+    facts: dict[str, Any]
+    wall: Strip
+    panels: list[Panel]
+    classes: Markup
+    pictures: dict[str, Strip]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question of the comparison, and who answers it best, with what number."""
+
+    question: str
+    lines: list[tuple[str, str]]
+
+
+def render(summary: dict[str, Any], results: Results) -> str:
+    """The page as HTML. All text from files goes through Jinja's escaping; images and charts stand in the page."""
+    import jinja2
+
+    timed = origin.with_times(summary, results)
+    machines = origin.machines(results)
+    cost = (*COST, *TIMES)
+    real = read_split("test")
+    families = list(_families(timed, results))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        fingerprint=fingerprint(summary),
+        colours=charts.COLOURS,
+        significant=significant,
+        card=results.card,
+        extractor=results.extractor,
+        settings=results.settings,
+        reference=results.reference,
+        summary=timed,
+        families=families,
+        places=_places(families),
+        answers=_answers(timed),
+        generation=tables.generation(timed),
+        understanding=tables.understanding(timed),
+        cost=tables.Table(cost, tuple(tables.model_groups(timed, cost, same_machine=len(machines) == 1))),
+        wall=_real_wall(real, results),
+        trade_offs=_trade_offs(timed, families),
+        kinds_of_picture=_kinds_of_picture(families),
+        commit=origin.commit(),
+        machines=machines,
+        durations=origin.durations(results),
+        parameters=PATH.read_text(),
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
+    names, levels = tables.labels(summary["models"]), results.card.levels
+    modes = {name: runs[0].metrics["modes"] for name, runs in results.models.items()}
+    top = 1.1 * max(share for m in modes.values() for share in (*m["histogram"], *m["test_histogram"]))
+    for series, (name, runs) in enumerate(results.models.items()):
+        samples, _ = read_tensors(runs[0].folder / "samples.safetensors")
+        pictures, _ = read_tensors(runs[0].folder / "pictures.safetensors")
+        label = names[name]
+        classes = charts.class_shares(
+            f"{label}: share of each class among the samples, beside that in the test images",
+            modes[name]["histogram"], modes[name]["test_histogram"], results.card.classes, series, top,
+        )  # fmt: skip
+        yield Family(
+            name=name,
+            label=label,
+            series=series,
+            facts=summary["models"][name],
+            wall=strip([samples["images"][:WALL]], levels, WALL, WALL // 2),
+            panels=panels(runs, label, series),
+            classes=classes,
+            pictures=dict(_strips(pictures, levels)),
+        )
+
+
+def _strips(pictures: dict[str, Tensor], levels: int) -> Iterator[tuple[str, Strip]]:
+    """Pairs one above the other, and walks of one row each, as far as the model has them."""
+    pairs = {
+        "reconstructions": ("reconstruct_originals", "reconstructions"),
+        "completions": ("completions_originals", "completions"),
+        "neighbours": ("neighbours_samples", "neighbours_train"),
+    }
+    for kind, names in pairs.items():
+        if all(name in pictures for name in names):
+            yield kind, strip([pictures[name] for name in names], levels, 16, 8)
+    if "interpolations" in pictures:
+        walks = pictures["interpolations"]
+        yield "interpolations", strip([walks.flatten(0, 1)], levels, walks.shape[1], walks.shape[1])
+
+
+def _real_wall(real: ImageSet, results: Results) -> Strip:
+    return strip([real.images[:WALL]], results.card.levels, WALL, WALL // 2)
+
+
+def _kinds_of_picture(families: list[Family]) -> list[tuple[str, str, str, list[Family]]]:
+    """Key, heading, caption and families of what only some models can show."""
+    about = (
+        ("reconstructions", "Reconstructions", "Above: a test image. Below: the same image encoded and decoded again."),
+        (
+            "interpolations",
+            "Interpolations",
+            "Each row walks through the latent space from near one test image, on the left, to near another.",
+        ),
+        (
+            "completions",
+            "Completions",
+            "Above: a test image. Below: its upper half kept, its lower half drawn by the model given the upper one.",
+        ),
+    )
+    shown = ((key, head, text, [f for f in families if key in f.pictures]) for key, head, text in about)
+    return [entry for entry in shown if entry[3]]
+
+
+def _places(families: list[Family]) -> list[tuple[str, list[Family]]]:
+    """The leaves of the taxonomy with the families that stand there."""
+    return [(place, [f for f in families if f.facts["taxonomy"] == place]) for place in TAXONOMY]
+
+
+def _trade_offs(summary: dict[str, Any], families: list[Family]) -> list[Markup]:
+    """Quality against the work of drawing an image, and, where it was measured, against the speed."""
+    found = []
+    floor = summary["reference"]["real"]["fid"]
+    for column in (COST[-1], TIMES[0]):
+        points = [
+            charts.Point(
+                f.label, f.series, f.facts["mean"][column.key], f.facts["mean"]["fid"], f.facts["std"]["fid"] or 0
+            )
+            for f in families
+            if f.facts["mean"][column.key]
+        ]
+        if points:
+            title = f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})"
+            what = f"classifier FID of each model against its {column.title}, with the real-against-real floor"
+            found.append(charts.quality_against_cost(what, points, floor, title, "classifier FID (lower is better)"))
+    return found
+
+
+def _answers(summary: dict[str, Any]) -> list[Answer]:
+    """The comparison in a few lines, from the same marks as the tables."""
+    models, reference, names = summary["models"], summary["reference"], tables.labels(summary["models"])
+
+    def leaders(column: Column) -> list[tuple[str, str, str]]:
+        """Name, value and kind of each model that is best in the column, alone in its kind included."""
+        present = {name: m for name, m in models.items() if m["mean"][column.key] is not None}
+        kinds = sorted({str(m.get(column.within)) for m in present.values()})
+        found = []
+        for kind in kinds:
+            same = {name: m for name, m in present.items() if str(m.get(column.within)) == kind}
+            found += [(names[n], column.text(models[n]["mean"][column.key]), kind) for n in best(same, column) or same]
+        return found
+
+    fid, bits, probe, flops = GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[1], COST[1]
+    floor, raw = fid.text(reference["real"]["fid"]), probe.text(reference["pixel_probe_accuracy"])
+    drawn = [(name, f"classifier FID {value}; real images {floor}") for name, value, _ in leaders(fid)]
+    known = [(name, f"{value} bits/dim, {kind}") for name, value, kind in leaders(bits)]
+    seen = [(name, f"linear probe {value}; on raw pixels {raw}") for name, value, _ in leaders(probe)]
+    cheap = [(name, f"{value} GFLOP per image") for name, value, _ in leaders(flops)]
+    return [
+        Answer("Whose samples are nearest to the data?", drawn),
+        Answer("Who predicts unseen images best?", known or [("", "no model here has a density")]),
+        Answer("Whose features tell classes apart?", seen or [("", "no model here has features")]),
+        Answer("Who draws with the least work?", cheap),
+    ]
