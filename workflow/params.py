@@ -18,6 +18,7 @@ DATASETS = ("digits",)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -85,11 +86,11 @@ class Train(Section):
     epochs: Count
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
     clip: Annotated[float, Field(ge=0)] = 0.0
     bf16: bool = False
     valid_every: Count = 1

@@ -42,12 +42,12 @@ class Gan(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        latents: Annotated[int, Field(ge=1)] = 32,
-        channels: Annotated[int, Field(ge=1)] = 32,
-        features: Annotated[int, Field(ge=1)] = 64,
-        objective: Objective = "non-saturating",
-        critic_steps: Annotated[int, Field(ge=1)] = 1,
-        r1: Annotated[float, Field(ge=0)] = 0.1,
+        latents: Annotated[int, Field(ge=1)],
+        channels: Annotated[int, Field(ge=1)],
+        features: Annotated[int, Field(ge=1)],
+        objective: Objective,
+        critic_steps: Annotated[int, Field(ge=1)],
+        r1: Annotated[float, Field(ge=0)],
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.r1, self.critic_steps = latents, r1, critic_steps

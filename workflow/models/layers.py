@@ -120,8 +120,9 @@ class GatedPixelCNN(nn.Module):
     """p(x) of integer images as a product over pixels, row by row, and over colour channels within a pixel.
 
     shape: (C, H, W). channels: features of each stack (rounded up to a multiple of C). layers: their number; the first
-    has mask A and sees 7x7 pixels, the others mask B and 3x3. dropout: while training. ordered: whether the integers
-    are levels of grey, read as numbers, or mere names, as codes are, read through an embedding.
+    has mask A and sees 7x7 pixels (all, if the grid is smaller), the others mask B and 3x3. dropout: while training.
+    ordered: whether the integers are levels of grey, read as numbers, or mere names, as codes are, read through an
+    embedding.
     """
 
     head_mask: Tensor
@@ -137,8 +138,9 @@ class GatedPixelCNN(nn.Module):
         self.embedding = None if ordered else nn.Embedding(levels, EMBEDDING)
         self.inputs = colours if ordered else colours * EMBEDDING
         self.layers = nn.ModuleList()
+        widest = min(7, 2 * max(shape[1:]) - 1)  # what reaches beyond a small grid would only ever see padding
         for i in range(layers):
-            inputs, kernel = (self.inputs, 7) if i == 0 else (self.features, 3)
+            inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
             self.layers.append(GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0))
         self.head = nn.Conv2d(self.features, self.features, 1)
         self.to_logits = nn.Conv2d(self.features, colours * levels, 1)
@@ -173,7 +175,8 @@ class GatedPixelCNN(nn.Module):
         """The horizontal stack's last features to logits, (N, levels, C, H, W)."""
         h = F.conv2d(F.relu(h), self.head.weight * self.head_mask, self.head.bias)
         flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
-        return flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+        logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+        return logits
 
     @torch.no_grad()
     def sample(self, given: Tensor, row: int, generator: Generator, allowed: Tensor | None = None) -> Tensor:

@@ -41,12 +41,12 @@ class Nice(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        prior: Prior = "logistic",
-        couplings: Annotated[int, Field(ge=2)] = 8,
-        width: Annotated[int, Field(ge=1)] = 128,
-        depth: Annotated[int, Field(ge=1)] = 2,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        dequantisation_samples: Annotated[int, Field(ge=1)] = 16,
+        prior: Prior,
+        couplings: Annotated[int, Field(ge=2)],
+        width: Annotated[int, Field(ge=1)],
+        depth: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        dequantisation_samples: Annotated[int, Field(ge=1)],
     ) -> None:
         super().__init__(shape, levels)
         self.prior: Prior = prior
@@ -65,7 +65,8 @@ class Nice(Model):
         """The y (N, D) of which h (N, D) are the latents."""
         y = h * (-self.log_scale).exp()
         for coupling in reversed(self.couplings):
-            y = coupling.inverse(y)  # type: ignore[operator]  # a ModuleList forgets what it holds
+            assert isinstance(coupling, Coupling)
+            y = coupling.inverse(y)
         return y
 
     def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
@@ -109,7 +110,7 @@ class Nice(Model):
         self.log_scale.add_(math.log(target) - h.std(0).log())
 
     def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
-        h, log_determinant = self(self._to_unit_interval(x, self._noise(x, generator)))
+        h, log_determinant = self.forward(self._to_unit_interval(x, self._noise(x, generator)))
         cell = math.prod(self.shape) * math.log(self.levels)  # the cell has volume levels**-D
         return prior_log_prob(self.prior, h.float()).sum(1) + log_determinant - cell
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Lt
+from pydantic import Field
 from torch import Generator, Tensor
 
 from workflow.models.base import Model
@@ -36,9 +36,9 @@ class PixelCNN(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        channels: Annotated[int, Ge(1)],
-        layers: Annotated[int, Ge(1)],
-        dropout: Annotated[float, Ge(0), Lt(1)],
+        channels: Annotated[int, Field(ge=1)],
+        layers: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
     ) -> None:
         super().__init__(shape, levels)
         self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True)

@@ -43,12 +43,12 @@ class Vae(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        latents: Annotated[int, Field(ge=1)] = 16,
-        channels: Annotated[int, Field(ge=1)] = 32,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-        beta: Annotated[float, Field(ge=0)] = 1.0,
-        decoder: Decoder = "categorical",
-        importance_samples: Annotated[int, Field(ge=1)] = 128,
+        latents: Annotated[int, Field(ge=1)],
+        channels: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        beta: Annotated[float, Field(ge=0)],
+        decoder: Decoder,
+        importance_samples: Annotated[int, Field(ge=1)],
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.channels, self.beta = latents, channels, beta
@@ -89,7 +89,7 @@ class Vae(Model):
         pixels: Tensor = self.decode_layers(z)
         if self.decoder == "categorical":
             return categorical_log_prob(pixels, x)
-        return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels)
+        return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
 
     def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image."""
@@ -121,11 +121,11 @@ class Vae(Model):
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
-        """The most probable image, given z: (N, latents); for the logistic, its mean. uint8 (N, C, H, W)."""
+        """The most probable image given z: (N, latents). uint8 (N, C, H, W)."""
         pixels: Tensor = self.decode_layers(z)
         if self.decoder == "categorical":
             return pixels.argmax(1).to(torch.uint8)
-        return from_unit(pixels[:, 0], self.levels)
+        return logistic_mode(pixels[:, 0], pixels[:, 1], self.levels)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -157,9 +157,9 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -> Tensor:
-    """log p(x) of pixels that are a logistic variable rounded to the nearest level, nats (N,).
+    """log-probability of each pixel of x as a logistic variable rounded to the nearest level, in nats.
 
-    mean, log_scale: (N, *S), on the scale where levels are -1..1. x: integers (N, *S). The outermost levels take the
+    mean, log_scale: on the scale where levels are -1..1, broadcast against x: integers. The outermost levels take the
     tails, so the probabilities of a pixel's levels sum to one.
     """
     centre, half_bin = to_unit(x, levels), 1 / (levels - 1)
@@ -170,8 +170,15 @@ def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -
     # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)), which does not cancel in the tails.
     log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
     log_mass = torch.where(x == 0, F.logsigmoid(upper), log_mass)
-    log_mass = torch.where(x == levels - 1, F.logsigmoid(-lower), log_mass)
-    return log_mass.flatten(1).sum(1)
+    return torch.where(x == levels - 1, F.logsigmoid(-lower), log_mass)
+
+
+def logistic_mode(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """The most probable level of each pixel, uint8: the one nearest to the mean, or an outermost with a heavy tail."""
+    nearest = from_unit(mean, levels)
+    candidates = torch.stack([nearest, torch.zeros_like(nearest), torch.full_like(nearest, levels - 1)])
+    best = logistic_log_prob(mean, log_scale, candidates, levels).argmax(0, keepdim=True)
+    return candidates.gather(0, best).squeeze(0)
 
 
 MODEL = Vae

@@ -4,13 +4,14 @@ from typing import Annotated
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt, Lt
+from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers import GatedPixelCNN, categorical_log_prob, quarter, to_unit, walk
 
-DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, is out of use
+DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, starts again elsewhere
+TRIAL = 0.1  # the average with which it starts; as long as it has no more, it is on trial
 
 
 class Codebook(nn.Module):
@@ -32,15 +33,14 @@ class Codebook(nn.Module):
         self.register_buffer("sums", self.vectors.clone())
 
     @property
-    def used(self) -> Tensor:
-        """Which codes are in use, bool (codes,): the rest are neither chosen nor drawn outside training."""
-        return self.counts >= DEAD
+    def available(self) -> Tensor:
+        """Which codes can be chosen and drawn, bool (codes,): outside training, those that are not on trial."""
+        return self.counts > (0 if self.training else TRIAL)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Index of the code in use that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
-        flat = z.movedim(1, -1)
-        distance = flat.square().sum(-1, keepdim=True) - 2 * flat @ self.vectors.T + self.vectors.square().sum(1)
-        return distance.masked_fill(~self.used, torch.inf).argmin(-1)
+        """Index of the available code that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
+        distance = torch.cdist(z.movedim(1, -1), self.vectors)
+        return distance.masked_fill(~self.available, torch.inf).argmin(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
         """int64 (N, h, w) to vectors (N, size, h, w)."""
@@ -48,15 +48,18 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
-        """Move the codes towards the latents that chose them, and restart dead ones at latents drawn from the batch."""
-        flat = z.movedim(1, -1).flatten(0, -2).to(self.vectors.dtype)
+        """Move the codes towards the latents that chose them; dead ones start again at latents drawn from the batch.
+
+        z: (N, size, h, w), indices: what `nearest` gives for it.
+        """
+        flat = z.movedim(1, -1).flatten(0, -2)
         chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
         self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
-        dead = ~self.used
-        drawn = torch.randint(len(flat), (len(self.counts),), generator=generator, device=flat.device)
-        self.counts.masked_fill_(dead, 2 * DEAD)  # a short trial: unless it is chosen, it is soon dead again
-        self.sums.copy_(torch.where(dead[:, None], flat[drawn] * 2 * DEAD, self.sums))
+        dead = self.counts < DEAD
+        drawn = flat[torch.randint(len(flat), dead.shape, generator=generator, device=flat.device)]
+        self.counts.masked_fill_(dead, TRIAL)
+        self.sums.copy_(torch.where(dead[:, None], TRIAL * drawn, self.sums))
         self.vectors.copy_(self.sums / self.counts[:, None])
 
 
@@ -72,12 +75,13 @@ class VqVae(Model):
     paper = "van den Oord et al. 2017, Neural Discrete Representation Learning"
     taxonomy = "explicit approximate"
     likelihood = "bound"
-    objective = "min −log p(x|z_q) + ‖sg(e) − z_e‖² β − log p(z),  z = argminₖ ‖z_e(x) − eₖ‖"
+    objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
         "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid back, and a PixelCNN "
         "learns which grids occur. Its density is bounded by the two-part code log p(x|z) + log p(z), for the one z "
         "that the encoder picks. It samples much faster than a PixelCNN on pixels, as the grid is small; its codes are "
-        "features. Pictures show the decoder's most probable pixels, as for the VAE."
+        "features. Pictures show the decoder's most probable pixels, as for the VAE: a true draw from p(x|z), which is "
+        "what the bound judges, adds noise that is independent for each pixel."
     )
 
     def __init__(
@@ -85,14 +89,14 @@ class VqVae(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        codes: Annotated[int, Ge(2)],
-        code_size: Annotated[int, Ge(1)],
-        decay: Annotated[float, Gt(0), Lt(1)],
-        commitment: Annotated[float, Ge(0)],
-        channels: Annotated[int, Ge(1)],
-        prior_channels: Annotated[int, Ge(1)],
-        prior_layers: Annotated[int, Ge(1)],
-        dropout: Annotated[float, Ge(0), Lt(1)],
+        codes: Annotated[int, Field(ge=2)],
+        code_size: Annotated[int, Field(ge=1)],
+        decay: Annotated[float, Field(gt=0, lt=1)],
+        commitment: Annotated[float, Field(ge=0)],
+        channels: Annotated[int, Field(ge=1)],
+        prior_channels: Annotated[int, Field(ge=1)],
+        prior_layers: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
     ) -> None:
         super().__init__(shape, levels)
         colours, wide, self.commitment = shape[0], 2 * channels, commitment
@@ -104,7 +108,9 @@ class VqVae(Model):
             nn.Conv2d(wide, wide, 4, stride=2, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.Conv2d(wide, code_size, 3, padding=1),
+            nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
+            # Not in the paper: encodings on the codes' own scale spread over them, and do not crowd on one at first.
+            nn.BatchNorm2d(code_size, affine=False),
         )
         self.codebook = Codebook(codes, code_size, decay)
         self.decoder = nn.Sequential(
@@ -151,10 +157,10 @@ class VqVae(Model):
         return categorical_log_prob(decoded, x) + self.prior_log_prob(indices)
 
     def prior_log_prob(self, indices: Tensor) -> Tensor:
-        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes out of use have no share of it."""
+        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have no share of it."""
         logits = self.prior(indices.unsqueeze(1))
-        unused = ~self.codebook.used.view(1, -1, 1, 1, 1)
-        return categorical_log_prob(logits.masked_fill(unused, -torch.inf), indices.unsqueeze(1))
+        on_trial = ~self.codebook.available.view(1, -1, 1, 1, 1)
+        return categorical_log_prob(logits.masked_fill(on_trial, -torch.inf), indices.unsqueeze(1))
 
     @torch.no_grad()
     def indices(self, x: Tensor) -> Tensor:
@@ -165,7 +171,7 @@ class VqVae(Model):
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw grids from the prior and decode each to its most probable image, uint8 (n, C, H, W)."""
         blank = torch.zeros(n, *self.prior.shape, dtype=torch.long, device=self.device)
-        return self.decode(self.prior.sample(blank, 0, generator, self.codebook.used).squeeze(1))
+        return self.decode(self.prior.sample(blank, 0, generator, self.codebook.available).squeeze(1))
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:

@@ -1,0 +1,264 @@
+"""The training loop, watched through models so small that every number is known beforehand."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from workflow.errors import BakeoffError
+from workflow.models import registry
+from workflow.models.base import Model
+from workflow.params import Train
+from workflow.training import Fitted, Record, fit
+
+IMAGES = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)  # each one is known by its only pixel
+LR = 0.01
+
+
+class Slope(Model):
+    """One weight w and the loss slope(call) · w. Adam moves w by exactly the learning rate if the slope is constant."""
+
+    def __init__(self, slope: Callable[[int], float] = lambda _: 1.0) -> None:
+        super().__init__((1, 1, 1), 256)
+        self.w = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.slope = slope
+        self.seen: list[Tensor] = []  # x of each turn
+        self.weights: list[float] = []  # w before each turn
+        self.gradients: list[float] = []  # what the turn before stepped on
+        self.modes: list[bool] = []
+        self.initialised: list[Tensor] = []
+
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        assert not self.seen
+        self.initialised.append(x)
+
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        self.seen.append(x)
+        self.weights.append(self.w.item())
+        self.modes.append(self.training)
+        if self.w.grad is not None:
+            self.gradients.append(self.w.grad.item())
+        return {"loss": self.slope(len(self.seen)) * self.w.sum(), "pixel": x.double().mean()}
+
+    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        self.modes.append(self.training)
+        noise = torch.rand(1, generator=generator)
+        return {"loss": self.w.detach().sum(), "pixel": x.double().mean(), "noise": noise.sum()}
+
+
+class Duel(Model):
+    """Two players with a weight each; both losses depend on both weights."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 1, 1), 256)
+        self.left, self.right = nn.Linear(1, 1), nn.Linear(1, 1)
+        self.before: list[tuple[str, float, float]] = []
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        return {"left": self.left, "right": self.right}
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        return ("left", "left", "right")
+
+    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        other = self.right if player == "left" else self.left
+        assert all(p.requires_grad for p in self.players[player].parameters())
+        assert not any(p.requires_grad for p in other.parameters())
+        self.before.append((player, self.left.weight.item(), self.right.weight.item()))
+        return {"loss": (self.left(x.float()) - self.right(x.float())).square().mean()}
+
+    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+        return {"loss": self.left.weight.detach().sum()}
+
+
+def _train(**options: Any) -> Train:
+    return Train(**{"epochs": 2, "batch_size": 8, "lr": LR, **options})
+
+
+def _fit(model: Model, valid: Tensor = IMAGES[:6], seed: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:
+    history: list[Record] = []
+    return fit(model, IMAGES, valid, _train(**options), seed, history.append), history
+
+
+def _moves(model: Slope) -> list[float]:
+    """How far w went in each turn, in learning rates."""
+    path = [*model.weights, model.w.item()]
+    return [(a - b) / LR for a, b in itertools.pairwise(path)]
+
+
+def _cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+@pytest.mark.parametrize(
+    ("options", "factors"),
+    [
+        ({}, [1.0] * 10),
+        ({"warmup": 0.4}, [0.25, 0.5, 0.75, *[1.0] * 7]),
+        ({"schedule": "cosine"}, [_cosine((step - 1) / 9) for step in range(1, 11)]),
+        (
+            {"schedule": "cosine", "warmup": 0.4},
+            [0.25, 0.5, 0.75, *[_cosine((step - 4) / 6) for step in range(4, 11)]],
+        ),
+    ],
+    ids=["constant", "warm-up", "cosine", "both"],
+)
+def test_learning_rate_follows_the_schedule(options: dict[str, Any], factors: list[float]) -> None:
+    model = Slope()
+    _fit(model, **options)
+    assert _moves(model) == pytest.approx(factors, abs=1e-5)
+
+
+def test_average_of_weights_is_what_is_validated_and_returned() -> None:
+    model = Slope()
+    fitted, history = _fit(model, ema=0.9)
+    w = [*model.weights[1:], model.w.item()]
+    average = w[0]
+    expected = []
+    for step, value in enumerate(w, 1):
+        average = average if step == 1 else 0.9 * average + 0.1 * value
+        expected += [average] if step % 5 == 0 else []
+    assert [line["valid_loss"] for line in history if "valid_loss" in line] == pytest.approx(expected)
+    assert fitted.state["w"].item() == pytest.approx(expected[-1])
+    assert model.w.item() == pytest.approx(-10 * LR)  # the model itself ends where the last step took it
+
+
+def test_gradients_are_clipped_to_the_norm_and_their_norm_is_logged() -> None:
+    def slope(call: int) -> float:
+        return 100.0 if call == 3 else 0.5
+
+    clipped, free = Slope(slope), Slope(slope)
+    _, history = _fit(clipped, clip=2.0)
+    _fit(free)
+    assert clipped.gradients == pytest.approx([0.5, 0.5, 2.0, *[0.5] * 6], abs=1e-5)
+    assert free.gradients == [0.5, 0.5, 100.0, *[0.5] * 6]
+    assert max(line["gradient_norm"] for line in history if "gradient_norm" in line) > 2
+
+
+def test_the_best_epoch_on_the_validation_images_is_returned() -> None:
+    model = Slope(lambda call: 1.0 if call <= 10 else -1.0)  # w falls for two epochs, then rises
+    fitted, history = _fit(model, epochs=4, betas=(0.01, 0.01))
+    losses = {line["step"]: line["valid_loss"] for line in history if "valid_loss" in line}
+    assert list(losses) == [5, 10, 15, 20]
+    assert (fitted.step, fitted.steps) == (10, 20)
+    assert fitted.valid_loss == losses[10] == min(losses.values())
+    assert fitted.state["w"].item() == fitted.valid_loss
+    assert model.w.item() > fitted.valid_loss
+
+
+def test_an_epoch_visits_every_image_at_most_once_and_each_in_a_new_order() -> None:
+    model = Slope()
+    _fit(model, epochs=3, batch_size=12)
+    epochs = [torch.cat(model.seen[i : i + 3]).flatten().tolist() for i in (0, 3, 6)]
+    assert len(model.seen) == 9
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == 36  # of 40: the incomplete batch is left out
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert set().union(*epochs) == set(range(40))  # but not the same images each time
+
+
+def test_a_batch_larger_than_the_data_is_all_of_it() -> None:
+    model = Slope()
+    _fit(model, batch_size=1000)
+    assert [sorted(x.flatten().tolist()) for x in model.seen] == [list(range(40))] * 2
+
+
+def test_each_turn_moves_its_player_alone_on_fresh_images() -> None:
+    torch.manual_seed(0)
+    model = Duel()
+    _, history = _fit(model, batch_size=4)
+    assert [player for player, _, _ in model.before] == ["left", "left", "right"] * 6  # 40 // (4 · 3) steps an epoch
+    path = [*model.before, ("", model.left.weight.item(), model.right.weight.item())]
+    for (player, left, right), (_, next_left, next_right) in itertools.pairwise(path):
+        assert (left != next_left) == (player == "left")
+        assert (right != next_right) == (player == "right")
+    assert {"left_loss", "right_loss"} <= set(history[0])
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_validation_averages_over_all_images_with_the_same_noise_each_time() -> None:
+    model = Slope()
+    valid = torch.arange(600).remainder(250).to(torch.uint8).view(600, 1, 1, 1)  # batches of 256, 256 and 88
+    _, history = _fit(model, valid)
+    lines = [line for line in history if "valid_loss" in line]
+    assert [line["valid_pixel"] for line in lines] == pytest.approx([valid.double().mean().item()] * 2)
+    assert lines[0]["valid_noise"] == lines[1]["valid_noise"]
+    assert model.modes == [*[True] * 5, *[False] * 3] * 2
+
+
+def test_validates_as_often_as_asked_and_always_at_the_end() -> None:
+    _, history = _fit(Slope(), epochs=5, valid_every=2)
+    assert [line["epoch"] for line in history if "valid_loss" in line] == [2, 4, 5]
+
+
+def test_history_has_means_since_the_last_line() -> None:
+    model = Slope()
+    _, history = _fit(model, epochs=1)
+    lines = [line for line in history if "loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["epoch"] for line in lines] == pytest.approx([0.4, 0.8, 1.0])
+    pixels = [x.double().mean().item() for x in model.seen]
+    expected = [(pixels[0] + pixels[1]) / 2, (pixels[2] + pixels[3]) / 2, pixels[4]]
+    assert [line["pixel"] for line in lines] == pytest.approx(expected)
+
+
+def test_initialises_once_before_the_first_step() -> None:
+    model = Slope()
+    _fit(model)
+    assert len(model.initialised) == 1
+    assert torch.equal(model.initialised[0], IMAGES)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_with_one_clear_line(bad: float) -> None:
+    with pytest.raises(BakeoffError, match=r"^training diverged: loss is \w+ at step 4; try a lower train.lr") as error:
+        _fit(Slope(lambda call: bad if call == 3 else 1.0))
+    assert "\n" not in str(error.value)
+
+
+NICE = {"prior": "logistic", "couplings": 2, "width": 16, "depth": 1, "dropout": 0.2, "dequantisation_samples": 1}
+
+
+def _fit_nice(digits: Tensor, seed: int = 0, draws: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:
+    model = registry.build("nice", (1, 8, 8), 17, NICE)
+    torch.rand(draws)  # what other code draws must not matter
+    history: list[Record] = []
+    return fit(model, digits[:256], digits[256:356], _train(batch_size=32, **options), seed, history.append), history
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "clip": 10.0, "schedule": "cosine"}], ids=["plain", "options"])
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(digits: Tensor, options: dict[str, Any]) -> None:
+    first, history = _fit_nice(digits, **options)
+    again, history_again = _fit_nice(digits, draws=7, **options)
+    other, _ = _fit_nice(digits, seed=1, **options)
+    assert all(torch.equal(first.state[key], again.state[key]) for key in first.state)
+    assert history == history_again
+    assert not all(torch.equal(first.state[key], other.state[key]) for key in first.state)
+
+
+def test_bf16_trains_with_half_the_bits_and_keeps_full_weights(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[bool, torch.dtype]] = []
+    forward = nn.Linear.forward
+
+    def watch(self: nn.Linear, x: Tensor) -> Tensor:
+        out = forward(self, x)
+        used.append((self.training, out.dtype))
+        return out
+
+    monkeypatch.setattr(nn.Linear, "forward", watch)
+    full, _ = _fit_nice(digits, epochs=4)
+    assert {dtype for _, dtype in used} == {torch.float32}
+    used.clear()
+    half, history = _fit_nice(digits, epochs=4, bf16=True)
+    assert {dtype for training, dtype in used[used.index((True, torch.bfloat16)) :] if training} == {torch.bfloat16}
+    assert {dtype for training, dtype in used if not training} == {torch.float32}
+    assert {value.dtype for value in half.state.values()} == {torch.float32}
+    losses = [line["valid_loss"] for line in history if "valid_loss" in line]
+    assert losses[-1] < losses[0] - 5
+    assert half.valid_loss == pytest.approx(full.valid_loss, rel=0.02)

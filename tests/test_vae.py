@@ -1,0 +1,172 @@
+"""VAE: decoders that are distributions, the closed-form KL, and a bound that is one and rises with K."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from workflow.models import vae
+from workflow.models.layers import from_unit
+from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
+
+DECODERS: tuple[Decoder, ...] = ("categorical", "logistic")
+
+
+def _model(
+    decoder: Decoder = "categorical", *, latents: int = 1, levels: int = 2, beta: float = 1.0, k: int = 4
+) -> Vae:
+    """A tiny model whose decoder listens to its latents and whose encoder knows nothing of the posterior."""
+    torch.manual_seed(1)
+    model = Vae(
+        (1, 4, 4),
+        levels,
+        latents=latents,
+        channels=2,
+        dropout=0.2,
+        beta=beta,
+        decoder=decoder,
+        importance_samples=k,
+    )
+    with torch.no_grad():
+        for parameter in model.decode_layers.parameters():
+            parameter.mul_(3)
+    return model.eval()
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_kl_is_the_mean_log_ratio_of_its_draws() -> None:
+    mean = torch.tensor([[0.5, -1.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    log_variance = torch.tensor([[0.3, -2.0, 1.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    q = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    z = q.sample(torch.Size([400_000]))
+    ratio = (q.log_prob(z) - torch.distributions.Normal(0, 1).log_prob(z)).sum(2)
+    kl = kl_to_standard_normal(mean, log_variance)
+    assert ((kl - ratio.mean(0)).abs() <= 4 * ratio.std(0) / math.sqrt(len(z)) + 1e-12).all()
+    assert kl[1] == 0
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoder_sums_to_one_over_all_images(decoder: Decoder) -> None:
+    x = torch.tensor(list(itertools.product(range(2), repeat=16)), dtype=torch.uint8).view(-1, 1, 4, 4)
+    model = _model(decoder)
+    for z in (-1.5, 0.7):
+        with torch.no_grad():
+            log_likelihood = model.log_likelihood(x, torch.tensor([[z]]).expand(len(x), 1)).double()
+        assert abs(log_likelihood.exp().sum().item() - 1) < 1e-5
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_logistic_sums_to_one_over_the_levels_and_equals_the_differences_of_its_cdf(levels: int) -> None:
+    mean = torch.tensor([-3.0, -1.0, -0.2, 0.0, 0.33, 1.0, 1.7]).view(1, -1, 1)
+    log_scale = torch.tensor([-6.0, -4.0, -2.0, 0.0, 3.0]).view(1, 1, -1)
+    x = torch.arange(levels).view(-1, 1, 1)
+    log_prob = logistic_log_prob(mean, log_scale, x, levels)
+    torch.testing.assert_close(log_prob.exp().sum(0), torch.ones(7, 5), rtol=0, atol=2e-5)
+
+    centre, half_bin = 2 * x.double() / (levels - 1) - 1, 1 / (levels - 1)
+    low = torch.where(x == 0, -math.inf, centre - half_bin)
+    high = torch.where(x == levels - 1, math.inf, centre + half_bin)
+    logistic = stats.logistic(mean.double().numpy(), log_scale.double().exp().numpy())
+    expected = torch.from_numpy(logistic.cdf(high) - logistic.cdf(low))
+    torch.testing.assert_close(log_prob.exp().double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_logistic_of_any_sharpness_keeps_a_bounded_gradient_far_from_its_mean() -> None:
+    mean, log_scale = torch.full((1, 17), 0.9, requires_grad=True), torch.full((1, 17), -200.0, requires_grad=True)
+    log_prob = logistic_log_prob(mean, log_scale, torch.arange(17).view(1, 17), 17).sum()
+    log_prob.backward()
+    assert torch.isfinite(log_prob)
+    assert mean.grad is not None
+    assert mean.grad.abs().max() < 2 * math.exp(7)
+    assert mean.grad[0, 0] < -1
+
+
+def test_logistic_mode_is_the_most_probable_level() -> None:
+    generator = _generator()
+    mean, log_scale = 3 * torch.rand(500, generator=generator) - 1.5, 6 * torch.rand(500, generator=generator) - 4
+    every = logistic_log_prob(mean, log_scale, torch.arange(17).view(17, 1), 17)
+    mode = logistic_mode(mean, log_scale, 17)
+    torch.testing.assert_close(every.gather(0, mode.long().unsqueeze(0)).squeeze(0), every.max(0).values)
+    assert mode.dtype == torch.uint8
+    assert len(mode.unique()) == 17
+    assert (mode != from_unit(mean, 17)).any()  # a heavy tail wins over the level nearest to the mean
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoded_image_is_the_most_probable_one(decoder: Decoder) -> None:
+    model = _model(decoder, latents=2, levels=5)
+    z = torch.tensor([[0.5, -1.0]])
+    best = model.decode(z)
+    with torch.no_grad():
+        for place in range(16):
+            others = best.expand(5, 1, 4, 4).clone()
+            others.view(5, 16)[:, place] = torch.arange(5, dtype=torch.uint8)
+            likelihoods = model.log_likelihood(others, z.expand(5, 2))
+            assert likelihoods.max() <= model.log_likelihood(best, z) + 1e-5
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_bound_rises_with_k_to_the_exact_likelihood(decoder: Decoder) -> None:
+    model = _model(decoder, levels=3)
+    x = torch.randint(0, 3, (4, 1, 4, 4), dtype=torch.uint8, generator=_generator(1))
+    grid = torch.linspace(-7, 7, 4001).view(-1, 1)
+    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid).squeeze(1)
+    with torch.no_grad():
+        terms = torch.stack([model.log_likelihood(image.expand(4001, 1, 4, 4), grid) for image in x])
+        exact = (terms.double() + log_prior).logsumexp(1) + math.log(14 / 4000)
+
+        def average(k: int) -> Tensor:
+            model.importance_samples = k
+            return model.log_prob(x.repeat(300, 1, 1, 1), _generator()).double().view(300, 4).mean(0)
+
+        one, few, many = average(1), average(4), average(256)
+    assert (one < few).all()
+    assert few.mean() < many.mean()
+    assert (many < exact + 0.005).all()
+    torch.testing.assert_close(many, exact, rtol=0, atol=0.05)
+
+
+def test_bound_with_one_draw_is_the_training_objective_on_average() -> None:
+    model = _model(latents=2, k=1)
+    x = torch.randint(0, 2, (1, 1, 4, 4), dtype=torch.uint8, generator=_generator(1)).expand(50_000, 1, 4, 4)
+    with torch.no_grad():
+        bound = model.log_prob(x, _generator(2))
+        loss = model.loss(x, "model", _generator(3))["loss"]
+    assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(x))
+
+
+def test_chunks_do_not_change_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(latents=3)
+    x = torch.randint(0, 2, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator())
+    with torch.no_grad():
+        whole = model.log_prob(x, _generator())
+        monkeypatch.setattr(vae, "ROWS", 100)
+        torch.testing.assert_close(model.log_prob(x, _generator()), whole)
+
+
+def test_beta_weighs_the_kl_in_training_but_not_in_validation() -> None:
+    x = torch.randint(0, 2, (8, 1, 4, 4), dtype=torch.uint8, generator=_generator())
+    plain, heavy = _model(beta=1.0), _model(beta=4.0)
+    terms = heavy.loss(x, "model", _generator())
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 4 * terms["kl"])
+    assert torch.equal(heavy.validate(x, _generator())["loss"], plain.validate(x, _generator())["loss"])
+    assert terms["kl"] > 0
+
+
+def test_interpolation_starts_and_ends_at_the_reconstructions() -> None:
+    model = _model(latents=2, levels=17)
+    a, b = torch.randint(0, 17, (2, 3, 1, 4, 4), dtype=torch.uint8, generator=_generator())
+    walk = model.interpolate(a, b, 5)
+    assert torch.equal(walk[:, 0], model.reconstruct(a))
+    assert torch.equal(walk[:, -1], model.reconstruct(b))
+
+
+def test_sizes_that_cannot_be_halved_twice_are_refused() -> None:
+    with pytest.raises(ValueError, match="6x8 pixels are not multiples of 4"):
+        Vae((1, 6, 8), 2, latents=1, channels=1, dropout=0, beta=1, decoder="logistic", importance_samples=1)
