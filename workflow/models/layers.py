@@ -217,6 +217,8 @@ class GatedPixelCNN(nn.Module):
                 if allowed is not None:
                     logits = logits.masked_fill(~allowed, -torch.inf)
                 x[:, colour, i, j] = draw_categorical(logits, generator)
+            # Deeper features of a pixel do not see its last colour, but the pixels to its right do.
+            h[0][:, :, :, j + self.gated[0].reach, None] = self.embed(x[:, :, i : i + 1, j : j + 1])
 
     def _finish_row(self, x: Tensor, i: int, v: list[Tensor]) -> list[Tensor]:
         """Run row i through the vertical stack; returns what each layer's horizontal stack sees of it a row later."""
