@@ -123,7 +123,8 @@ def test_prepared_data_is_checked_against_its_hash(tmp_path: Path) -> None:
 def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
     _prepared(tmp_path)
     card = files.read_json(tmp_path / "card.json")
-    for broken in ({k: v for k, v in card.items() if k != "levels"}, {**card, "more": 1}, []):
+    bad: list[object] = [{k: v for k, v in card.items() if k != "levels"}, {**card, "more": 1}, []]
+    for broken in bad:
         files.write_json(tmp_path / "card.json", broken)
         with pytest.raises(BakeoffError, match=r"card\.json: "):
             images.read_card(tmp_path)

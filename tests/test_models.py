@@ -1,6 +1,7 @@
 """The contract, checked for every family that exists, with every setting that a params file gives it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tests.conftest import ROOT
 from workflow import params
+from workflow.errors import BakeoffError
 from workflow.models import base, registry
 from workflow.models.base import Model
 from workflow.params import Entry
@@ -137,6 +139,16 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert (completed.shape, completed.dtype) == (x.shape, torch.uint8)
             assert torch.equal(completed[:, :, :3], x[:, :, :3])
             assert not torch.equal(completed, capabilities.complete(x, 3, _generator(1)))
+
+
+def test_takes_images_of_any_size_or_refuses_them_in_one_line(entry: Entry) -> None:
+    refused = ""
+    try:
+        odd = registry.build(entry.kind, (1, 7, 5), 17, entry.hyperparameters).eval()
+        assert odd.sample(2, _generator(0)).shape == (2, 1, 7, 5)
+    except BakeoffError as error:
+        refused = str(error)
+    assert re.fullmatch(rf"(model {entry.kind}: .*7x5 pixels.*)?", refused)
 
 
 def test_survives_its_file(model: Model, entry: Entry, tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ def test_a_pixel_sees_all_that_comes_before_it_and_nothing_else(
 
             def outputs(embedded: Tensor) -> Tensor:
                 patched.setattr(network, "embed", lambda _: embedded)
-                return (network(x) * direction).sum(1).movedim(1, -1).flatten()  # noqa: B023
+                logits: Tensor = network(x)  # noqa: B023
+                return (logits * direction).sum(1).movedim(1, -1).flatten()
 
             jacobian = torch.autograd.functional.jacobian(outputs, features).squeeze(1)  # (D, inputs, H, W)
         influence = influence + jacobian.unflatten(1, (colours, -1)).abs().sum(2).movedim(1, -1).flatten(1)

@@ -136,9 +136,10 @@ def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[st
     if isinstance(model, HasReconstruct):
         pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
     if isinstance(model, HasInterpolate):
-        pictures["interpolations"] = model.interpolate(x[:WALKS], x[WALKS : 2 * WALKS], WALK_STEPS)
+        walks = min(WALKS, len(x) // 2)
+        pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
     if isinstance(model, HasComplete):
-        completed = model.complete(x, model.shape[1] // 2, make_generator(model.device, seed, 6))
+        completed = model.complete(x.clone(), model.shape[1] // 2, make_generator(model.device, seed, 6))
         pictures |= {"completions_originals": x.clone(), "completions": completed}
     return pictures
 
@@ -161,7 +162,7 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
         "counts": {"samples": len(drawn), "test": len(judge.test)},
         "real": judge.scores(judge.train.images[drawn], real),
         "histogram_model": {
-            **judge.scores(histogram.sample(count, make_generator(cpu, 0, 8)), real),
+            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8)), real),
             "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
         },
         "uniform_bits_per_dim": float(torch.tensor(judge.levels).double().log2()),

@@ -154,9 +154,10 @@ def load(path: Path = PATH) -> Params:
 def explain(error: ValidationError, where: str, known: list[str] | None = None) -> str:
     """The first of pydantic's complaints as one line: full path of the key, value, what is allowed."""
     first = error.errors()[0]
-    path = ".".join(str(part) for part in (*filter(None, [where]), *first["loc"]) if part != "[key]") or "the file"
+    parts = (where, *(str(part).encode("unicode_escape").decode() for part in first["loc"] if part != "[key]"))
+    path = ".".join(filter(None, parts)) or "the file"
     if first["type"] == "missing":
-        return f"{path}: missing; add it (see the example in README.md)"
+        return f"{path}: missing; add it (presets/smoke.yaml is an example of a whole file)"
     if first["type"] == "extra_forbidden":
         keys = known if known is not None else _known_keys(first["loc"][:-1])
         return f"{path}: unknown key; known here: {', '.join(keys)}"

@@ -11,9 +11,10 @@ def nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tenso
 
     queries: uint8 (M, C, H, W), images: uint8 (N, C, H, W). float32 (M,) and int64 (M,).
     """
-    reference = images.flatten(1).float() / (levels - 1)
-    parts = [torch.cdist(part.flatten(1).float() / (levels - 1), reference).min(1) for part in queries.split(CHUNK)]
-    return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+    reference = images.flatten(1).double()  # of whole numbers in float64 the distances are exact
+    parts = [torch.cdist(part.flatten(1).double(), reference).min(1) for part in queries.split(CHUNK)]
+    distances = torch.cat([part.values for part in parts]) / (levels - 1)
+    return distances.float(), torch.cat([part.indices for part in parts])
 
 
 def memorisation(samples: Tensor, test: Tensor, train: Tensor, levels: int) -> dict[str, float]:

@@ -69,11 +69,14 @@ def check_entries(settings: Params) -> None:
 def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:
     """A fresh model, its random parameters drawn from `seed`.
 
-    Raises BakeoffError if a hyper-parameter is not what its class takes.
+    Raises BakeoffError if a hyper-parameter is not what its class takes, or the images are not.
     """
     checked = check_hyperparameters(kind, hyperparameters, f"model {kind}")
     torch.manual_seed(seed)  # torch's initialisers draw from its own generator
-    return model_class(kind)(shape, levels, **checked)
+    try:
+        return model_class(kind)(shape, levels, **checked)
+    except ValueError as error:
+        raise BakeoffError(f"model {kind}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def load(path: Path) -> Loaded:
         recipe = json.loads(metadata)
         model = build(recipe["kind"], tuple(recipe["shape"]), recipe["levels"], recipe["hyperparameters"])
         model.load_state_dict(tensors)
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (BakeoffError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise BakeoffError(f"{path}: not a model that this code can load ({reason}); train it again") from None
     return Loaded(model.eval(), recipe["kind"], recipe["about"])

@@ -1,0 +1,329 @@
+"""What is measured of a model that can do everything and of one that can only sample, and the real images' own row."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from workflow.evaluation import Judge, evaluate, reference
+from workflow.extractor import Outputs, fit_classifier
+from workflow.images import ImageSet, read_tensors, write_tensors
+from workflow.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.metrics.inception import inception_score
+from workflow.metrics.kernel import kernel_distance
+from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.modes import mode_coverage
+from workflow.metrics.neighbours import nearest
+from workflow.models.base import Likelihood, Model
+from workflow.params import Evaluate, Extractor
+
+SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
+SETTINGS = Evaluate(batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30, probe_regularisation=1.0)
+MEASURES = {
+    *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
+    *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+}
+SAMPLES_ALONE = MEASURES - {
+    *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+}
+
+
+class OnlySamples(Model):
+    """Can do nothing but sample: noise through one matrix product, of 2 · 3 · 64 operations an image."""
+
+    likelihood: ClassVar[Likelihood] = "implicit"
+
+    def __init__(self) -> None:
+        super().__init__(SHAPE, LEVELS)
+        self.weight = nn.Parameter(torch.linspace(0, 1, 3 * 64).view(3, 64))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        pixels = torch.rand(n, 3, generator=generator) @ self.weight
+        return (pixels * 5).clamp(0, LEVELS - 1).to(torch.uint8).view(n, *SHAPE)
+
+
+class Everything(OnlySamples):
+    """Has every capability. An image's bits/dim are its mean pixel, and as much noise as one asks for."""
+
+    likelihood: ClassVar[Likelihood] = "bound"
+    noise = 0.0
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert len(x) <= SETTINGS.batch_size
+        noise = self.noise * torch.rand(len(x), generator=generator)
+        return -(x.flatten(1).float().mean(1) + noise) * 64 * math.log(2)
+
+    def encode(self, x: Tensor) -> Tensor:
+        assert len(x) <= SETTINGS.batch_size
+        return x.flatten(1)[:, 20:40].float()
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        assert len(x) <= SETTINGS.batch_size
+        return (x + 1).clamp(max=LEVELS - 1)
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        share = torch.linspace(0, 1, steps).view(1, steps, 1, 1, 1)
+        return ((1 - share) * a.unsqueeze(1) + share * b.unsqueeze(1)).round().to(torch.uint8)
+
+    def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
+        drawn = torch.randint(0, LEVELS, x.shape, dtype=torch.uint8, generator=generator)
+        x[:, :, rows:] = drawn[:, :, rows:]  # in its place, as nobody forbids
+        return x
+
+
+class Exact(Everything):
+    likelihood: ClassVar[Likelihood] = "exact"
+
+
+@pytest.fixture(scope="module")
+def judge(digits: Tensor) -> Judge:
+    from sklearn.datasets import load_digits
+
+    torch.set_num_threads(1)
+    labels = torch.from_numpy(load_digits().target).long()
+    train = ImageSet(digits[:TRAIN], labels[:TRAIN])
+    test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
+    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
+    classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
+    return Judge(classifier, train, test, LEVELS, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def samples(digits: Tensor) -> Tensor:
+    """Digits that are in neither set, half of them spoilt."""
+    spoilt = digits[300:390].clone()
+    spoilt[::2] = LEVELS - 1 - spoilt[::2]
+    return spoilt
+
+
+def _numbers(content: Any) -> Iterator[float]:
+    if isinstance(content, dict | list):
+        for value in content.values() if isinstance(content, dict) else content:
+            yield from _numbers(value)
+    elif isinstance(content, int | float):
+        yield content
+
+
+def test_every_model_is_reported_by_the_same_keys(judge: Judge, samples: Tensor) -> None:
+    for model in (Everything(), OnlySamples()):
+        assert evaluate(model, samples, judge, 0)[0].keys() == MEASURES
+
+
+def test_a_model_that_only_samples_has_no_likelihood_and_no_features(judge: Judge, samples: Tensor) -> None:
+    metrics, pictures = evaluate(OnlySamples(), samples, judge, 0)
+    absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
+    assert {key for key, value in metrics.items() if value is None} == absent
+    assert pictures.keys() == {"neighbours_samples", "neighbours_train"}
+    full, _ = evaluate(Everything(), samples, judge, 0)
+    assert None not in full.values()
+    assert {key: full[key] for key in full.keys() - absent} == {key: metrics[key] for key in full.keys() - absent}
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [(Exact(), "exact"), (Everything(), "upper bound"), (OnlySamples(), None)], ids=repr
+)
+def test_says_what_its_bits_are(judge: Judge, samples: Tensor, model: Model, kind: str | None) -> None:
+    metrics, _ = evaluate(model, samples, judge, 0)
+    assert metrics["bits_per_dim_kind"] == kind
+    assert (metrics["bits_per_dim"] is None) == (kind is None)
+
+
+def test_bits_and_their_standard_error_are_those_of_the_test_images(judge: Judge, samples: Tensor) -> None:
+    metrics, _ = evaluate(Everything(), samples, judge, 0)
+    bits = judge.test.images.numpy().mean((1, 2, 3))
+    assert metrics["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
+    assert metrics["bits_per_dim_sem"] == pytest.approx(bits.std(ddof=1) / math.sqrt(TEST), rel=1e-5)
+
+
+def test_probe_and_reconstruction_are_those_of_the_models_features(judge: Judge, samples: Tensor) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    metrics, _ = evaluate(Everything(), samples, judge, 0)
+    x, test = (part.images.flatten(1)[:, 20:40].double().numpy() for part in (judge.train, judge.test))
+    scaler = StandardScaler().fit(x)
+    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(x), judge.train.labels)
+    expected = (probe.predict(scaler.transform(test)) == judge.test.labels.numpy()).mean()
+    assert metrics["probe_accuracy"] == pytest.approx(expected, abs=1.01 / TEST)
+    below_white = (judge.test.images < LEVELS - 1).double().mean().item()  # each of these is one level off
+    assert metrics["reconstruction_mse"] == pytest.approx(below_white / 16**2, rel=1e-12)
+
+
+def test_counts_and_operations_are_recorded(judge: Judge, samples: Tensor) -> None:
+    metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
+    assert metrics["counts"] == {"samples": 90, "train": TRAIN, "test": TEST}
+    assert metrics["gflops_per_sample"] == pytest.approx(2 * 3 * 64 / 1e9)
+
+
+def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) -> None:
+    model = Everything()
+    model.noise = 1.0
+    kept = samples.clone()
+    results = []
+    for seed, disturbance in ((1, 1), (1, 2), (2, 1)):
+        torch.manual_seed(disturbance)
+        np.random.seed(disturbance)
+        results.append(evaluate(model, samples, judge, seed))
+    (first, pictures), (again, pictures_again), (other, pictures_other) = results
+    assert first == again
+    assert first["bits_per_dim"] != other["bits_per_dim"]
+    assert {key for key in first if first[key] != other[key]} == {"bits_per_dim", "bits_per_dim_sem"}
+    assert all(torch.equal(pictures[name], pictures_again[name]) for name in pictures)
+    assert {n for n in pictures if not torch.equal(pictures[n], pictures_other[n])} == {"completions"}
+    assert torch.equal(samples, kept)
+
+
+def test_results_are_finite_and_survive_json(judge: Judge, samples: Tensor) -> None:
+    for content in (evaluate(Everything(), samples, judge, 0)[0], reference(judge, 40)):
+        assert json.loads(json.dumps(content, allow_nan=False)) == content
+        assert all(math.isfinite(number) for number in _numbers(content))
+        assert len(list(_numbers(content))) > 30
+
+
+def test_pictures_are_images_that_fit_in_a_file(judge: Judge, samples: Tensor, tmp_path: Path) -> None:
+    _, pictures = evaluate(Everything(), samples, judge, 0)
+    row = (16, *SHAPE)
+    assert {name: picture.shape for name, picture in pictures.items()} == {
+        **dict.fromkeys(["neighbours_samples", "neighbours_train", "reconstruct_originals", "reconstructions"], row),
+        **dict.fromkeys(["completions_originals", "completions"], row),
+        "interpolations": (6, 10, *SHAPE),
+    }
+    assert all(picture.dtype == torch.uint8 for picture in pictures.values())
+    write_tensors(tmp_path / "pictures", pictures)
+    stored, _ = read_tensors(tmp_path / "pictures")
+    assert all(torch.equal(stored[name], pictures[name]) for name in pictures)
+
+
+def test_pictures_of_the_same_images_fit_in_a_file_when_each_is_shown(
+    judge: Judge, samples: Tensor, tmp_path: Path
+) -> None:
+    """Tensors that share memory would be refused, and of so few images those shown lie side by side in it."""
+    for n, walks in ((20, 6), (8, 4)):
+        few = replace(judge, test=ImageSet(judge.test.images[:n], judge.test.labels[:n]))
+        _, pictures = evaluate(Everything(), samples, few, 0)
+        write_tensors(tmp_path / "pictures", pictures)
+        assert pictures["interpolations"].shape == (walks, 10, *SHAPE)
+
+
+def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
+    images = judge.test.images.clone()
+    _, shown = evaluate(Everything(), samples, judge, 0)
+    assert torch.equal(shown["neighbours_samples"], samples[:16])
+    assert torch.equal(
+        shown["neighbours_train"], judge.train.images[nearest(samples[:16], judge.train.images, LEVELS)[1]]
+    )
+    originals = shown["reconstruct_originals"]
+    assert torch.equal(originals, images[:: TEST // 16][:16])
+    assert torch.equal(shown["reconstructions"], (originals + 1).clamp(max=16))
+    assert torch.equal(shown["interpolations"][:, 0], originals[:6])
+    assert torch.equal(shown["interpolations"][:, -1], originals[6:12])
+    assert torch.equal(shown["completions_originals"], originals)
+    assert torch.equal(shown["completions"][:, :, :4], originals[:, :, :4])
+    assert not torch.equal(shown["completions"][:, :, 4], originals[:, :, 4])
+    assert torch.equal(judge.test.images, images)
+
+
+def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -> None:
+    fake, real = judge.outputs(samples), judge.outputs(judge.test.images)
+    torch.testing.assert_close(fake.features, judge.classifier.outputs(samples, 1000).features)
+    kid, score = kernel_distance(fake.features, real.features, 4, 30), inception_score(fake.logits, 2)
+    expected = {
+        "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
+        **dict(zip(("kid", "kid_std"), kid, strict=True)),
+        **dict(zip(("inception_score", "inception_score_std"), score, strict=True)),
+        **manifold_scores(fake.features, real.features, 3),
+        "modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), 10),
+    }
+    found = judge.scores(samples, real)
+    assert found == expected
+    assert found.keys() == SAMPLES_ALONE
+    metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
+    assert {key: metrics[key] for key in SAMPLES_ALONE} == expected
+
+
+def test_classifier_sees_no_more_images_at_once_than_a_batch(judge: Judge, samples: Tensor) -> None:
+    sizes: list[int] = []
+    hook = judge.classifier.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    judge.outputs(samples)
+    hook.remove()
+    assert sizes == [16, 16, 16, 16, 16, 10]
+
+
+def test_test_images_score_best_against_themselves(judge: Judge) -> None:
+    found = judge.scores(judge.test.images, judge.outputs(judge.test.images))
+    assert found["fid"] == pytest.approx(0, abs=1e-9)
+    assert found["kid"] == pytest.approx(0, abs=10 * found["kid_std"])
+    assert found["precision"] == found["recall"] == found["coverage"] == 1
+    assert found["modes"]["histogram"] == found["modes"]["test_histogram"]
+    assert found["modes"]["missed"] == 0
+
+
+def test_copies_of_training_images_are_found_out(judge: Judge) -> None:
+    test = nearest(judge.test.images, judge.train.images, LEVELS)[0].median()
+    assert judge.memorisation(judge.train.images[:30]) == {"samples": 0, "test": test, "copies": 1}
+    assert judge.memorisation(judge.test.images) == {"samples": test, "test": test, "copies": 0}
+
+
+# Real against real
+
+
+def test_reference_scores_training_images_at_the_models_count(judge: Judge) -> None:
+    found, real = reference(judge, 40), judge.outputs(judge.test.images)
+    assert found["counts"] == {"samples": 40, "test": TEST}
+    assert found["real"].keys() == SAMPLES_ALONE
+    assert found["histogram_model"].keys() == SAMPLES_ALONE | {"bits_per_dim"}
+    assert found == reference(judge, 40)
+    everything, at_most = judge.scores(judge.train.images, real), reference(judge, TRAIN + 50)
+    assert at_most["counts"] == {"samples": TRAIN, "test": TEST}
+    assert at_most["real"]["fid"] == pytest.approx(everything["fid"], rel=1e-6)
+    assert at_most["real"]["modes"] == everything["modes"]
+    assert at_most["real"]["fid"] < found["real"]["fid"]  # more images, less of the estimate's bias
+
+
+def test_reference_draws_distinct_training_images(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[Tensor] = []
+
+    def scores(self: Judge, images: Tensor, real: Outputs) -> dict[str, Any]:
+        scored.append(images)
+        return {}
+
+    monkeypatch.setattr(Judge, "scores", scores)
+    reference(judge, TRAIN + 50)
+    assert [len(images) for images in scored] == [TRAIN, TRAIN]  # all there are, and no more of the baseline's
+    scored.clear()
+    reference(judge, 40)
+    drawn, baseline = ({image.numpy().tobytes() for image in images} for images in scored)
+    train = {image.numpy().tobytes() for image in judge.train.images}
+    assert len(scored[0]) == len(drawn) == len(scored[1]) == 40
+    assert drawn <= train
+    assert not baseline & train
+    assert not torch.equal(scored[0], judge.train.images[:40])  # they come in any order, as sets may be sorted
+
+
+def test_reference_is_what_one_computes_by_hand(judge: Judge) -> None:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    found = reference(judge, 60)
+    assert found["uniform_bits_per_dim"] == pytest.approx(math.log2(17), rel=1e-12)
+    train, test = (part.images.flatten(1).numpy() for part in (judge.train, judge.test))
+    counts = np.stack([(train == level).sum(0) + 1 for level in range(LEVELS)])
+    bits = -np.log2(counts / (TRAIN + LEVELS))[test, np.arange(64)].mean()
+    assert found["histogram_model"]["bits_per_dim"] == pytest.approx(bits, rel=1e-9)
+    assert found["histogram_model"]["bits_per_dim"] < found["uniform_bits_per_dim"]
+    assert found["histogram_model"]["fid"] > found["real"]["fid"]
+    scaler = StandardScaler().fit(train)
+    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(train), judge.train.labels)
+    expected = (probe.predict(scaler.transform(test)) == judge.test.labels.numpy()).mean()
+    assert found["pixel_probe_accuracy"] == pytest.approx(expected, abs=1.01 / TEST)

@@ -1,0 +1,179 @@
+"""The classifier whose features the metrics use: it learns, repeats to the byte and survives its file."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workflow import extractor
+from workflow.errors import BakeoffError
+from workflow.extractor import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
+from workflow.images import ImageSet, write_tensors
+from workflow.params import Extractor
+
+CPU = torch.device("cpu")
+SETTINGS = Extractor(channels=12, features=32, dropout=0.1, epochs=10, batch_size=32, lr=0.01, seed=0)
+BRIEF = SETTINGS.model_copy(update={"epochs": 3, "channels": 2, "features": 8})
+
+
+@pytest.fixture(scope="module")
+def sets(digits: Tensor) -> tuple[ImageSet, ImageSet]:
+    """400 digits to train on and 300 to validate."""
+    from sklearn.datasets import load_digits
+
+    labels = torch.from_numpy(load_digits().target).long()
+    return ImageSet(digits[:400], labels[:400]), ImageSet(digits[400:700], labels[400:700])
+
+
+@pytest.fixture(scope="module")
+def fitted(sets: tuple[ImageSet, ImageSet]) -> Classifier:
+    torch.set_num_threads(1)
+    return fit_classifier(*sets, 17, 10, SETTINGS, CPU)
+
+
+def _untrained(shape: tuple[int, int, int] = (1, 8, 8), levels: int = 17, dropout: float = 0.5) -> Classifier:
+    return Classifier(shape, levels, classes=4, channels=2, features=5, dropout=dropout).eval()
+
+
+def _images(n: int, shape: tuple[int, int, int] = (1, 8, 8), levels: int = 17) -> Tensor:
+    return torch.randint(0, levels, (n, *shape), dtype=torch.uint8)
+
+
+def test_learns_the_digits(fitted: Classifier, sets: tuple[ImageSet, ImageSet]) -> None:
+    _, valid = sets
+    assert accuracy(fitted.outputs(valid.images, 64).logits, valid.labels) > 0.8
+    assert not fitted.training
+
+
+def test_accuracy_is_the_share_of_right_answers() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 1.0], [5.0, -1.0], [3.0, 4.0]])
+    assert accuracy(logits, torch.tensor([0, 1, 1, 0])) == 0.5
+
+
+def test_training_repeats_to_the_byte_and_depends_on_its_seed(sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    for name, seed, disturbance in (("one", 0, 1), ("two", 0, 2), ("other", 1, 1)):
+        torch.manual_seed(disturbance)
+        model = fit_classifier(*sets, 17, 10, BRIEF.model_copy(update={"seed": seed}), CPU)
+        save_classifier(model, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("scores", [(0.2, 0.9, 0.4), (0.1, 0.2, 0.3), (0.5, 0.5, 0.5)])
+def test_keeps_the_weights_that_did_best_and_of_equals_the_surest(
+    sets: tuple[ImageSet, ImageSet], monkeypatch: pytest.MonkeyPatch, scores: tuple[float, ...]
+) -> None:
+    train, valid = sets
+    seen: list[Tensor] = []
+
+    def scripted(logits: Tensor, labels: Tensor) -> float:
+        assert torch.equal(labels, valid.labels)
+        seen.append(logits)
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(extractor, "accuracy", scripted)
+    kept = fit_classifier(train, valid, 17, 10, BRIEF, CPU).outputs(valid.images, 32).logits
+    assert len(seen) == BRIEF.epochs
+    order = [(score, -F.cross_entropy(logits, valid.labels).item()) for score, logits in zip(scores, seen, strict=True)]
+    assert torch.equal(kept, seen[order.index(max(order))])
+    assert sum(torch.equal(kept, logits) for logits in seen) == 1
+
+
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_sets_smaller_and_odder_than_a_batch_are_trained_on(sets: tuple[ImageSet, ImageSet], n: int) -> None:
+    train, valid = sets
+    few = ImageSet(train.images[:n], train.labels[:n])
+    model = fit_classifier(few, valid, 17, 10, BRIEF, CPU)
+    assert torch.isfinite(model.outputs(valid.images, 32).logits).all()
+
+
+@pytest.mark.parametrize(("shape", "levels"), [((1, 8, 8), 17), ((3, 7, 10), 256), ((2, 1, 3), 2)])
+def test_outputs_are_features_and_logits_of_any_images(shape: tuple[int, int, int], levels: int) -> None:
+    model, x = _untrained(shape, levels), _images(11, shape, levels)
+    outputs = model.outputs(x, 4)
+    assert (outputs.features.shape, outputs.features.dtype) == ((11, 5), torch.float32)
+    assert (outputs.logits.shape, outputs.logits.dtype) == ((11, 4), torch.float32)
+    assert not outputs.features.requires_grad
+    torch.testing.assert_close(outputs.logits, model(x).detach())
+    torch.testing.assert_close(outputs.features, model.features(x).detach())
+    torch.testing.assert_close(outputs.logits, model.head(outputs.features).detach())
+
+
+def test_features_are_activations_whatever_the_batch(fitted: Classifier, sets: tuple[ImageSet, ImageSet]) -> None:
+    images = sets[1].images[:50]
+    whole, parts = fitted.outputs(images, 50), fitted.outputs(images, 7)
+    assert whole.features.min() == 0
+    assert whole.features.shape == (50, SETTINGS.features)
+    torch.testing.assert_close(whole.features, parts.features)
+    torch.testing.assert_close(whole.logits, parts.logits)
+
+
+def test_pixels_are_scaled_by_their_levels() -> None:
+    coarse, fine = _untrained(levels=2), _untrained(levels=256)
+    fine.load_state_dict(coarse.state_dict())
+    x = _images(6, levels=2)
+    torch.testing.assert_close(coarse.outputs(x, 6).logits, fine.outputs(255 * x, 6).logits)
+    assert not torch.allclose(coarse.outputs(x, 6).logits, fine.outputs(x, 6).logits)
+
+
+def test_dropout_works_in_training_alone() -> None:
+    model, x = _untrained(dropout=0.9), _images(20)
+    assert torch.equal(model(x), model(x))
+    model.train()
+    assert not torch.equal(model(x), model(x))
+
+
+def test_survives_its_file(fitted: Classifier, sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
+    images = sets[1].images[:40]
+    save_classifier(fitted, tmp_path / "model")
+    loaded = load_classifier(tmp_path / "model")
+    assert not loaded.training
+    assert (loaded.shape, loaded.levels, loaded.arguments) == (fitted.shape, 17, fitted.arguments)
+    assert loaded.arguments == {"classes": 10, "channels": 12, "features": 32, "dropout": 0.1}
+    assert torch.equal(loaded.outputs(images, 40).features, fitted.outputs(images, 40).features)
+    assert torch.equal(loaded.outputs(images, 40).logits, fitted.outputs(images, 40).logits)
+    save_classifier(loaded, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+
+
+def _refused(path: Path) -> str:
+    """The one line with which a file is refused, which names the file."""
+    with pytest.raises(BakeoffError) as caught:
+        load_classifier(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+def test_a_missing_or_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    assert "missing" in _refused(path)
+    save_classifier(_untrained(), path)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:20], whole[:-5], b"no safetensors at all"):
+        path.write_bytes(damaged)
+        assert "damaged" in _refused(path)
+
+
+def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
+    model, path = _untrained(), tmp_path / "model"
+    about = {"shape": model.shape, "levels": 17, "arguments": model.arguments}
+    wrong = [
+        {},
+        {**about, "shape": [8, 8]},
+        {**about, "arguments": {**model.arguments, "features": 6}},
+        {**about, "arguments": {**model.arguments, "invented": 1}},
+    ]
+    for metadata in ("", "null", *map(json.dumps, wrong)):
+        write_tensors(path, model.state_dict(), metadata)
+        assert "not a classifier" in _refused(path)
+    weights = model.state_dict()
+    del weights["head.1.bias"]
+    write_tensors(path, weights, json.dumps(about))
+    assert "not a classifier" in _refused(path)
+    write_tensors(path, model.state_dict(), json.dumps(about))
+    load_classifier(path)  # and with all of it in place it is read

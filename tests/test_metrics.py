@@ -1,0 +1,406 @@
+"""Every metric against an independent oracle: other libraries, the definition spelled out, or a closed form."""
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+import scipy.optimize
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+
+from workflow.errors import BakeoffError
+from workflow.metrics import manifold, neighbours
+from workflow.metrics.baseline import PixelHistogram
+from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from workflow.metrics.inception import inception_score
+from workflow.metrics.kernel import kernel_distance, squared_mmd
+from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.modes import class_shares, kl_divergence, mode_coverage
+from workflow.metrics.neighbours import memorisation, nearest
+from workflow.metrics.probe import probe_accuracy
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+few_examples = settings(max_examples=25, derandomize=True, deadline=None)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def _generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _features(n: int, d: int, seed: int = 0) -> Tensor:
+    """Correlated columns away from the origin, float64 (n, d)."""
+    generator = _generator(seed)
+    x, mix, shift = (torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((n, d), (d, d), (d,)))
+    return x @ mix / math.sqrt(d) + shift
+
+
+def _fid(a: Tensor, b: Tensor) -> float:
+    return frechet_distance(fit_gaussian(a), fit_gaussian(b))
+
+
+def _with_moments(mean: Array, covariance: Array, n: int, seed: int) -> Tensor:
+    """Features whose sample mean and covariance are these: orthonormal columns, centred, then coloured."""
+    x = np.random.default_rng(seed).standard_normal((n, len(mean)))
+    white = np.linalg.qr(x - x.mean(0))[0] * math.sqrt(n - 1)
+    return torch.from_numpy(white @ np.linalg.cholesky(covariance).T + mean)
+
+
+# Fréchet distance
+
+
+@pytest.mark.parametrize(("n", "m", "d", "dtype"), [(200, 150, 12, torch.float64), (300, 300, 24, torch.float32)])
+def test_frechet_distance_is_torch_fidelitys(n: int, m: int, d: int, dtype: torch.dtype) -> None:
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
+
+    a, b = _features(n, d, 1).to(dtype), _features(m, d, 2).to(dtype)
+    expected = fid_statistics_to_metric(fid_features_to_statistics(a), fid_features_to_statistics(b), False)
+    assert _fid(a, b) == pytest.approx(expected[KEY_METRIC_FID], rel=1e-5)
+
+
+def test_frechet_distance_is_torchmetrics() -> None:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    extractor = torch.nn.Flatten()
+    extractor.num_features = 10  # type: ignore[assignment]  # else it would try an image first
+    metric = FrechetInceptionDistance(feature=extractor).set_dtype(torch.float64)
+    a, b = _features(120, 10, 1), _features(80, 10, 2)
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert _fid(a, b) == pytest.approx(metric.compute().item(), rel=1e-7)
+
+
+@few_examples
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(1, 40), seeds)
+def test_frechet_distance_is_the_nuclear_norm_form_even_with_fewer_samples_than_dimensions(
+    n: int, m: int, d: int, seed: int
+) -> None:
+    a, b = _features(n, d, seed), _features(m, d, seed + 1)
+    x, y = a.numpy() - a.numpy().mean(0), b.numpy() - b.numpy().mean(0)
+    trace = (x**2).sum() / (n - 1) + (y**2).sum() / (m - 1)
+    root = scipy.linalg.svdvals(x @ y.T).sum() / math.sqrt((n - 1) * (m - 1))
+    expected = ((a.numpy().mean(0) - b.numpy().mean(0)) ** 2).sum() + trace - 2 * root
+    assert _fid(a, b) == pytest.approx(expected, rel=1e-9)
+    assert _fid(b, a) == pytest.approx(expected, rel=1e-9)
+
+
+def test_frechet_distance_of_gaussians_is_the_closed_form() -> None:
+    rng = np.random.default_rng(0)
+    mean_a, mean_b = rng.standard_normal((2, 6))
+    mix_a, mix_b = rng.standard_normal((2, 6, 6))
+    cov_a, cov_b = mix_a @ mix_a.T + np.eye(6), mix_b @ mix_b.T + np.eye(6)
+    root = scipy.linalg.sqrtm(cov_a @ cov_b).real
+    expected = ((mean_a - mean_b) ** 2).sum() + np.trace(cov_a + cov_b - 2 * root)
+    a, b = _with_moments(mean_a, cov_a, 30, 1), _with_moments(mean_b, cov_b, 50, 2)
+    assert _fid(a, b) == pytest.approx(expected, rel=1e-9)
+
+    # Independent dimensions: the squared differences of the standard deviations.
+    wide, narrow = np.array([1.0, 2.0, 3.0]), np.array([0.5, 2.0, 7.0])
+    a, b = _with_moments(np.zeros(3), np.diag(wide**2), 10, 1), _with_moments(np.ones(3), np.diag(narrow**2), 9, 2)
+    assert _fid(a, b) == pytest.approx(3 + 0.25 + 0 + 16, rel=1e-9)
+
+
+@few_examples
+@given(st.integers(2, 30), st.integers(1, 30), seeds)
+def test_frechet_distance_of_a_set_to_itself_is_zero_and_never_below(n: int, d: int, seed: int) -> None:
+    a = _features(n, d, seed)
+    assert 0 <= _fid(a, a[torch.randperm(n, generator=_generator(seed))]) < 1e-10
+
+
+def test_gaussian_keeps_the_moments_without_a_covariance_matrix() -> None:
+    a = _features(7, 20)
+    fitted = fit_gaussian(a.float())
+    assert isinstance(fitted, Gaussian)
+    assert fitted.factor.shape == (7, 20)
+    assert fitted.factor.dtype == fitted.mean.dtype == torch.float64
+    np.testing.assert_allclose(fitted.factor.T @ fitted.factor / 6, np.cov(a.float().double().T), atol=1e-12)
+
+
+# Kernel distance
+
+
+@pytest.mark.parametrize("seed", [0, 2020])
+def test_kernel_distance_and_its_deviation_are_torch_fidelitys(seed: int) -> None:
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
+
+    a, b = _features(90, 8, 1), _features(70, 8, 2)
+    expected = kid_features_to_metric(a, b, kid_subsets=7, kid_subset_size=40, rng_seed=seed, verbose=False)
+    mean, std = kernel_distance(a, b, 7, 40, seed)
+    assert mean == pytest.approx(expected[KEY_METRIC_KID_MEAN], rel=1e-9)
+    assert std == pytest.approx(expected[KEY_METRIC_KID_STD], rel=1e-9)
+
+
+def test_squared_mmd_is_the_double_loop() -> None:
+    a, b = _features(9, 3, 1), _features(9, 3, 2)
+
+    def kernel(x: list[float], y: list[float]) -> float:
+        return (sum(p * q for p, q in zip(x, y, strict=True)) / 3 + 1) ** 3
+
+    x, y, places = a.tolist(), b.tolist(), range(9)
+    within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i in places for j in places if i != j) / (9 * 8)
+    between = sum(kernel(x[i], y[j]) for i in places for j in places) / 81
+    assert squared_mmd(a, b) == pytest.approx(within - 2 * between, rel=1e-12)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.0), (1.0, 22.0)])
+def test_squared_mmd_is_unbiased(shift: float, expected: float) -> None:
+    """Of N(0, 1) and N(1, 1): three times the squared differences of the first and second moments, once the third's."""
+    draws = torch.randn(4000, 2, 10, 1, generator=_generator(), dtype=torch.float64)
+    values = np.array([squared_mmd(x, y + shift) for x, y in draws])
+    assert abs(values.mean() - expected) < 4 * values.std() / math.sqrt(len(values))
+    assert (values < expected).any()
+
+
+def test_kernel_distance_takes_all_of_the_smaller_set_at_most() -> None:
+    a, b = _features(12, 4, 1), _features(12, 4, 2)
+    mean, std = kernel_distance(a.float(), b.float(), 5, 1000)
+    assert mean == pytest.approx(squared_mmd(a.float().double(), b.float().double()), rel=1e-9)
+    assert std == pytest.approx(0, abs=1e-9)
+    more = _features(20, 4, 3)
+    assert kernel_distance(a, more, 5, 1000) == kernel_distance(a, more, 5, 12)
+    assert kernel_distance(more, a, 5, 1000) == kernel_distance(more, a, 5, 12)
+
+
+# Inception Score
+
+
+@pytest.mark.parametrize(("n", "splits", "seed"), [(100, 10, 0), (97, 10, 3), (50, 1, 2020)])
+def test_inception_score_and_its_deviation_are_torch_fidelitys(n: int, splits: int, seed: int) -> None:
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+
+    logits = 3 * _features(n, 5)
+    expected = isc_features_to_metric(logits, splits, shuffle=True, rng_seed=seed)
+    mean, std = inception_score(logits, splits, seed)
+    assert mean == pytest.approx(expected[KEY_METRIC_ISC_MEAN], rel=1e-9)
+    assert std == pytest.approx(expected[KEY_METRIC_ISC_STD], rel=1e-9)
+
+
+def test_inception_score_is_one_for_one_class_and_their_number_for_sure_and_even_predictions() -> None:
+    one_hot = 500.0 * torch.eye(7).repeat_interleave(30, 0)
+    assert inception_score(one_hot[:30], 3) == pytest.approx((1, 0))
+    assert inception_score(one_hot, 1) == pytest.approx((7, 0))
+    assert inception_score(torch.zeros(20, 7), 2) == pytest.approx((1, 0))
+    assert inception_score(one_hot, 3)[0] > 5  # samples that come sorted are shuffled: no part holds few classes
+
+
+def test_inception_score_bears_a_classifier_that_is_beyond_doubt() -> None:
+    logits = torch.zeros(20, 3)
+    logits[:, 0] = 800  # the other classes' probabilities round to zero
+    assert inception_score(logits, 2) == pytest.approx((1, 0))
+
+
+def test_inception_score_refuses_more_splits_than_samples() -> None:
+    with pytest.raises(BakeoffError, match=r"^evaluate\.splits: 20: too many for 10 images; set it lower$"):
+        inception_score(torch.zeros(10, 3), 20)
+
+
+@few_examples
+@given(st.integers(10, 40), st.integers(2, 6), st.integers(1, 10), st.floats(0, 100), seeds)
+def test_inception_score_lies_between_one_and_the_number_of_classes(
+    n: int, classes: int, splits: int, sharpness: float, seed: int
+) -> None:
+    score, _ = inception_score(sharpness * _features(n, classes, seed), splits, seed)
+    assert 1 - 1e-12 <= score <= classes + 1e-12
+
+
+# Precision, recall, density and coverage
+
+
+def _by_definition(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
+    """The formulas of both papers, one pair of points at a time."""
+    x, y = real.tolist(), samples.tolist()
+
+    def radii(points: list[list[float]]) -> list[float]:
+        return [sorted(math.dist(p, q) for j, q in enumerate(points) if j != i)[k - 1] for i, p in enumerate(points)]
+
+    ball_x, ball_y = radii(x), radii(y)
+    in_real = [[math.dist(p, q) <= r for p, r in zip(x, ball_x, strict=True)] for q in y]
+    in_sample = [[math.dist(p, q) <= r for q, r in zip(y, ball_y, strict=True)] for p in x]
+    return {
+        "precision": sum(any(row) for row in in_real) / len(y),
+        "recall": sum(any(row) for row in in_sample) / len(x),
+        "density": sum(map(sum, in_real)) / (k * len(y)),
+        "coverage": sum(any(column) for column in zip(*in_real, strict=True)) / len(x),
+    }
+
+
+@few_examples
+@given(st.integers(6, 40), st.integers(6, 40), st.integers(1, 5), st.integers(1, 5), seeds)
+def test_manifold_scores_are_the_papers_definitions(n: int, m: int, d: int, k: int, seed: int) -> None:
+    samples, real = _features(n, d, seed), _features(m, d, seed + 1)
+    assert manifold_scores(samples, real, k) == pytest.approx(_by_definition(samples, real, k), rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_precision_and_recall_are_torch_fidelitys(k: int) -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    samples, real = _features(80, 3, 1), _features(60, 3, 2)
+    expected = prc_features_to_metric(samples, real, prc_neighborhood=k, verbose=False)
+    found = manifold_scores(samples, real, k)
+    assert found["precision"] == pytest.approx(expected["precision"], rel=1e-5)
+    assert found["recall"] == pytest.approx(expected["recall"], rel=1e-5)
+    assert 0 < found["recall"] != found["precision"] > 0
+
+
+def test_manifold_scores_of_far_and_of_collapsed_samples() -> None:
+    real = _features(50, 4)
+    assert set(manifold_scores(real + 100, real, 3).values()) == {0}
+    collapsed = manifold_scores(real[:1] + 1e-3 * _features(50, 4, 1), real, 3)
+    assert collapsed["precision"] == 1
+    assert max(collapsed["recall"], collapsed["coverage"]) < 0.2
+
+
+def test_chunks_do_not_change_the_manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, real = _features(50, 3, 1), _features(41, 3, 2)
+    whole = manifold_scores(samples, real, 3)
+    monkeypatch.setattr(manifold, "CHUNK", 7)
+    assert manifold_scores(samples, real, 3) == pytest.approx(whole, rel=1e-12)
+
+
+def test_too_few_images_for_the_neighbours_are_refused() -> None:
+    assert len(manifold_scores(_features(6, 2, 1), _features(6, 2, 2), 5)) == 4
+    for n, m in ((5, 9), (9, 5)):
+        with pytest.raises(BakeoffError, match=r"evaluate\.neighbours: 5: too many for 5 images; set it lower"):
+            manifold_scores(_features(n, 2), _features(m, 2), 5)
+
+
+# Classes
+
+
+@few_examples
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.lists(st.integers(0, 4), min_size=1, max_size=60))
+def test_mode_coverage_counts_classes_and_has_a_finite_divergence(fake: list[int], real: list[int]) -> None:
+    found = mode_coverage(torch.tensor(fake), torch.tensor(real), 5)
+    assert found["histogram"] == [fake.count(i) / len(fake) for i in range(5)]
+    assert found["test_histogram"] == [real.count(i) / len(real) for i in range(5)]
+    smoothed = [(real.count(i) + 1) / (len(real) + 5) for i in range(5)]
+    assert found["kl"] == pytest.approx(stats.entropy(found["histogram"], smoothed), abs=1e-12)
+    assert math.isfinite(found["kl"])
+    assert found["missed"] == len(set(real) - set(fake))
+
+
+def test_divergence_is_scipys_and_infinite_where_only_the_second_lacks_a_class() -> None:
+    p, q = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4]], dtype=torch.float64)
+    assert kl_divergence(p, q) == pytest.approx(stats.entropy(p, q), rel=1e-12)
+    assert kl_divergence(q, p) == math.inf
+    assert kl_divergence(p, p) == 0
+    shares = class_shares(torch.tensor([2, 2, 0, 2]), 5)
+    assert shares.tolist() == [0.25, 0, 0.75, 0, 0]
+    assert shares.dtype == torch.float64
+
+
+# Nearest neighbours
+
+
+def test_nearest_is_the_brute_force_minimum(digits: Tensor) -> None:
+    queries, images = digits[:12], digits[100:160]
+    distance, index = nearest(queries, images, 17)
+    loop = [[math.dist(q, x) / 16 for x in images.flatten(1).tolist()] for q in queries.flatten(1).tolist()]
+    assert distance.tolist() == pytest.approx([min(row) for row in loop], rel=1e-5)
+    assert index.tolist() == [row.index(min(row)) for row in loop]
+
+
+def test_nearest_is_exact_where_rounding_could_hide_a_pixel() -> None:
+    """Bright colour images with 256 levels: the copy is nearer than the image that is one level off in one pixel."""
+    x = torch.randint(200, 256, (50, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    almost = x.clone()
+    almost[:, 0, 0, 0] -= 1
+    distances, indices = nearest(x, torch.cat([almost, x]), 256)
+    assert torch.equal(indices, torch.arange(50, 100))
+    assert not distances.any()
+
+
+def test_chunks_do_not_change_the_neighbours(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    distance, index = nearest(digits[:50], digits[100:300], 17)
+    monkeypatch.setattr(neighbours, "CHUNK", 7)
+    again = nearest(digits[:50], digits[100:300], 17)
+    torch.testing.assert_close(again[0], distance)
+    assert torch.equal(again[1], index)
+
+
+def test_copies_are_images_equal_to_the_last_pixel(digits: Tensor) -> None:
+    train, test, samples = digits[:80], digits[100:141], digits[:9].clone()
+    samples[0, 0, 3, 3] += 1
+    samples[1:3] = digits[200:202]  # of nine, one is one pixel off and two are others
+    found = memorisation(samples, test, train, 17)
+    assert found["copies"] == pytest.approx(6 / 9)
+    assert found["samples"] == pytest.approx(0, abs=1e-3)
+    nearest_of_test = [min(math.dist(t, x) for x in train.flatten(1).tolist()) for t in test.flatten(1).tolist()]
+    assert found["test"] == pytest.approx(np.median(nearest_of_test) / 16, rel=1e-5)
+
+
+# The baseline of independent pixels
+
+
+def test_baseline_sums_to_one_over_all_images_and_is_the_smoothed_histogram() -> None:
+    train = torch.tensor([[0, 2], [0, 1], [0, 2], [1, 2]], dtype=torch.uint8).view(4, 1, 1, 2)
+    every = torch.tensor(list(itertools.product(range(3), repeat=2)), dtype=torch.uint8).view(9, 1, 1, 2)
+    log_prob = PixelHistogram(train, 3).log_prob(every)
+    assert log_prob.dtype == torch.float64
+    assert log_prob.exp().sum().item() == pytest.approx(1, rel=1e-12)
+    first, second = [4 / 7, 2 / 7, 1 / 7], [1 / 7, 2 / 7, 4 / 7]
+    assert log_prob.exp().tolist() == pytest.approx([p * q for p in first for q in second], rel=1e-12)
+
+
+def test_baselines_samples_have_its_probabilities() -> None:
+    train = torch.randint(0, 3, (5, 2, 1, 1), dtype=torch.uint8, generator=_generator(1))
+    every = torch.tensor(list(itertools.product(range(3), repeat=2)), dtype=torch.uint8).view(9, 2, 1, 1)
+    model = PixelHistogram(train, 3)
+    samples = model.sample(20_000, _generator(2))
+    assert (samples.shape, samples.dtype) == ((20_000, 2, 1, 1), torch.uint8)
+    counts = [int((samples == image).flatten(1).all(1).sum()) for image in every]
+    assert stats.chisquare(counts, 20_000 * model.log_prob(every).exp().numpy()).pvalue > 1e-3
+    assert torch.equal(samples, model.sample(20_000, _generator(2)))
+
+
+def test_baselines_pixels_stay_in_their_places() -> None:
+    image = torch.arange(24, dtype=torch.uint8).view(1, 2, 3, 4)
+    samples = PixelHistogram(image.expand(10_000, 2, 3, 4), 24).sample(20, _generator())
+    assert (samples == image).double().mean() > 0.98
+
+
+# The linear probe
+
+
+def _classes(n: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Three clusters, float64 (n, 6), whose last feature is large and says nothing."""
+    generator = _generator(seed)
+    labels = torch.randint(0, 3, (n,), generator=generator)
+    x = noise * torch.randn(n, 6, generator=generator, dtype=torch.float64)
+    x[torch.arange(n), labels] += 1
+    x[:, 5] *= 1e3
+    return x, labels
+
+
+def test_probe_is_perfect_on_separable_classes_and_guesses_without_a_signal() -> None:
+    train, test = _classes(300, 0.05, 1), _classes(900, 0.05, 2)
+    assert probe_accuracy(*train, *test, 1.0) == 1
+    blind = torch.randn(1200, 6, generator=_generator(), dtype=torch.float64)
+    guessed = probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
+    assert abs(guessed - 1 / 3) < 4 * math.sqrt(1 / 3 * 2 / 3 / 900)
+    assert guessed == probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
+
+
+@pytest.mark.parametrize("regularisation", [0.001, 1.0])
+def test_probe_is_penalised_logistic_regression_on_standardised_features(regularisation: float) -> None:
+    (x, y), (test, truth) = _classes(40, 0.8, 1), _classes(2000, 0.8, 2)
+    scaled, scaled_test = ((part - x.mean(0)) / x.std(0, correction=0) for part in (x, test))
+    design, truths = np.hstack([scaled.numpy(), np.ones((40, 1))]), np.eye(3)[y.numpy()]
+
+    def objective(flat: Array) -> tuple[float, Array]:
+        w = flat.reshape(7, 3)
+        log_p = scipy.special.log_softmax(design @ w, axis=1)
+        slope = regularisation * design.T @ (np.exp(log_p) - truths)
+        slope[:-1] += w[:-1]  # the intercept is not penalised
+        return (w[:-1] ** 2).sum() / 2 - regularisation * (truths * log_p).sum(), slope.ravel()
+
+    w = scipy.optimize.minimize(objective, np.zeros(21), jac=True, options={"gtol": 1e-9}).x.reshape(7, 3)
+    expected = ((scaled_test.numpy() @ w[:-1] + w[-1]).argmax(1) == truth.numpy()).mean()
+    assert probe_accuracy(x.float(), y, test, truth, regularisation) == pytest.approx(expected, abs=0.002)
