@@ -15,13 +15,15 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	@python -m stages.report --show
 
 test: .venv/installed  ## install what is missing, run the tests
-	python -m pytest
+	python -m pytest -n auto --dist loadfile
 
 check: .venv/installed  ## lint, format check, types
 	pre-commit run --all-files
 
-ui: .venv/installed  ## open the MLflow UI on http://127.0.0.1:5000
-	mlflow ui --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db
+ui: .venv/installed  ## open the MLflow UI on this machine alone
+	@echo "MLflow: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning (Ctrl-C ends it)"
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port 5000 \
+	    --workers 1 --backend-store-uri sqlite:///mlflow.db
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/raw keeps what you put there)
 	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json

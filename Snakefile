@@ -5,16 +5,16 @@ import sys
 from snakemake.logging import logger
 
 from workflow import params
-from workflow.engine import CHECKED, Graph
+from workflow.engine import Graph
 from workflow.errors import one_line
 
 with one_line():
-    settings = params.load()
+    params.load()
     graph = Graph()
-    if not graph.checked:
-        from workflow.models.registry import check_entries
+    if not graph.checked:  # before Snakemake deletes what the changed stages will make
+        from stages.check import check
 
-        check_entries(settings)
+        check()
 
 logger.addHandler(
     graph.committer(lambda id: next(job.rule.name for job in workflow.dag.jobs if job.jobid == id))
@@ -32,7 +32,7 @@ for stage in graph.stages:
         name:
             stage.rule
         input:
-            [path if stage.changed and path != CHECKED else ancient(path) for path in stage.inputs],
+            [path if stage.changed else ancient(path) for path in stage.inputs],
             [graph.mark()] if stage.changed else [],
         output:
             [path if "." in path.rsplit("/", 1)[-1] else directory(path) for path in stage.outputs],

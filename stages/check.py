@@ -8,10 +8,16 @@ from workflow.errors import one_line
 from workflow.files import write_json
 from workflow.models.registry import check_entries
 
+
+def check() -> None:
+    """Raise BakeoffError for the first parameter that is wrong, or that this machine cannot give."""
+    settings = params.load()
+    check_entries(settings)
+    prepare_torch(settings.compute)
+
+
 if __name__ == "__main__":
     with one_line():
-        settings = params.load()
-        check_entries(settings)
-        prepare_torch(settings.compute)
+        check()
         # The same bytes for all good parameters: what depends on this file waits for the check and never reruns for it.
         write_json(Path("data/checked.json"), {"parameters": "checked"})

@@ -1,8 +1,8 @@
 """Snakemake as DVC's other pair of hands: the graph and what is out of date come from DVC, the results go back to it.
 
 DVC alone decides what has changed (by content, from `dvc.lock`), so the two engines cannot disagree: Snakemake runs
-what `dvc status` calls changed, and what depends on it, several stages at a time. Each stage that finishes is committed
-to DVC at once, so that a run that is cut off loses nothing that was finished.
+what `dvc status` calls changed, and what depends on it, several stages at a time. Stages that have finished are committed
+to DVC while others run, so that a run that is cut off loses next to nothing.
 """
 
 import logging
@@ -15,8 +15,11 @@ from typing import Any
 
 from workflow.errors import BakeoffError
 
-CHECKED = "data/checked.json"  # says only that the parameters are good: who reads it need not run again
+# Says only that the parameters are good: who reads it need not run again. The Snakefile checks them itself, so the file
+# is no input of a rule: Snakemake would look no further at what depends on a job that is to run.
+CHECKED = "data/checked.json"
 MARKER = Path(".snakemake/changed")
+COMMIT_EVERY = 20.0  # seconds; to commit takes a good part of one, mostly for dvc.lock as a whole
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Graph:
                 dirty.add(stage)
             produced = [path for source in upstream[stage] for path in outputs[source]]
             self.stages.append(_describe(stage, produced, stage in dirty))
+        self._stages = {stage.addressing: stage for stage in ordered}
         self._pending: list[str] = []
+        self._committed = 0.0  # when, on the monotonic clock
         self._locked_before = self._locked_stages()
 
     @property
@@ -78,9 +83,10 @@ class Graph:
         return _OnJobFinished(lambda job: self.commit(rule_of_job(job)))
 
     def commit(self, rule: str) -> None:
-        """Tell DVC that this rule's stage has run with what lies there now; if DVC is busy, `settle` does it."""
+        """Note that this rule's stage has run, and tell DVC of it now and then; of what is left, `settle` does."""
         self._pending += [stage.name for stage in self.stages if stage.rule == rule]
-        self._commit_pending()
+        if time.monotonic() > self._committed + COMMIT_EVERY:
+            self._commit_pending()
 
     def settle(self) -> None:
         """Commit what could not be committed before, and leave dvc.lock as `dvc repro` would have.
@@ -109,14 +115,21 @@ class Graph:
         return list(self._lockfile.load().get("stages", {})) if self._lockfile.exists() else []
 
     def _commit_pending(self) -> str | None:
+        """`dvc commit -f` of all pending stages at once; returns why it could not be done, if so."""
         from dvc.exceptions import DvcException
 
-        while self._pending:
-            try:
-                self._repo.commit(self._pending[0], force=True, relink=False)
-            except DvcException as error:  # another DVC command holds the lock
-                return str(error)
-            self._pending.pop(0)
+        stages = [self._stages[name] for name in self._pending]
+        try:
+            with self._repo.lock:
+                for stage in stages:
+                    stage.save()
+                    stage.commit(relink=False)
+                if stages:
+                    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+        except DvcException as error:  # another DVC command holds the lock
+            return str(error)
+        self._pending.clear()
+        self._committed = time.monotonic()
         return None
 
 
@@ -136,6 +149,8 @@ def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:
     """One stage for Snakemake; a folder among its dependencies stands for all that other stages write there."""
     inputs: list[str] = []
     for path in (dep.def_path for dep in stage.deps if type(dep).__name__ == "Dependency"):
+        if path == CHECKED:
+            continue
         inside = [out for out in produced if out.startswith(f"{path}/")]
         inputs += inside or [path]
     meta = dict(stage.meta or {})

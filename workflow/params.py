@@ -152,8 +152,11 @@ def load(path: Path = PATH) -> Params:
 
 
 def explain(error: ValidationError, where: str, known: list[str] | None = None) -> str:
-    """The first of pydantic's complaints as one line: full path of the key, value, what is allowed."""
-    first = error.errors()[0]
+    """One of pydantic's complaints as one line: full path of the key, value, what is allowed.
+
+    Of a misspelt key, which is unknown while the right one is missing, the line names what stands in the file.
+    """
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     parts = (where, *(str(part).encode("unicode_escape").decode() for part in first["loc"] if part != "[key]"))
     path = ".".join(filter(None, parts)) or "the file"
     if first["type"] == "missing":

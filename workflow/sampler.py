@@ -8,6 +8,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import pandas as pd
 import torch
 
 from workflow.models import registry
@@ -20,8 +21,9 @@ class Sampler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Read the weights that were logged with the run."""
         self._model = registry.load(Path(context.artifacts["model"])).model
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """model_input: data frame with columns n and seed, a row a batch. uint8 (sum of n, C, H, W)."""
+    # MLflow reads the hint: of another type than a data frame it would want a list, and say so.
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
+        """model_input: columns n and seed, a row a batch. Returns uint8 (sum of n, C, H, W), values 0..levels-1."""
         batches = [
             self._model.sample(int(row.n), torch.Generator().manual_seed(int(row.seed))).numpy()
             for row in model_input.itertuples()

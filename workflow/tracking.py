@@ -4,37 +4,57 @@ One MLflow run for each model and seed, found by a tag that names its content: w
 code. Curves arrive while training runs (`live`); the rest follows, and what is missing is made up for, in `mirror`.
 Neither ever changes a result or fails one: a store that cannot be reached costs a few seconds and a warning.
 
-This module and `sampler.py`, which MLflow loads a model with, are the only ones that import mlflow.
+This module and `sampler.py`, which MLflow loads a model with, are the only ones that import mlflow. It takes seconds,
+as torch does (in `workflow.images`), so both are imported where they are needed.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import queue
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
-from workflow.images import Card, grid, png, read_card, read_tensors
 from workflow.params import Params
 
 Record = dict[str, float | int]
-Point = tuple[str, int, float]  # metric, step, value
+Points = dict[tuple[str, int], float]  # metric and step: value
 
-CONTENT, MIRRORED, MODEL = "bakeoff.content", "bakeoff.mirrored", "bakeoff.model"  # tags
-SEND_EVERY, GRACE = 2.0, 10.0  # seconds: between batches of a live curve; to wait for the last one
-BATCH = 500  # metrics that one request carries, of the 1,000 that MLflow allows
-ON_FEATURES = {"fid", "kid", "kid_std", "inception_score", "inception_score_std"} | {
-    "precision", "recall", "density", "coverage"
-}  # fmt: skip
+CONTENT, MIRRORED = "bakeoff.content", "bakeoff.mirrored"  # tags: what a run is of; the files that it shows
+# Seconds: of training before its curves are sent live, between batches of them, and to wait for the last one.
+LIVE_AFTER, SEND_EVERY, GRACE = 10.0, 2.0, 30.0
+BATCH = 1000  # metrics that MLflow takes in one request
+FILES = ("model.safetensors", "history.jsonl", "samples.png", "metrics.json", "pictures.safetensors")
+ON_FEATURES = re.compile(r"fid|kid(_std)?|inception_score(_std)?|precision|recall|density|coverage")
+REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `sampler.py`
+ENVIRONMENT = {
+    # By MLflow's own defaults (7 retries, 120 s) an unreachable server holds a caller for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # else it reports its use to its makers
+}
+ABOUT = """\
+Deep generative models on the same data, with the same evaluation. Built from the files in `runs/`; \
+`python -m stages.track` builds it again.
+
+- `train/…`, `valid/…`: what each family minimises, over training steps; not comparable between families.
+- `bits_per_dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
+- `classifier/…`: measured on the features of the project's own classifier; not to be held against papers.
+- `gflops_per_sample`: 10⁹ floating-point operations; `time/…_seconds`: seconds."""
 
 
 @contextlib.contextmanager
@@ -43,39 +63,45 @@ def live(name: str, seed: int, settings: Params) -> Iterator[Callable[[Record], 
 
     All of it happens in a thread of its own: taking a record costs nothing, and no failure comes back.
     """
-    records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
+    records: queue.SimpleQueue[Record | str] = queue.SimpleQueue()
     thread = threading.Thread(target=_follow, args=(name, seed, settings, records), daemon=True)
     thread.start()
+    status = "FAILED"
     try:
         yield records.put
+        status = "FINISHED"
     finally:
-        records.put(None)
+        records.put(status)
         thread.join(GRACE)
         if thread.is_alive():
             _warn("it does not answer")
 
 
 def mirror(settings: Params) -> dict[str, Any]:
-    """Bring MLflow up to date with the files of every model and seed; returns what identifies their content."""
+    """Bring MLflow up to date with the files of every model and seed; returns what identifies their content.
+
+    Raises BakeoffError if a run's file is missing, never for MLflow's sake.
+    """
     runs = [(name, seed) for name in settings.models for seed in settings.seeds]
-    tags = {f"{name}/{seed}": content_tag(name, seed, settings) for name, seed in runs}
+    tags = {f"{name}/{seed}": {"tag": content_tag(name, seed, settings)} for name, seed in runs}
+    digests = [_digest(_folder(name, seed)) for name, seed in runs]
     with _never_failing():
         store = Store(settings.data.name)
-        for name, seed in runs:
-            store.mirror(name, seed, settings)
-    return {"runs": {run: {"tag": tag} for run, tag in tags.items()}}
+        for (name, seed), digest in zip(runs, digests, strict=True):
+            store.mirror(name, seed, settings, digest)
+    return {"runs": tags}
 
 
 def content_tag(name: str, seed: int, settings: Params) -> str:
-    """SHA-256 over what decides the result of a training: parameters, seed, data, the family's code."""
+    """16 hex digits over what decides the result of a training: parameters, seed, data, the family's code."""
     parts = {
         "entry": settings.models[name].model_dump(mode="json"),
         "seed": seed,
         "compute": settings.compute.model_dump(mode="json"),
-        "data": read_card().sha256,
+        "data": read_json(Path("data/prepared/card.json"))["sha256"],
         "code": read_json(Path("data/code") / f"{name}.json"),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def store_uri() -> str:
@@ -87,195 +113,232 @@ class Store:
     """An MLflow store and the experiment for one data set in it. Any call may raise whatever MLflow raises."""
 
     def __init__(self, data: str) -> None:
-        # Without these an unreachable server holds a caller for four minutes.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "3")
-        import mlflow
+        for key, value in ENVIRONMENT.items():
+            os.environ.setdefault(key, value)
         from filelock import FileLock
+        from mlflow import MlflowClient
 
         for chatty in ("alembic", "mlflow"):
             logging.getLogger(chatty).setLevel(logging.ERROR)
-        self.uri = store_uri()
-        self.client = mlflow.MlflowClient(tracking_uri=self.uri)
-        local = self.uri.startswith("sqlite:")
-        # Processes that open a fresh SQLite file at once would all create its tables, and all but one would fail.
-        with FileLock("mlflow.db.lock", timeout=60) if local else contextlib.nullcontext():
-            name = f"generative-bakeoff/{data}"
-            experiment = self.client.get_experiment_by_name(name)
-            place = Path("mlartifacts").resolve().as_uri() if local else None
-            self.experiment = (
-                experiment.experiment_id if experiment else self.client.create_experiment(name, artifact_location=place)
-            )
+        uri = store_uri()
+        local = uri.startswith("sqlite:")
+        # The client makes the tables of a fresh SQLite file: of several processes at once, all but one would fail.
+        with FileLock("mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext():
+            self.client = MlflowClient(tracking_uri=uri)
+            self.experiment = self._experiment(f"generative-bakeoff/{data}", local)
 
     def run(self, name: str, seed: int, settings: Params) -> Any:
         """The MLflow run of this content, made if there is none."""
         tag = content_tag(name, seed, settings)
         found = self.client.search_runs([self.experiment], f"tags.`{CONTENT}` = '{tag}'", max_results=1)
-        if found:
-            return found[0]
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        entry = settings.models[name]
-        tags = {
-            CONTENT: tag,
-            "model": name,
-            "kind": entry.kind,
-            "seed": str(seed),
-            "mlflow.source.name": "stages/train.py",
-            **({"mlflow.source.git.commit": commit.stdout.strip()} if commit.returncode == 0 else {}),
-        }
-        run = self.client.create_run(self.experiment, tags=tags, run_name=f"{name}-{seed}")
-        self._describe(run.info.run_id, name, seed, settings)
-        return run
+        if not found:
+            tags = {CONTENT: tag, "model": name, "kind": settings.models[name].kind, "seed": str(seed), **_source()}
+            found = [self.client.create_run(self.experiment, tags=tags, run_name=f"{name}-{seed}")]
+        if not found[0].data.params:  # they come last: without them the run is new, or its making was cut off
+            self._describe(found[0].info.run_id, name, seed, settings)
+        return found[0]
 
-    def points(self, run_id: str) -> set[tuple[str, int]]:
+    def points(self, run: Any) -> set[tuple[str, int]]:
         """Metric and step of every point that the run has."""
-        keys = self.client.get_run(run_id).data.metrics
+        run_id, keys = run.info.run_id, run.data.metrics
         return {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
 
-    def send(self, run_id: str, points: Iterable[Point]) -> None:
+    def send(self, run_id: str, points: Points) -> None:
         """Log points, in as few requests as MLflow allows."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, step, value in points]
+        # MLflow makes 1.8e308 of infinity, which leaves no chart readable.
+        finite = {point: value if math.isfinite(value) else math.nan for point, value in points.items()}
+        metrics = [Metric(key, value, now, step) for (key, step), value in finite.items()]
         for i in range(0, len(metrics), BATCH):
             self.client.log_batch(run_id, metrics=metrics[i : i + BATCH])
 
-    def mirror(self, name: str, seed: int, settings: Params) -> None:
-        """Bring one run up to date with its files; costs next to nothing if it is."""
-        folder = Path("runs") / name / str(seed)
-        files = ("model.safetensors", "history.jsonl", "samples.png", "metrics.json", "pictures.safetensors")
-        digest = hashlib.sha256("".join(sha256(folder / file) for file in files).encode()).hexdigest()
-        run = self.run(name, seed, settings)
-        run_id = run.info.run_id
+    def mirror(self, name: str, seed: int, settings: Params, digest: str) -> None:
+        """Bring one run up to date with its files, of which `digest` is made; costs next to nothing if it is."""
+        from mlflow.entities import RunTag
+
+        run, folder = self.run(name, seed, settings), _folder(name, seed)
         if run.data.tags.get(MIRRORED) == digest:
             return
+        run_id = run.info.run_id
         metrics = read_json(folder / "metrics.json")
+        timing = read_json(folder / "timing.json") if (folder / "timing.json").exists() else {}
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-        known = self.points(run_id)
-        self.send(run_id, [point for point in _curve(history) if point[:2] not in known])
-        last = history[-1]["step"]
-        self.send(run_id, [(key, last, value) for key, value in _results(metrics, _timing(folder)).items()])
-        self._log_files(run_id, folder, read_card())
-        self._log_model(run, folder / "model.safetensors", metrics["seed"])
-        for tag in ("taxonomy", "likelihood", "bits_per_dim_kind"):
-            self.client.set_tag(run_id, tag, str(metrics[tag]))
-        self.client.set_tag(
-            run_id, "mlflow.note.content", f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
-        )
-        self.client.set_terminated(run_id)
+        known = self.points(run)
+        self.send(run_id, {point: value for point, value in _curves(history).items() if point not in known})
+        figures = _figures(metrics, timing)
+        # At step 0, where MLflow draws them as bars, a bar a run.
+        self.send(run_id, {(key, 0): value for key, value in figures.items() if run.data.metrics.get(key) != value})
+        self._log_files(run_id, folder)
+        self._log_model(run, folder / "model.safetensors")
+        tags = {tag: metrics[tag] or "none" for tag in ("taxonomy", "likelihood", "bits_per_dim_kind")}
+        tags["mlflow.note.content"] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        if run.info.status != "FINISHED":  # the training was not followed
+            seconds = timing.get("train", {}).get("seconds")
+            self.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
         self.client.set_tag(run_id, MIRRORED, digest)
 
-    def _describe(self, run_id: str, name: str, seed: int, settings: Params) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    def _experiment(self, name: str, local: bool) -> str:
+        """The id of the experiment of this name, made if there is none, brought back if somebody deleted it."""
+        if not (found := self.client.get_experiment_by_name(name)):
+            place = Path("mlartifacts").resolve().as_uri() if local else None
+            return str(self.client.create_experiment(name, place, {"mlflow.note.content": ABOUT}))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
 
-        entry = settings.models[name].model_dump(mode="json")
-        flat = {**entry, "seed": seed, **{f"train.{key}": value for key, value in entry["train"].items()}}
-        del flat["train"]
-        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
+    def _describe(self, run_id: str, name: str, seed: int, settings: Params) -> None:
+        """Log the data set and the parameters."""
+        import numpy as np
+        from mlflow.data.schema import TensorDatasetSchema
+        from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+        from mlflow.types import Schema, TensorSpec
+
+        from workflow.images import read_card
+
         card = read_card()
+        images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.shape))])
         data = Dataset(
             name=card.name,
-            digest=card.sha256["train"][:32],
+            digest=card.sha256["train"][:8],
             source_type="code",
             source=json.dumps({"tags": {"mlflow.source.name": card.source}}),
-            schema=json.dumps({"shape": card.shape, "levels": card.levels, "classes": card.classes}),
-            profile=json.dumps(card.counts),
+            schema=json.dumps(TensorDatasetSchema(images).to_dict()),
+            profile=json.dumps({**card.counts, "levels": card.levels, "classes": len(card.classes)}),
         )
         self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        entry = settings.models[name].model_dump(mode="json")
+        flat = {"seed": seed, **entry, **{f"train.{key}": value for key, value in entry["train"].items()}}
+        del flat["train"]
+        self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
 
-    def _log_files(self, run_id: str, folder: Path, card: Card) -> None:
+    def _log_files(self, run_id: str, folder: Path) -> None:
+        """Log the samples, the figures, and every set of pictures as a grid."""
+        from workflow.images import grid, png, read_card, read_tensors
+
         with tempfile.TemporaryDirectory() as temporary:
-            place = Path(temporary)
+            place, levels = Path(temporary), read_card().levels
             for file in ("samples.png", "metrics.json", "history.jsonl"):
                 (place / file).write_bytes((folder / file).read_bytes())
-            pictures, _ = read_tensors(folder / "pictures.safetensors")
-            for key, images in pictures.items():
+            for key, images in read_tensors(folder / "pictures.safetensors")[0].items():
                 columns = images.shape[1] if images.ndim == 5 else 8
                 flat = images.flatten(0, 1) if images.ndim == 5 else images
-                (place / f"{key}.png").write_bytes(png(grid(flat, card.levels, columns)))
+                (place / f"{key}.png").write_bytes(png(grid(flat, levels, columns)))
             self.client.log_artifacts(run_id, temporary)
 
-    def _log_model(self, run: Any, path: Path, seed: int) -> None:
-        """Log the model so that `mlflow.pyfunc.load_model(f"runs:/{id}/model").predict(...)` draws from it."""
-        digest = sha256(path)
-        if run.data.tags.get(MODEL) == digest:
-            return
-        import mlflow
+    def _log_model(self, run: Any, weights: Path) -> None:
+        """Log the model so that `mlflow.pyfunc.load_model("runs:/<id>/model").predict(...)` draws from it."""
         import numpy as np
-        from mlflow.models import ModelSignature
+        import pandas as pd
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model, ModelSignature
+        from mlflow.pyfunc import save_model
         from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-        here = Path(__file__).parent
+        from workflow.images import read_card
+
+        run_id, here = run.info.run_id, Path(__file__).parent
+        if logged := run.outputs.model_outputs if run.outputs else []:
+            model_id = logged[0].model_id
+        else:
+            model_id = self.client.create_logged_model(self.experiment, "model", run_id).model_id
+            self.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
         inputs = Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")])
         outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *read_card().shape))])
-        mlflow.set_tracking_uri(self.uri)
-        with mlflow.start_run(run_id=run.info.run_id):
-            mlflow.pyfunc.log_model(
-                name="model",
+        with tempfile.TemporaryDirectory() as temporary:
+            save_model(
+                temporary,
                 python_model=str(here / "sampler.py"),
-                artifacts={"model": str(path)},
+                artifacts={"model": str(weights)},
                 code_paths=[str(here)],
-                signature=ModelSignature(inputs=inputs, outputs=outputs),
-                pip_requirements=["torch", "safetensors", "pydantic", "numpy", "pillow", "pyyaml"],
-                metadata={"seed": seed},
+                signature=ModelSignature(inputs, outputs),
+                input_example=pd.DataFrame({"n": [16], "seed": [0]}),
+                pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in REQUIREMENTS],
+                mlflow_model=Model(run_id=run_id, model_id=model_id),
             )
-        self.client.set_tag(run.info.run_id, MODEL, digest)
+            self.client.log_model_artifacts(model_id, temporary)
+        self.client.finalize_logged_model(model_id, "READY")
 
 
-def _follow(name: str, seed: int, settings: Params, records: "queue.SimpleQueue[Record | None]") -> None:
-    """Send records, a batch every two seconds, until None comes."""
+def _follow(name: str, seed: int, settings: Params, records: "queue.SimpleQueue[Record | str]") -> None:
+    """Send records, a batch every two seconds, until the run's status comes instead of one."""
+    batch, status = _take(records, LIVE_AFTER)
+    if status:  # over before anybody could have watched: `mirror` sends it all, and MLflow need not be loaded here
+        return
     with _never_failing():
         store = Store(settings.data.name)
-        run_id = store.run(name, seed, settings).info.run_id
+        run = store.run(name, seed, settings)
+        run_id = run.info.run_id
         store.client.update_run(run_id, status="RUNNING")
-        known = store.points(run_id)  # what an earlier training of the same, cut off, has sent
-        ended = False
-        while not ended:
-            time.sleep(0 if not records.empty() else SEND_EVERY / 4)
-            waiting: list[Record] = []
-            deadline = time.monotonic() + SEND_EVERY
-            while not ended and (left := deadline - time.monotonic()) > 0:
-                with contextlib.suppress(queue.Empty):
-                    record = records.get(timeout=left)
-                    ended = record is None
-                    waiting += [record] if record is not None else []
-            fresh = [point for point in _curve(waiting) if point[:2] not in known]
-            known |= {point[:2] for point in fresh}
+        known = store.points(run)  # what an earlier training of the same, cut off, has sent
+        while True:
+            fresh = {point: value for point, value in _curves(batch).items() if point not in known}
             store.send(run_id, fresh)
+            known |= fresh.keys()
+            if status:
+                break
+            batch, status = _take(records, SEND_EVERY)
+        store.client.set_terminated(run_id, status)
 
 
-def _curve(history: Iterable[Record]) -> list[Point]:
-    return [
-        (key, int(record["step"]), float(value))
-        for record in history
-        for key, value in record.items()
-        if key != "step" and (key != "epoch" or "loss" in record)
-    ]
+def _take(records: "queue.SimpleQueue[Record | str]", seconds: float) -> tuple[list[Record], str]:
+    """The records that come within so many seconds, and the run's status if it comes, which ends the wait."""
+    batch: list[Record] = []
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(queue.Empty):
+            item = records.get(timeout=left)
+            if isinstance(item, str):
+                return batch, item
+            batch.append(item)
+    return batch, ""
 
 
-def _results(metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, float]:
+def _curves(history: Iterable[Record]) -> Points:
+    """Records as points; the part of a metric's name before the slash is a section of MLflow's page."""
+    points: Points = {}
+    for record in history:
+        for key, value in record.items():
+            if key != "step":
+                metric = f"valid/{key.removeprefix('valid_')}" if key.startswith("valid_") else f"train/{key}"
+                points[metric, int(record["step"])] = float(value)
+    return points
+
+
+def _figures(metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, float]:
     """Final figures, by one name for all families; those measured on features carry the extractor's name."""
     extractor = metrics["extractor"]["name"]
-    flat: dict[str, float] = {}
-    for key, value in metrics.items():
-        if isinstance(value, (int, float)) and key not in ("seed",):
-            flat[f"{extractor}_{key}" if key in ON_FEATURES else key] = float(value)
+    figures = {f"{extractor}/{key}" if ON_FEATURES.fullmatch(key) else key: value for key, value in metrics.items()}
     for group in ("modes", "nearest_neighbour"):
-        numbers = {k: v for k, v in metrics[group].items() if isinstance(v, (int, float))}
-        flat |= {f"{group}_{key}": float(value) for key, value in numbers.items()}
-    for stage, facts in timing.items():
-        if stage in ("train", "sample", "evaluate"):
-            flat |= {
-                f"{stage}_{key}": float(value) for key, value in facts.items() if key.endswith(("seconds", "second"))
-            }
-    return flat
+        figures |= {f"{group}/{key}": value for key, value in metrics[group].items()}
+    for stage in ("train", "sample", "evaluate"):
+        facts = timing.get(stage, {})
+        figures |= {f"time/{stage}_{key}": facts[key] for key in ("seconds", "images_per_second") if key in facts}
+    return {key: float(value) for key, value in figures.items() if isinstance(value, (int, float)) and key != "seed"}
 
 
-def _timing(folder: Path) -> dict[str, Any]:
-    path = folder / "timing.json"
-    content: dict[str, Any] = read_json(path) if path.exists() else {}
-    return content
+def _folder(name: str, seed: int) -> Path:
+    return Path("runs") / name / str(seed)
+
+
+def _digest(folder: Path) -> str:
+    """16 hex digits over a run's files; raises BakeoffError if one is missing."""
+    for file in FILES:
+        if not (folder / file).exists():
+            raise BakeoffError(f"{folder / file}: missing; run the stage that makes it (`dvc repro`)")
+    return hashlib.sha256("".join(sha256(folder / file) for file in FILES).encode()).hexdigest()[:16]
+
+
+def _source() -> dict[str, str]:
+    """MLflow's tags for what made a run: the stage, and the commit if there is one."""
+    tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/train.py"}
+    with contextlib.suppress(OSError):  # no git
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        if asked.returncode == 0:
+            tags["mlflow.source.git.commit"] = asked.stdout.strip()
+    return tags
 
 
 @contextlib.contextmanager
@@ -287,9 +350,8 @@ def _never_failing() -> Iterator[None]:
 
 
 def _warn(reason: str) -> None:
-    where = store_uri()
-    print(
-        f"warning: MLflow at {where} could not be used ({reason}); the results are complete, and "
-        "`python -m stages.track` mirrors them when it is back",
-        file=sys.stderr,
+    message = (
+        f"warning: MLflow at {store_uri()} could not be used ({reason}); the results are complete, and "
+        "`python -m stages.track` mirrors them when it is back"
     )
+    print(re.sub(r"//[^/@\s]*@", "//", message), file=sys.stderr)  # an address may hold a password

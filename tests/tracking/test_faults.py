@@ -1,0 +1,194 @@
+"""What goes wrong with MLflow never costs a result: killed trainings, lost stores, dead servers, crowds."""
+
+import contextlib
+import json
+import math
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import train
+from tests.tracking.conftest import (
+    MODELS,
+    RECORDS,
+    Settings,
+    client,
+    curves,
+    expected,
+    history,
+    only,
+    points,
+    runs,
+    snapshot,
+    wait_for,
+)
+from workflow import tracking
+from workflow.errors import BakeoffError
+
+FORK = multiprocessing.get_context("fork")  # children that need not import torch and mlflow again
+
+
+def train_until_killed(settings: Settings) -> None:
+    with tracking.live("nice", 0, settings) as log:
+        for record in RECORDS[:12]:
+            log(record)
+        time.sleep(600)
+
+
+def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "SEND_EVERY", 0.2)
+    child = FORK.Process(target=train_until_killed, args=(project,))
+    child.start()
+    wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
+    child.kill()
+    child.join()
+    before = only(runs())
+    assert before.info.status == "RUNNING"
+    with tracking.live("nice", 0, project) as log:
+        for record in RECORDS:
+            log(record)
+    run = only(runs())
+    assert (run.info.run_id, run.info.status) == (before.info.run_id, "FINISHED")
+    assert points(run) == expected(RECORDS)
+
+
+def test_a_training_that_fails_is_marked_as_failed_and_its_error_goes_on(project: Settings) -> None:
+    with pytest.raises(BakeoffError, match="diverged"), tracking.live("gan", 0, project) as log:
+        log(RECORDS[0])
+        raise BakeoffError("training diverged")
+    assert only(runs()).info.status == "FAILED"
+
+
+def train_at_once(settings: Settings, seed: int, barrier: Any) -> None:
+    barrier.wait()
+    with tracking.live("nice", seed, settings) as log:
+        for record in RECORDS:
+            log(record)
+
+
+def test_eight_processes_at_once_on_a_fresh_store(project: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+    for file in Path().glob("mlflow.db*"):
+        file.unlink()
+    barrier = FORK.Barrier(8)
+    children = [FORK.Process(target=train_at_once, args=(project, seed, barrier)) for seed in range(8)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert capfd.readouterr().err == ""
+    assert {run.info.run_name: points(run) for run in runs()} == {f"nice-{s}": expected(RECORDS) for s in range(8)}
+    assert len(runs()) == 8
+    assert len({run.info.experiment_id for run in runs()}) == 1
+
+
+@pytest.fixture
+def closed() -> Iterator[int]:
+    """A port on which nobody listens, and nobody else can."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+@pytest.fixture
+def hanging() -> Iterator[int]:
+    """A port where connections are taken and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", ["closed", "hanging"])
+def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
+    kind: str, project: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    port = request.getfixturevalue(kind)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{port}")
+    start = time.monotonic()
+    with tracking.live("nice", 0, project) as log:
+        for record in RECORDS:
+            log(record)
+        tags = tracking.mirror(project)
+    assert time.monotonic() - start < 60  # MLflow's own patience is of four minutes; this is no stop-watch
+    assert set(tags["runs"]) == {f"{name}/0" for name in MODELS}
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2  # one for each
+    for line in lines:
+        assert line.startswith(f"warning: MLflow at http://127.0.0.1:{port} could not be used (")
+        assert "secret" not in line
+        assert "python -m stages.track" in line
+
+
+def test_training_leaves_the_same_bytes_with_and_without_a_server(project: Settings, closed: int) -> None:
+    files = [Path(f"runs/nice/0/{file}") for file in ("model.safetensors", "history.jsonl")]
+    train.main("nice", 0)
+    with_store = [file.read_bytes() for file in files]
+    run = only(runs())
+    assert curves(run) == expected(history("nice"))
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed}"}
+    watched = "from stages import train; train.tracking.LIVE_AFTER = 0; train.main('nice', 0)"
+    done = subprocess.run([sys.executable, "-c", watched], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("warning: MLflow at ")
+    assert [file.read_bytes() for file in files] == with_store
+
+
+def test_a_lost_store_is_built_again_without_a_word(mirrored: Path, project: Settings) -> None:
+    with contextlib.chdir(mirrored):
+        before = {r.info.run_name: (points(r), r.data.params, r.data.tags) for r in runs()}
+    for file in Path().glob("mlflow.db*"):
+        file.unlink()
+    done = subprocess.run([sys.executable, "-m", "stages.track"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {r.info.run_name: (points(r), r.data.params, r.data.tags) for r in runs()} == before
+    assert set(json.loads(Path("data/tracked.json").read_text())["runs"]) == {f"{name}/0" for name in MODELS}
+
+
+def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
+    tracking.mirror(project)
+    before = snapshot()
+    run = only([run for run in runs() if run.data.tags["model"] == "vae"])
+    client().delete_experiment(run.info.experiment_id)
+    tracking.mirror(project)
+    assert snapshot() == before
+    client().delete_run(run.info.run_id)
+    tracking.mirror(project)
+    again = only([run for run in runs() if run.data.tags["model"] == "vae"])
+    assert again.info.run_id != run.info.run_id
+    assert points(again) == points(run)
+
+
+def test_a_missing_file_is_the_projects_fault_and_not_mlflows(project: Settings) -> None:
+    Path("runs/vae/0/metrics.json").unlink()
+    with pytest.raises(BakeoffError, match=r"^runs/vae/0/metrics.json: missing; "):
+        tracking.mirror(project)
+    assert runs() == []
+
+
+def test_figures_of_a_run_that_has_diverged_stay_readable(project: Settings) -> None:
+    bad: list[tracking.Record] = [
+        {"step": 1, "generator_loss": math.inf, "valid_loss": math.nan},
+        {"step": 2, "generator_loss": -math.inf, "valid_loss": 0.5},
+    ]
+    with tracking.live("gan", 0, project) as log:
+        log(bad[0])
+    with Path("runs/gan/0/history.jsonl").open("w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in bad)
+    for _ in range(2):
+        tracking.mirror(project)
+        run = only([run for run in runs() if run.data.tags["model"] == "gan"])
+        assert curves(run) == Counter(
+            [("train/generator_loss", 1, "nan"), ("train/generator_loss", 2, "nan"), ("valid/loss", 1, "nan"),
+             ("valid/loss", 2, 0.5)]
+        )  # fmt: skip
+        client().delete_tag(run.info.run_id, tracking.MIRRORED)
