@@ -1,8 +1,8 @@
 """Snakemake as DVC's other pair of hands: the graph and what is out of date come from DVC, the results go back to it.
 
 DVC alone decides what has changed (by content, from `dvc.lock`), so the two engines cannot disagree: Snakemake runs
-what `dvc status` calls changed, and what depends on it, several stages at a time. Stages that have finished are committed
-to DVC while others run, so that a run that is cut off loses next to nothing.
+what `dvc status` calls changed, and what depends on it, several stages at a time. Stages that have finished are
+committed to DVC while others run, so that a run that is cut off loses next to nothing.
 """
 
 import logging

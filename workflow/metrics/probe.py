@@ -29,7 +29,7 @@ def probe_accuracy(
         optimiser.zero_grad()
         penalty = weights.square().sum() / (2 * regularisation * len(train))
         value = F.cross_entropy(F.linear(train, weights, bias), train_labels) + penalty
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
     with torch.enable_grad():

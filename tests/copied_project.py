@@ -1,0 +1,74 @@
+"""A copy of the project for the tests that run an engine for real."""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from tests.conftest import ROOT
+
+SNAKEMAKE = ("snakemake", "--cores", "2")
+DVC = ("dvc", "repro")
+
+
+class Project:
+    """A copy of the project that runs the smoke preset."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        tracked = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            check=True,
+        ).stdout.decode()
+        for name in filter(None, tracked.split("\0")):
+            if (ROOT / name).exists() and name != "dvc.lock":
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        shutil.copy(ROOT / "presets/smoke.yaml", folder / "params.yaml")
+        self.run("git", "init", "-q")
+
+    def run(self, *command: str, good: bool = True) -> str:
+        """Run a command there; returns what it printed. Fails the test if its exit status is not as expected."""
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            stdin=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        assert (done.returncode == 0) == good, done.stdout[-4000:]
+        return done.stdout
+
+    def ran(self, *command: str) -> set[str]:
+        """Run an engine; returns the stages that it ran, by the names that DVC gives them."""
+        printed = self.run(*command)
+        if command[0] == "dvc":
+            return set(re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE))
+        rules = set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) - {"all"}
+        return {_stage_name(rule) for rule in rules}
+
+    def outputs(self) -> dict[str, str]:
+        """SHA-256 of every file that DVC tracks."""
+        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
+        paths = [self.folder / out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
+        files = [f for path in paths for f in (path.rglob("[!.]*") if path.is_dir() else [path])]
+        return {str(f.relative_to(self.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        """Replace the one occurrence of `old` by `new`, or put `new` at the end if `old` is empty."""
+        content = (self.folder / file).read_text()
+        assert not old or content.count(old) == 1
+        (self.folder / file).write_text(content.replace(old, new) if old else content + new)
+
+    def assert_settled_for(self, engine: tuple[str, ...]) -> None:
+        """This engine finds nothing to do."""
+        asked = ("snakemake", "-n") if engine == SNAKEMAKE else ("dvc", "status")
+        assert re.search(r"Nothing to be done|up to date", self.run(*asked))
+
+
+def _stage_name(rule: str) -> str:
+    return re.sub(r"^(code)_(\w+)$", r"\1@\2", re.sub(r"^(train|sample|evaluate)_(\w+)_(\d+)$", r"\1@\2-\3", rule))

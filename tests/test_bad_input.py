@@ -1,0 +1,60 @@
+"""Bad parameters and damaged data stop either engine early, with one line, and nothing is deleted or overwritten."""
+
+import pytest
+
+from tests.copied_project import DVC, SNAKEMAKE, Project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose data are prepared."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.run("dvc", "repro", "prepare", "code@nice")
+    return project
+
+
+@pytest.mark.parametrize("engine", [DVC, SNAKEMAKE], ids=["dvc", "snakemake"])
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
+        ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
+        ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: gan, nice"),
+        ("name: digits", "name: mnits", "data.name: 'mnits': should be 'digits'"),
+        ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
+        ("  gan:\n", "  ../gan:\n", "a model's name must be"),
+    ],
+    ids=["misspelt", "range", "kind", "data", "gpu", "name"],
+)
+def test_bad_parameters_stop_both_engines_and_touch_nothing(
+    old: str, new: str, expected: str, engine: tuple[str, ...], project: Project
+) -> None:
+    good = (project.folder / "params.yaml").read_text()
+    before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
+    project.edit("params.yaml", old, new)
+    try:
+        printed = project.run(*engine, good=False)
+    finally:
+        (project.folder / "params.yaml").write_text(good)
+    assert expected in printed
+    assert "Traceback" not in printed
+    assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
+
+
+def test_damaged_data_is_named_and_never_used(project: Project) -> None:
+    file = project.folder / "data/prepared/train.safetensors"
+    good = file.read_bytes()
+    file.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    try:
+        model = project.folder / "runs/nice/0/model.safetensors"
+        model.parent.mkdir(parents=True)
+        model.write_bytes(b"of an earlier training")
+        printed = project.run("python", "-m", "stages.train", "nice", "0", good=False)
+        assert "data/prepared/train.safetensors: SHA-256" in printed
+        assert "Traceback" not in printed
+        assert model.read_bytes() == b"of an earlier training"
+        assert "prepare" in project.ran(*SNAKEMAKE, "-n")  # the engines see it too,
+        project.run(*DVC, "prepare")  # and put it right
+        assert file.read_bytes() == good
+    finally:
+        file.write_bytes(good)
