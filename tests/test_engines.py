@@ -1,5 +1,6 @@
 """Both engines, really run, on the smallest preset: they make the same files and leave each other nothing to do."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,22 @@ def _chain(model: str) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("by_dvc"))
-    project.run(*DVC)
-    return project
+def projects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
+    """A project that DVC has run and one that Snakemake has, made side by side."""
+    by_dvc, by_snakemake = (Project(tmp_path_factory.mktemp(name)) for name in ("by_dvc", "by_snakemake"))
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), (DVC, SNAKEMAKE)))
+    return by_dvc, by_snakemake
 
 
-@pytest.fixture(scope="module")
-def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = Project(tmp_path_factory.mktemp("by_snakemake"))
-    project.run(*SNAKEMAKE)
-    return project
+@pytest.fixture
+def by_dvc(projects: tuple[Project, Project]) -> Project:
+    return projects[0]
+
+
+@pytest.fixture
+def by_snakemake(projects: tuple[Project, Project]) -> Project:
+    return projects[1]
 
 
 def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Project) -> None:
@@ -52,10 +58,14 @@ EDITS = {
 def test_only_what_changed_runs_again(
     file: str, old: str, new: str, expected: set[str], by_dvc: Project, by_snakemake: Project
 ) -> None:
-    for project, engine, other in ((by_dvc, DVC, SNAKEMAKE), (by_snakemake, SNAKEMAKE, DVC)):
+    def rerun(project: Project, engine: tuple[str, ...], other: tuple[str, ...]) -> set[str]:
         project.edit(file, old, new)
-        assert project.ran(*engine) == expected
+        ran = project.ran(*engine)
         project.assert_settled_for(other)
+        return ran
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(rerun, (by_dvc, by_snakemake), (DVC, SNAKEMAKE), (SNAKEMAKE, DVC))) == [expected, expected]
     assert (by_dvc.folder / "dvc.lock").read_bytes() == (by_snakemake.folder / "dvc.lock").read_bytes()
     assert by_dvc.outputs() == by_snakemake.outputs()
 
