@@ -27,7 +27,7 @@ def main(name: str, seed: int) -> None:
 
     model = loaded.model.to(device)
     metrics, pictures = evaluate(model, samples, judge, seed)
-    facts = ("title", "paper", "taxonomy", "likelihood", "objective", "about")
+    facts = ("title", "paper", "family", "taxonomy", "likelihood", "objective", "about")
     content = {
         "name": name,
         "kind": loaded.kind,

@@ -5,11 +5,13 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from workflow import params, timing, tracking
 from workflow.compute import prepare_torch
 from workflow.errors import one_line
 from workflow.files import write_text
-from workflow.images import read_card, read_split
+from workflow.images import read_card, read_split, write_tensors
 from workflow.models import registry
 from workflow.training import Record, fit
 
@@ -30,12 +32,16 @@ def main(name: str, seed: int) -> None:
             history.write(json.dumps(record) + "\n")
             track(record)
 
-        fitted = fit(model, train.images, valid.images, entry.train, seed, log, progress=f"{name} seed {seed}")
+        fitted = fit(model, train, valid, entry.train, seed, log, progress=f"{name} seed {seed}")
 
     model.load_state_dict(fitted.state)
     about = {"selected_step": fitted.step, "steps": fitted.steps}
     registry.save(model, folder / "model.safetensors", entry.kind, entry.hyperparameters, about)
     write_text(folder / "history.jsonl", history.getvalue())
+    write_tensors(
+        folder / "snapshots.safetensors",
+        {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)},
+    )
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters}
     timing.record(folder, "train", facts, device)

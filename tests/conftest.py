@@ -27,6 +27,14 @@ def digits() -> Tensor:
     return torch.from_numpy(load_digits().images.astype("uint8")).unsqueeze(1)
 
 
+@pytest.fixture(scope="session")
+def digit_labels() -> Tensor:
+    """Their classes, int64 (1797,)."""
+    from sklearn.datasets import load_digits
+
+    return torch.from_numpy(load_digits().target).long()
+
+
 def pytest_configure() -> None:
     # The stages that tests start find the package and the tools wherever the tests are started from.
     os.environ["PYTHONPATH"] = str(ROOT)

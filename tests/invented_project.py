@@ -22,6 +22,10 @@ MODELS: dict[str, tuple[Any, ...]] = {
     "pixelcnn": ("Gated PixelCNN", "explicit tractable", "exact", "exact", 1.74, 1.5, 0.181, None, None),
     "vqvae": ("VQ-VAE", "explicit approximate", "bound", "upper bound", 2.02, 3.4, 0.0043, 0.94, 0.021),
 }
+FAMILIES = {
+    "gan": "adversarial", "vae": "variational", "nice": "flow", "pixelcnn": "autoregressive",
+    "vqvae": "vector-quantised",
+}  # fmt: skip
 
 
 def make_project(
@@ -74,7 +78,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     values = measured(fid * wobble, [share / sum(tilted) for share in tilted])
     values["modes"]["test_histogram"] = shares
     write(folder / "metrics.json", {
-        "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "taxonomy": taxonomy,
+        "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "family": FAMILIES[name], "taxonomy": taxonomy,
         "likelihood": likelihood, "objective": "−log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁)", "about": about,
         "selected_step": 40, "steps": 60, "parameters": 123456,
         "counts": {"samples": 1000, "train": 1259, "test": len(images)}, **values,

@@ -17,6 +17,8 @@ from workflow.models.gan import (
     gradient_penalty,
 )
 
+Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
+
 REAL, FAKE = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([[-3.0], [1.5], [-0.2]])
 
 
@@ -78,8 +80,8 @@ def test_model_plays_its_objective_on_its_own_samples(objective: Objective) -> N
     x = _images(6)
     noise = torch.randn(6, 4, generator=_generator())
     on_real, on_fake = model.critic(x.float() / 8 - 1), model.critic(model.generator(noise))
-    assert torch.equal(model.loss(x, "generator", _generator())["loss"], generator_loss(on_fake, objective))
-    torch.testing.assert_close(model.loss(x, "critic", _generator())["loss"], critic_loss(on_real, on_fake))
+    assert torch.equal(model.loss(x, Y, "generator", _generator())["loss"], generator_loss(on_fake, objective))
+    torch.testing.assert_close(model.loss(x, Y, "critic", _generator())["loss"], critic_loss(on_real, on_fake))
 
 
 def test_penalty_is_the_mean_squared_gradient_and_can_be_trained_on() -> None:
@@ -107,7 +109,10 @@ def test_penalty_of_the_network_equals_finite_differences() -> None:
 
 def test_the_critics_loss_has_half_the_penaltys_weight() -> None:
     x = _images(6)
-    without, penalised = _model(r1=0.0).loss(x, "critic", _generator()), _model(r1=3.0).loss(x, "critic", _generator())
+    without, penalised = (
+        _model(r1=0.0).loss(x, Y, "critic", _generator()),
+        _model(r1=3.0).loss(x, Y, "critic", _generator()),
+    )
     assert penalised["r1"] > 0
     assert "r1" not in without
     torch.testing.assert_close(penalised["loss"], without["loss"] + 1.5 * penalised["r1"])
@@ -117,7 +122,7 @@ def test_the_critics_loss_has_half_the_penaltys_weight() -> None:
 def test_a_turn_reaches_its_player_alone(player: str, other: str) -> None:
     model = _model(r1=0.1)
     model.players[other].requires_grad_(False)
-    model.loss(_images(6), player, _generator())["loss"].backward()
+    model.loss(_images(6), Y, player, _generator())["loss"].backward()
     assert all(p.grad is not None and p.grad.any() for p in model.players[player].parameters())
     assert all(p.grad is None for p in model.players[other].parameters())
 
@@ -162,11 +167,11 @@ def test_energy_distance_has_no_bias_and_sees_every_kind_of_failure(digits: Tens
 
 def test_validation_prefers_the_generator_of_better_images(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
-    untrained = model.validate(digits[:200], _generator())
+    untrained = model.validate(digits[:200], Y, _generator())
     assert {"loss", "accuracy_real", "accuracy_fake"} == set(untrained)
     real = digits[200:1200].float() / 8 - 1
     monkeypatch.setattr(model, "_fake", lambda *_: real)
-    assert model.validate(digits[:200], _generator())["loss"] < 0.1 * untrained["loss"]
+    assert model.validate(digits[:200], Y, _generator())["loss"] < 0.1 * untrained["loss"]
 
 
 def test_features_are_what_the_critic_decides_on() -> None:

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from workflow.errors import BakeoffError
+from workflow.images import ImageSet
 from workflow.models import registry
 from workflow.models.base import Model
 from workflow.params import Train
@@ -31,12 +32,28 @@ class Slope(Model):
         self.gradients: list[float] = []  # what the turn before stepped on
         self.modes: list[bool] = []
         self.initialised: list[Tensor] = []
+        self.calibrated: list[tuple[Tensor, float]] = []  # x, w
+        self.projected: list[float] = []  # w after each turn
+        self.drawn: list[float] = []  # w at each snapshot
 
     def initialise(self, x: Tensor, generator: Generator) -> None:
         assert not self.seen
         self.initialised.append(x)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def calibrate(self, x: Tensor, generator: Generator) -> None:
+        self.calibrated.append((x, self.w.item()))
+
+    def project(self, player: str) -> None:
+        assert player == "model"
+        self.projected.append(self.w.item())
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        assert not self.training
+        self.drawn.append(self.w.item())
+        return torch.randint(256, (n, 1, 1, 1), generator=generator, dtype=torch.uint8)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        assert torch.equal(x[:, 0, 0, 0].long(), y)
         self.seen.append(x)
         self.weights.append(self.w.item())
         self.modes.append(self.training)
@@ -44,7 +61,8 @@ class Slope(Model):
             self.gradients.append(self.w.grad.item())
         return {"loss": self.slope(len(self.seen)) * self.w.sum(), "pixel": x.double().mean()}
 
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        assert torch.equal(x[:, 0, 0, 0].long(), y)
         self.modes.append(self.training)
         noise = torch.rand(1, generator=generator)
         return {"loss": self.w.detach().sum(), "pixel": x.double().mean(), "noise": noise.sum()}
@@ -66,15 +84,23 @@ class Duel(Model):
     def turns(self) -> tuple[str, ...]:
         return ("left", "left", "right")
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         other = self.right if player == "left" else self.left
         assert all(p.requires_grad for p in self.players[player].parameters())
         assert not any(p.requires_grad for p in other.parameters())
         self.before.append((player, self.left.weight.item(), self.right.weight.item()))
         return {"loss": (self.left(x.float()) - self.right(x.float())).square().mean()}
 
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        return torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
+
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         return {"loss": self.left.weight.detach().sum()}
+
+
+def _set(images: Tensor) -> ImageSet:
+    """Images labelled with their pixel, by which each is known."""
+    return ImageSet(images, images[:, 0, 0, 0].long())
 
 
 def _train(**options: Any) -> Train:
@@ -83,7 +109,7 @@ def _train(**options: Any) -> Train:
 
 def _fit(model: Model, valid: Tensor = IMAGES[:6], seed: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:
     history: list[Record] = []
-    return fit(model, IMAGES, valid, _train(**options), seed, history.append), history
+    return fit(model, _set(IMAGES), _set(valid), _train(**options), seed, history.append), history
 
 
 def _moves(model: Slope) -> list[float]:
@@ -208,6 +234,25 @@ def test_history_has_means_since_the_last_line() -> None:
     assert [line["pixel"] for line in lines] == pytest.approx(expected)
 
 
+def test_calibrates_on_all_training_images_before_each_validation_and_projects_after_each_step() -> None:
+    model = Slope()
+    _fit(model, epochs=3)
+    assert [w for _, w in model.calibrated] == model.projected[4::5] == pytest.approx([-5 * LR * k for k in (1, 2, 3)])
+    assert all(torch.equal(x, IMAGES) for x, _ in model.calibrated)
+    assert len(model.projected) == 15
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(3, [0, 1, 2, 3]), (80, range(0, 81, 10))])
+def test_draws_samples_over_training_from_the_same_noise(epochs: int, expected: Sequence[int]) -> None:
+    """One before the first step, and up to eight at evenly spaced validations; an epoch has five steps."""
+    model = Slope()
+    fitted, _ = _fit(model, epochs=epochs)
+    assert list(fitted.snapshot_steps) == [5 * epoch for epoch in expected]
+    assert model.drawn == pytest.approx([-LR * step for step in fitted.snapshot_steps])
+    assert (fitted.snapshots.shape, fitted.snapshots.dtype) == ((len(expected), 1024, 1, 1, 1), torch.uint8)
+    assert (fitted.snapshots == fitted.snapshots[0]).all()
+
+
 def test_initialises_once_before_the_first_step() -> None:
     model = Slope()
     _fit(model)
@@ -229,7 +274,9 @@ def _fit_nice(digits: Tensor, seed: int = 0, draws: int = 0, **options: Any) -> 
     model = registry.build("nice", (1, 8, 8), 17, NICE)
     torch.rand(draws)  # what other code draws must not matter
     history: list[Record] = []
-    return fit(model, digits[:256], digits[256:356], _train(batch_size=32, **options), seed, history.append), history
+    return fit(
+        model, _set(digits[:256]), _set(digits[256:356]), _train(batch_size=32, **options), seed, history.append
+    ), history
 
 
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9, "clip": 10.0, "schedule": "cosine"}], ids=["plain", "options"])

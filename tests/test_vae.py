@@ -12,6 +12,8 @@ from workflow.models import vae
 from workflow.models.layers import from_unit
 from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
 
+Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
+
 DECODERS: tuple[Decoder, ...] = ("categorical", "logistic")
 
 
@@ -137,7 +139,7 @@ def test_bound_with_one_draw_is_the_training_objective_on_average() -> None:
     x = torch.randint(0, 2, (1, 1, 4, 4), dtype=torch.uint8, generator=_generator(1)).expand(50_000, 1, 4, 4)
     with torch.no_grad():
         bound = model.log_prob(x, _generator(2))
-        loss = model.loss(x, "model", _generator(3))["loss"]
+        loss = model.loss(x, Y, "model", _generator(3))["loss"]
     assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(x))
 
 
@@ -153,9 +155,9 @@ def test_chunks_do_not_change_the_bound(monkeypatch: pytest.MonkeyPatch) -> None
 def test_beta_weighs_the_kl_in_training_but_not_in_validation() -> None:
     x = torch.randint(0, 2, (8, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     plain, heavy = _model(beta=1.0), _model(beta=4.0)
-    terms = heavy.loss(x, "model", _generator())
+    terms = heavy.loss(x, Y, "model", _generator())
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + 4 * terms["kl"])
-    assert torch.equal(heavy.validate(x, _generator())["loss"], plain.validate(x, _generator())["loss"])
+    assert torch.equal(heavy.validate(x, Y, _generator())["loss"], plain.validate(x, Y, _generator())["loss"])
     assert terms["kl"] > 0
 
 

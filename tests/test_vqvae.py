@@ -11,6 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from workflow.models.layers import to_unit
 from workflow.models.vqvae import DEAD, TRIAL, Codebook, VqVae, straight_through
 
+Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
+
 CODES, SIZE = 6, 3
 
 
@@ -86,7 +88,7 @@ def test_decoders_gradient_reaches_the_encoder_as_if_nothing_were_quantised() ->
     seen: list[Tensor] = []
     model.encoder.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     model.decoder.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    loss = model.loss(_images(model), "model", _generator())["loss"]
+    loss = model.loss(_images(model), Y, "model", _generator())["loss"]
     encoded, decoded = seen
     assert not torch.equal(encoded, decoded)
     encoded.retain_grad()
@@ -103,7 +105,7 @@ def test_each_term_teaches_its_own_part() -> None:
 
     def taught(term: str) -> set[str]:
         model.zero_grad()
-        model.loss(_images(model), "model", _generator())[term].backward()
+        model.loss(_images(model), Y, "model", _generator())[term].backward()
         return {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
 
     assert taught("reconstruction") == {"encoder", "decoder"}
@@ -115,7 +117,7 @@ def test_loss_is_the_sum_of_its_terms() -> None:
     model = _model()
     x = _images(model)
     with torch.no_grad():
-        terms = model.loss(x, "model", _generator())
+        terms = model.loss(x, Y, "model", _generator())
         z = model.encoder(x.float() - 1)  # three levels, on the scale -1..1
     distances = torch.cdist(z.movedim(1, -1).flatten(0, 2), model.codebook.vectors).amin(1)
     torch.testing.assert_close(terms["commitment"], distances.square().sum() / len(x))
@@ -175,10 +177,10 @@ def test_codebook_moves_only_while_training() -> None:
     model = _model()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
-        model.loss(_images(model), "model", _generator())
-        model.validate(_images(model), _generator())
+        model.loss(_images(model), Y, "model", _generator())
+        model.validate(_images(model), Y, _generator())
     assert all(torch.equal(before[name], buffer) for name, buffer in model.named_buffers())
-    model.train().loss(_images(model), "model", _generator())
+    model.train().loss(_images(model), Y, "model", _generator())
     assert not torch.equal(before["codebook.vectors"], model.codebook.vectors)
 
 
@@ -187,7 +189,7 @@ def test_averaged_weights_come_with_the_newest_codebook() -> None:
     model = _model()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     for _ in range(3):
-        model.train().loss(_images(model), "model", _generator())
+        model.train().loss(_images(model), Y, "model", _generator())
         average.update_parameters(model)
     copy = average.module
     assert isinstance(copy, VqVae)
@@ -240,7 +242,7 @@ def test_bound_is_the_two_parts_computed_by_hand(shape: tuple[int, int, int]) ->
             expected = sum(pixels[v, c, i, j] for (c, i, j), v in _entries(x[n]))
             expected += sum(codes[k, 0, i, j] for (i, j), k in _entries(grid))
             torch.testing.assert_close(bound[n], expected)
-        scores = model.validate(x, _generator())
+        scores = model.validate(x, Y, _generator())
         torch.testing.assert_close(scores["loss"], -bound.mean())
         torch.testing.assert_close(scores["loss"], scores["reconstruction"] + scores["prior"])
 

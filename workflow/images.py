@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,14 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels in batches of up to `size`, in order."""
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
 @dataclass(frozen=True)

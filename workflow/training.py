@@ -18,28 +18,38 @@ from tqdm import tqdm
 
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
-from workflow.models.base import HasInitialise, Model
+from workflow.images import ImageSet
+from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
 from workflow.params import Train
 
 Record = dict[str, float | int]
 LOGS_AN_EPOCH = 2  # lines of training losses an epoch: enough for a curve, few enough for a small file
 
 
+SNAPSHOTS = 8  # times at which samples are kept during training, evenly spaced, beside those of the untrained model
+SNAPSHOT_NUMBERS = 1024  # pixels and channels in the samples of a snapshot, about
+
+
 @dataclass(frozen=True)
 class Fitted:
-    """The weights that were best on the validation images, when that was, and how long it took."""
+    """The weights that were best on the validation images, when that was, and how long it took.
+
+    snapshots: samples over training, from the same noise each time, uint8 (S, n, C, H, W), at snapshot_steps: (S,).
+    """
 
     state: dict[str, Tensor]
     step: int
     valid_loss: float
     steps: int
     seconds: float
+    snapshots: Tensor
+    snapshot_steps: tuple[int, ...]
 
 
 def fit(
     model: Model,
-    train: Tensor,
-    valid: Tensor,
+    train: ImageSet,
+    valid: ImageSet,
     settings: Train,
     seed: int,
     log: Callable[[Record], None],
@@ -47,8 +57,8 @@ def fit(
 ) -> Fitted:
     """Train `model`, on the device where it is, and return its best weights.
 
-    train, valid: uint8 (N, C, H, W). `log` is called with each record: {"step", "epoch", and scalars}; scalars of a
-    player among several carry its name (`critic_loss`), those on validation images begin with `valid_`.
+    `log` is called with each record: {"step", "epoch", and scalars}; scalars of a player among several carry its name
+    (`critic_loss`), those on validation images begin with `valid_`.
     The model's weights are left as the last step had them. Raises BakeoffError if the loss is not finite.
     """
     device = model.device
@@ -57,7 +67,7 @@ def fit(
     train, valid = train.to(device), valid.to(device)
     batches = _batches(train, settings.batch_size, make_generator(torch.device("cpu"), seed, 2))
     if isinstance(model, HasInitialise):
-        model.initialise(train[:1024], generator)
+        model.initialise(train.images[:1024], generator)
 
     steps_an_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
     total = steps_an_epoch * settings.epochs
@@ -65,12 +75,14 @@ def fit(
     optimisers = {name: _optimiser(player.parameters(), settings) for name, player in players.items()}
     factor = _schedule(settings, total)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
-    best: Fitted | None = None
+    judged = cast(Model, average.module) if average else model
+    judge = _Judge(judged, train, valid, settings.batch_size, seed, total)
     sums: dict[str, list[Tensor]] = {}
     start = time.perf_counter()
 
     bar = tqdm(total=total, desc=progress, disable=None if progress else True, unit="step", dynamic_ncols=True)
     with bar:
+        judge.snapshot(0)
         for step in range(1, total + 1):
             model.train()
             for name in model.turns:
@@ -84,33 +96,68 @@ def fit(
                 average.update_parameters(model)
             bar.update()
 
-            epoch = step / steps_an_epoch
             ends_epoch = step % steps_an_epoch == 0
             if ends_epoch or step % max(1, steps_an_epoch // LOGS_AN_EPOCH) == 0:
                 means = {term: torch.stack(values).mean().item() for term, values in sums.items()}
                 sums.clear()
-                log({"step": step, "epoch": round(epoch, 4), **_finite(means, step)})
+                log({"step": step, "epoch": round(step / steps_an_epoch, 4), **_finite(means, step)})
                 bar.set_postfix({term: f"{value:.3f}" for term, value in list(means.items())[:3]}, refresh=False)
-            if ends_epoch and (round(epoch) % settings.valid_every == 0 or step == total):
-                judged = cast(Model, average.module) if average else model
-                scores = _validate(judged, valid, settings.batch_size, seed)
-                log({"step": step, "epoch": round(epoch), **_finite(scores, step)})
-                if best is None or scores["valid_loss"] < best.valid_loss:
-                    state = copy.deepcopy(judged.state_dict())
-                    best = Fitted(state, step, scores["valid_loss"], total, 0.0)
+            if ends_epoch and (step // steps_an_epoch % settings.valid_every == 0 or step == total):
+                log({"step": step, "epoch": step // steps_an_epoch, **judge.validate(step)})
     for player in players.values():
         player.requires_grad_(True)
-    assert best is not None  # the last step always validates
-    return Fitted(best.state, best.step, best.valid_loss, total, time.perf_counter() - start)
+    return judge.fitted(time.perf_counter() - start)
 
 
-def _batches(images: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches for ever, each epoch in a new order; the incomplete batch at an epoch's end is left out."""
-    size = min(size, len(images))
+class _Judge:
+    """Validates the model that is to be kept, remembers its best weights, and draws samples over training."""
+
+    def __init__(self, model: Model, train: ImageSet, valid: ImageSet, batch_size: int, seed: int, total: int) -> None:
+        self.model, self.train, self.valid = model, train, valid
+        self.batch_size, self.seed, self.total = max(batch_size, 256), seed, total
+        self.best: tuple[dict[str, Tensor], int, float] | None = None
+        self.snapshots: dict[int, Tensor] = {}
+
+    @torch.no_grad()
+    def validate(self, step: int) -> dict[str, float]:
+        """The model's scalars on the validation images, with the same random numbers at every step."""
+        self.model.eval()
+        generator = make_generator(self.model.device, self.seed, 3)
+        if isinstance(self.model, HasCalibrate):
+            self.model.calibrate(self.train.images, generator)
+        scores: dict[str, float] = {}
+        for x, y in self.valid.split(self.batch_size):
+            for term, value in self.model.validate(x, y, generator).items():
+                scores[f"valid_{term}"] = scores.get(f"valid_{term}", 0.0) + value.item() * len(x) / len(self.valid)
+        _finite(scores, step)
+        if self.best is None or scores["valid_loss"] < self.best[2]:
+            self.best = copy.deepcopy(self.model.state_dict()), step, scores["valid_loss"]
+        if step * SNAPSHOTS >= len(self.snapshots) * self.total:
+            self.snapshot(step)
+        return scores
+
+    def snapshot(self, step: int) -> None:
+        """Draw samples, each time from the same noise."""
+        n = max(10, SNAPSHOT_NUMBERS // math.prod(self.model.shape))
+        random = make_generator(self.model.device, self.seed, 9)
+        self.snapshots[step] = self.model.eval().sample(n, random).cpu()
+
+    def fitted(self, seconds: float) -> Fitted:
+        """What training came to."""
+        assert self.best is not None  # the last step always validates
+        state, step, valid_loss = self.best
+        snapshots = torch.stack(list(self.snapshots.values()))
+        return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
+
+
+def _batches(train: ImageSet, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in batches for ever, each epoch in a new order; the incomplete batch at its end is left out."""
+    size = min(size, len(train))
     while True:
-        order = torch.randperm(len(images), generator=generator).to(images.device)
-        for i in range(0, len(images) - size + 1, size):
-            yield images[order[i : i + size]]
+        order = torch.randperm(len(train), generator=generator).to(train.images.device)
+        for i in range(0, len(train) - size + 1, size):
+            chosen = order[i : i + size]
+            yield train.images[chosen], train.labels[chosen]
 
 
 def _optimiser(parameters: Iterator[torch.nn.Parameter], settings: Train) -> torch.optim.Optimizer:
@@ -133,7 +180,7 @@ def _schedule(settings: Train, total: int) -> Callable[[int], float]:
 def _turn(
     model: Model,
     player: str,
-    x: Tensor,
+    batch: tuple[Tensor, Tensor],
     optimiser: torch.optim.Optimizer,
     factor: float,
     settings: Train,
@@ -141,28 +188,18 @@ def _turn(
 ) -> dict[str, Tensor]:
     for group in optimiser.param_groups:
         group["lr"] = settings.lr * factor
-    autocast = torch.autocast(x.device.type, torch.bfloat16) if settings.bf16 else contextlib.nullcontext()
+    autocast = torch.autocast(model.device.type, torch.bfloat16) if settings.bf16 else contextlib.nullcontext()
     with autocast:
-        terms = model.loss(x, player, generator)
+        terms = model.loss(*batch, player, generator)
     optimiser.zero_grad(set_to_none=True)
     terms["loss"].backward()
     if settings.clip:
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         terms["gradient_norm"] = torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
     optimiser.step()
+    if isinstance(model, HasProject):
+        model.project(player)
     return terms
-
-
-@torch.no_grad()
-def _validate(model: Model, valid: Tensor, batch_size: int, seed: int) -> dict[str, float]:
-    """The model's scalars on the validation images, with the same random numbers at every step."""
-    model.eval()
-    generator = make_generator(valid.device, seed, 3)
-    sums: dict[str, float] = {}
-    for x in valid.split(max(batch_size, 256)):
-        for term, value in model.validate(x, generator).items():
-            sums[f"valid_{term}"] = sums.get(f"valid_{term}", 0.0) + value.item() * len(x) / len(valid)
-    return sums
 
 
 def _finite(scalars: dict[str, float], step: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 Likelihood = Literal["exact", "bound", "implicit"]
+Family = Literal["autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"]
 Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit"]
 
 
@@ -20,19 +21,23 @@ class Model(nn.Module):
 
     Class facts, which the report shows:
     title: the family's name in print. paper: author, year and title of its source.
+    family: by which idea it works; the report compares what is said of families with what was measured.
     taxonomy: its place in Goodfellow's tree (NIPS 2016 tutorial, section 2.3).
     likelihood: what `log_prob` gives: the exact log-probability of the discrete image, a lower bound of it, or
         nothing ("implicit": there is no such method).
     objective: the loss as a formula, in plain Unicode.
     about: two or three sentences: how it works, which questions it answers and which it cannot.
+    classes: how many classes it is conditioned on, p(x|y); 0 if none, p(x). A hyper-parameter of families that can be.
     """
 
     title: ClassVar[str]
     paper: ClassVar[str]
+    family: ClassVar[Family]
     taxonomy: ClassVar[Taxonomy]
     likelihood: ClassVar[Likelihood]
     objective: ClassVar[str]
     about: ClassVar[str]
+    classes: int = 0
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()
@@ -49,10 +54,11 @@ class Model(nn.Module):
         """Whose turn it is within one training step, in order; each turn draws a fresh batch."""
         return tuple(self.players)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Scalars of one turn of `player` on the batch x: uint8 (N, C, H, W).
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Scalars of one turn of `player` on the batch x: uint8 (N, C, H, W), with classes y: int64 (N,).
 
-        "loss" is minimised; everything else is logged. Likelihood models give "loss" in nats per image.
+        "loss" is minimised; everything else is logged. Likelihood models give "loss" in nats per image. A model that
+        is conditioned on no class does not look at y.
         """
         raise NotImplementedError
 
@@ -62,9 +68,9 @@ class Model(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Scalars on held-out images x, uint8 (N, C, H, W); the checkpoint with the least "loss" is kept."""
-        return self.loss(x, next(iter(self.players)), generator)
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Scalars on held-out images x, uint8 (N, C, H, W), with classes y; the checkpoint of least "loss" is kept."""
+        return self.loss(x, y, next(iter(self.players)), generator)
 
     @property
     def device(self) -> torch.device:
@@ -81,11 +87,40 @@ class HasInitialise(Protocol):
 
 
 @runtime_checkable
+class HasProject(Protocol):
+    """Keeps parameters within bounds (projected gradient descent)."""
+
+    def project(self, player: str) -> None:
+        """Called after each step of `player`: move its parameters back to where they may be."""
+
+
+@runtime_checkable
+class HasCalibrate(Protocol):
+    """Has parts that are not trained by gradients but fitted to what the others make of the training images."""
+
+    def calibrate(self, x: Tensor, generator: Generator) -> None:
+        """x: the training images, uint8 (N, C, H, W). Called each time before the model is judged."""
+
+
+@runtime_checkable
+class HasSampleGiven(Protocol):
+    """Can draw images of classes asked for, if its `classes` are not 0."""
+
+    classes: int
+
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        """y: int64 (N,), 0..classes-1. An image of each class, uint8 (N, C, H, W)."""
+
+
+@runtime_checkable
 class HasLogProb(Protocol):
     """Knows the density, or a bound of it."""
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """x: uint8 (N, C, H, W). Nats of each discrete image, float (N,): exact, or a lower bound."""
+        """x: uint8 (N, C, H, W). Nats of each discrete image, float (N,): exact, or a lower bound.
+
+        A model that is conditioned on classes gives that of p(x), the mean of p(x|y) over them.
+        """
 
 
 @runtime_checkable

@@ -27,6 +27,7 @@ class Gan(Model):
 
     title = "GAN"
     paper = "Goodfellow et al. 2014, Generative Adversarial Nets"
+    family = "adversarial"
     taxonomy = "implicit"
     likelihood = "implicit"
     objective = "min_G max_D 𝔼ₓ[ log D(x) ] + 𝔼_z[ log(1 − D(G(z))) ];  non-saturating: G maximises 𝔼_z[ log D(G(z)) ]"
@@ -87,7 +88,7 @@ class Gan(Model):
         """The critic k times, then the generator."""
         return ("critic",) * self.critic_steps + ("generator",)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """The player's loss, and for the critic the penalty and its accuracy on real and on fake images."""
         if player == "generator":
             return {"loss": generator_loss(self.critic(self._fake(len(x), generator)), self.generator_objective)}
@@ -102,7 +103,7 @@ class Gan(Model):
         return terms
 
     @torch.no_grad()
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The energy distance of samples to x, and the critic's accuracy on both.
 
         The players' losses say how the game stands, not how good the samples are, and there is no likelihood. The

@@ -1,7 +1,7 @@
 """Blocks that more than one family uses, each at the one place where it is tested."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
@@ -41,6 +41,21 @@ def log_mean_exp(values: Tensor) -> Tensor:
     exponentials is unbiased, and rises with K (Burda et al. 2016, Importance Weighted Autoencoders, theorem 1).
     """
     return torch.logsumexp(values, 0) - math.log(len(values))
+
+
+def over_classes(log_prob_given: Callable[[Tensor], Tensor], n: int, classes: int, device: torch.device) -> Tensor:
+    """log p(x) = log Σ_y p(x|y) / classes, as if all classes were as frequent, nats (N,).
+
+    log_prob_given: of n images, given the classes asked for, int64 (n,), in nats (n,): exact, or lower bounds, of which
+    the result is one again.
+    """
+    given = [log_prob_given(torch.full((n,), y, dtype=torch.long, device=device)) for y in range(classes)]
+    return log_mean_exp(torch.stack(given))
+
+
+def draw_classes(n: int, classes: int, generator: Generator, device: torch.device) -> Tensor:
+    """n classes, each as likely as any other, int64 (n,)."""
+    return torch.randint(classes, (n,), generator=generator, device=device)
 
 
 def quarter(shape: tuple[int, int, int]) -> tuple[int, int]:

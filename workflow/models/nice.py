@@ -25,6 +25,7 @@ class Nice(Model):
 
     title = "NICE"
     paper = "Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation"
+    family = "flow"
     taxonomy = "explicit tractable"
     likelihood = "bound"
     objective = "max 𝔼ᵤ[ Σᵢ log p(hᵢ) + log sᵢ ] − D log levels,  h = s ⊙ f((x + u) / levels),  u ~ U[0, 1)ᴰ"
@@ -69,7 +70,7 @@ class Nice(Model):
             y = coupling.inverse(y)
         return y
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative lower bound of log p(x), one noise an image, nats per image."""
         return {"loss": -self._log_prob_given_noise(x, generator).mean()}
 

@@ -21,6 +21,7 @@ class PixelCNN(Model):
 
     title = "PixelCNN"
     paper = "van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders"
+    family = "autoregressive"
     taxonomy = "explicit tractable"
     likelihood = "exact"
     objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
@@ -43,7 +44,7 @@ class PixelCNN(Model):
         super().__init__(shape, levels)
         self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative log-likelihood, nats per image."""
         return {"loss": -self.log_prob(x, generator).mean()}
 

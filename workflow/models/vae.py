@@ -27,6 +27,7 @@ class Vae(Model):
 
     title = "VAE"
     paper = "Kingma & Welling 2014, Auto-Encoding Variational Bayes"
+    family = "variational"
     taxonomy = "explicit approximate"
     likelihood = "bound"
     objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"
@@ -91,12 +92,12 @@ class Vae(Model):
             return categorical_log_prob(pixels, x)
         return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image."""
         return self._negative_bound(x, generator, self.beta)
 
     @torch.no_grad()
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The same with beta 1: a bound of the likelihood whatever beta is, so checkpoints and runs can be compared."""
         return self._negative_bound(x, generator, 1.0)
 

@@ -73,6 +73,7 @@ class VqVae(Model):
 
     title = "VQ-VAE"
     paper = "van den Oord et al. 2017, Neural Discrete Representation Learning"
+    family = "vector-quantised"
     taxonomy = "explicit approximate"
     likelihood = "bound"
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
@@ -126,7 +127,7 @@ class VqVae(Model):
         )
         self.prior = GatedPixelCNN((1, *quarter(shape)), codes, prior_channels, prior_layers, dropout, ordered=False)
 
-    def loss(self, x: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Reconstruction, commitment and prior terms, nats per image; the prior sees codes, and sends nothing back."""
         z = self.encoder(to_unit(x, self.levels)).float()
         indices = self.codebook.nearest(z.detach())
@@ -140,7 +141,7 @@ class VqVae(Model):
         return {"loss": loss, **terms, "commitment": commitment, "perplexity": self._perplexity(indices)}
 
     @torch.no_grad()
-    def validate(self, x: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The two-part code length, nats per image: what `log_prob` bounds, without the commitment term."""
         indices = self.indices(x)
         terms = self._two_parts(x, indices, self.codebook.lookup(indices))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from workflow.images import Card
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
-ABOUT = ("kind", "title", "paper", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
+ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
 MAY_LACK = {"bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"}
 
 
