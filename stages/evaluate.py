@@ -21,7 +21,8 @@ def main(name: str, seed: int) -> None:
     device = prepare_torch(settings.compute)
     folder, extractor = Path("runs") / name / str(seed), Path("data/extractor")
     classifier = load_classifier(extractor / "model.safetensors").to(device)
-    judge = Judge(classifier, read_split("train"), read_split("test"), read_card().levels, settings.evaluate)
+    card = read_card()
+    judge = Judge(classifier, read_split("train"), read_split("test"), card.levels, settings.evaluate, card.mixture)
     loaded = registry.load(folder / "model.safetensors")
     samples = read_tensors(folder / "samples.safetensors")[0]["images"]
 

@@ -14,7 +14,15 @@ if __name__ == "__main__":
         settings = params.load()
         device = prepare_torch(settings.compute)
         card, valid, test = read_card(), read_split("valid"), read_split("test")
-        model = fit_classifier(read_split("train"), valid, card.levels, len(card.classes), settings.extractor, device)
+        model = fit_classifier(
+            read_split("train"),
+            valid,
+            card.levels,
+            len(card.classes),
+            settings.extractor,
+            device,
+            channelwise=card.channelwise,
+        )
 
         folder, batch = Path("data/extractor"), settings.extractor.batch_size
         save_classifier(model, folder / "model.safetensors")

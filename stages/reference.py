@@ -15,5 +15,6 @@ if __name__ == "__main__":
         settings = params.load()
         device = prepare_torch(settings.compute)
         classifier = load_classifier(Path("data/extractor/model.safetensors")).to(device)
-        judge = Judge(classifier, read_split("train"), read_split("test"), read_card().levels, settings.evaluate)
+        card = read_card()
+        judge = Judge(classifier, read_split("train"), read_split("test"), card.levels, settings.evaluate, card.mixture)
         write_json(Path("data/reference/reference.json"), reference(judge, settings.sample.count))

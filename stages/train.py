@@ -9,7 +9,7 @@ import torch
 
 from workflow import params, timing, tracking
 from workflow.compute import prepare_torch
-from workflow.errors import one_line
+from workflow.errors import BakeoffError, one_line
 from workflow.files import write_text
 from workflow.images import read_card, read_split, write_tensors
 from workflow.models import registry
@@ -24,6 +24,7 @@ def main(name: str, seed: int) -> None:
     card, train, valid = read_card(), read_split("train"), read_split("valid")
     folder = Path("runs") / name / str(seed)
 
+    _check_classes(name, entry.hyperparameters.get("classes", 0), len(card.classes))
     model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
     history = io.StringIO()
     with tracking.live(name, seed, settings) as track:
@@ -45,6 +46,14 @@ def main(name: str, seed: int) -> None:
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters}
     timing.record(folder, "train", facts, device)
+
+
+def _check_classes(name: str, asked: int, known: int) -> None:
+    if asked not in (0, known):
+        raise BakeoffError(
+            f"params.yaml: models.{name}.classes: {asked}: the data have {known} classes; "
+            f"set {known}, or 0 for a model that is not conditioned on them"
+        )
 
 
 if __name__ == "__main__":

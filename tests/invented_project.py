@@ -64,7 +64,8 @@ def measured(fid: float, shares: list[float]) -> dict[str, Any]:
         "fid": fid, "kid": fid / 100 - 0.004, "kid_std": 0.002, "inception_score": 9.8 - fid / 5,
         "inception_score_std": 0.12, "precision": 0.97 - fid / 40, "recall": 0.95 - fid / 30,
         "density": 1.02 - fid / 20, "coverage": 0.94 - fid / 30,
-        "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "missed": 0},
+        "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "found": len(shares)},
+        "sharpness": 1 - fid / 20,
         "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
     }  # fmt: skip
 
@@ -78,7 +79,8 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     values = measured(fid * wobble, [share / sum(tilted) for share in tilted])
     values["modes"]["test_histogram"] = shares
     write(folder / "metrics.json", {
-        "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "family": FAMILIES[name], "taxonomy": taxonomy,
+        "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "taxonomy": taxonomy,
+        "family": FAMILIES[name],
         "likelihood": likelihood, "objective": "−log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁)", "about": about,
         "selected_step": 40, "steps": 60, "parameters": 123456,
         "counts": {"samples": 1000, "train": 1259, "test": len(images)}, **values,

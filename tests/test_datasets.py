@@ -1,10 +1,12 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from workflow.datasets import download, prepare
-from workflow.images import ImageSet, read_split, write_prepared, write_tensors
+from workflow.images import ImageSet, read_card, read_split, write_prepared, write_tensors
+from workflow.metrics.modes import nearest_mode
 from workflow.params import Data
 
 SETTINGS = Data(name="digits", valid=0.1, test=0.2, seed=0)
@@ -68,3 +70,71 @@ def test_prepared_files_repeat_to_the_byte(raw: Path, tmp_path: Path) -> None:
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
     assert torch.equal(read_split("train", tmp_path / "one").labels, sets["train"].labels)
+
+
+STACKED = SETTINGS.model_copy(update={"name": "stacked_digits"})
+
+
+def test_stacked_digits_are_three_digits_of_their_own_split(raw: Path) -> None:
+    digits, _ = prepare(SETTINGS, raw)
+    stacked, about = prepare(STACKED, raw)
+    assert {split: len(images) for split, images in stacked.items()} == {"train": 21000, "valid": 3000, "test": 6000}
+    assert (about["shape"], about["channelwise"], about["classes"][42]) == ([3, 8, 8], True, "042")
+    for split, images in stacked.items():
+        label_of = {
+            image.numpy().tobytes(): int(label)
+            for image, label in zip(digits[split].images, digits[split].labels, strict=True)
+        }
+        for image, label in zip(images.images[:200], images.labels[:200], strict=True):
+            red, green, blue = (label_of[channel.numpy().tobytes()] for channel in image)
+            assert 100 * red + 10 * green + blue == label
+
+
+def test_stacked_digits_have_a_thousand_modes_about_equally_often(raw: Path) -> None:
+    labels = prepare(STACKED, raw)[0]["train"].labels
+    counts = labels.bincount(minlength=1000)
+    assert (counts > 0).sum() == 1000
+    assert counts.double().std() < 1.3 * 21**0.5  # of independent draws: the square root of their mean
+
+
+@pytest.mark.parametrize(("name", "modes", "std"), [("ring", 8, 0.02), ("grid", 25, 0.05)])
+def test_points_are_those_of_the_papers_mixture(tmp_path: Path, name: str, modes: int, std: float) -> None:
+    download(name, tmp_path)
+    settings = SETTINGS.model_copy(update={"name": name})
+    sets, about = prepare(settings, tmp_path)
+    width = {"ring": 5.0, "grid": 10.0}[name] / 255
+    centres = torch.tensor(about["mixture"]["centres"]) * width - width * 127.5
+    assert about["mixture"]["std"] * width == pytest.approx(std)
+    if name == "ring":
+        assert centres.norm(dim=1) == pytest.approx([2.0] * 8, abs=1e-5)
+        assert (centres - centres.roll(1, 0)).norm(dim=1) == pytest.approx([4 * math.sin(math.pi / 8)] * 8, abs=1e-5)
+    else:
+        expected = {(x, y) for x in (-4, -2, 0, 2, 4) for y in (-4, -2, 0, 2, 4)}
+        assert {tuple(c.round().int().tolist()) for c in centres} == expected
+    images = sets["train"]
+    assert (len(images), images.images.shape[1:], images.images.dtype) == (17500, (1, 1, 2), torch.uint8)
+    offsets = images.images.flatten(1) * width - width * 127.5 - centres[images.labels]
+    # Rounding to levels adds the variance of a uniform number, a twelfth.
+    assert offsets.std(0) == pytest.approx([math.hypot(std, width / 12**0.5)] * 2, rel=0.03)
+    assert offsets.mean(0) == pytest.approx([0, 0], abs=std / 40)
+    assert (images.labels.bincount(minlength=modes) / 17500) == pytest.approx([1 / modes] * modes, abs=0.01)
+    mode, near = nearest_mode(images.images, torch.tensor(about["mixture"]["centres"]), about["mixture"]["std"])
+    assert torch.equal(mode[near], images.labels[near])
+    assert near.double().mean() > 0.97  # of a Gaussian, 98.9 % are within three deviations
+
+
+def test_points_repeat_and_the_splits_differ(tmp_path: Path) -> None:
+    download("ring", tmp_path)
+    settings = SETTINGS.model_copy(update={"name": "ring"})
+    first, again = prepare(settings, tmp_path)[0], prepare(settings, tmp_path)[0]
+    assert all(torch.equal(first[split].images, again[split].images) for split in first)
+    assert not torch.equal(first["test"].images[:2000], first["valid"].images[:2000])
+
+
+def test_the_card_of_points_survives_its_file(tmp_path: Path) -> None:
+    download("grid", tmp_path)
+    sets, about = prepare(SETTINGS.model_copy(update={"name": "grid"}), tmp_path)
+    write_prepared(tmp_path / "prepared", sets, **about)
+    card = read_card(tmp_path / "prepared")
+    assert card.mixture is not None
+    assert (len(card.mixture.centres), card.shape, card.levels) == (25, (1, 1, 2), 256)

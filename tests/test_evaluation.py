@@ -14,13 +14,14 @@ from torch import Generator, Tensor, nn
 
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Outputs, fit_classifier
-from workflow.images import ImageSet, read_tensors, write_tensors
+from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
 from workflow.metrics.manifold import manifold_scores
 from workflow.metrics.modes import mode_coverage
 from workflow.metrics.neighbours import nearest
+from workflow.metrics.sharpness import sharpness
 from workflow.models.base import Likelihood, Model
 from workflow.params import Evaluate, Extractor
 
@@ -30,9 +31,11 @@ MEASURES = {
     *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+    *("sharpness", "high_quality", "oddity", "class_accuracy"),
 }
 SAMPLES_ALONE = MEASURES - {
     *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
+    *("oddity", "class_accuracy"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
 }
 
@@ -57,6 +60,11 @@ class Everything(OnlySamples):
 
     likelihood: ClassVar[Likelihood] = "bound"
     noise = 0.0
+    classes = 4
+
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        assert len(y) <= SETTINGS.batch_size
+        return y.to(torch.uint8).view(-1, 1, 1, 1).expand(len(y), *SHAPE) + 0
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         assert not torch.is_grad_enabled()
@@ -115,6 +123,12 @@ def _numbers(content: Any) -> Iterator[float]:
         yield content
 
 
+def _sharp(images: Tensor) -> float:
+    found = sharpness(images, LEVELS)
+    assert found is not None
+    return found
+
+
 def test_every_model_is_reported_by_the_same_keys(judge: Judge, samples: Tensor) -> None:
     for model in (Everything(), OnlySamples()):
         assert evaluate(model, samples, judge, 0)[0].keys() == MEASURES
@@ -123,10 +137,11 @@ def test_every_model_is_reported_by_the_same_keys(judge: Judge, samples: Tensor)
 def test_a_model_that_only_samples_has_no_likelihood_and_no_features(judge: Judge, samples: Tensor) -> None:
     metrics, pictures = evaluate(OnlySamples(), samples, judge, 0)
     absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
+    absent |= {"oddity", "class_accuracy", "high_quality"}
     assert {key for key, value in metrics.items() if value is None} == absent
     assert pictures.keys() == {"neighbours_samples", "neighbours_train"}
     full, _ = evaluate(Everything(), samples, judge, 0)
-    assert None not in full.values()
+    assert {key for key, value in full.items() if value is None} == {"high_quality"}  # of points alone
     assert {key: full[key] for key in full.keys() - absent} == {key: metrics[key] for key in full.keys() - absent}
 
 
@@ -178,9 +193,10 @@ def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) ->
     (first, pictures), (again, pictures_again), (other, pictures_other) = results
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
-    assert {key for key in first if first[key] != other[key]} == {"bits_per_dim", "bits_per_dim_sem"}
+    assert {key for key in first if first[key] != other[key]} == {"bits_per_dim", "bits_per_dim_sem", "oddity"}
     assert all(torch.equal(pictures[name], pictures_again[name]) for name in pictures)
-    assert {n for n in pictures if not torch.equal(pictures[n], pictures_other[n])} == {"completions"}
+    changed = {n for n in pictures if not torch.equal(pictures[n], pictures_other[n])}
+    assert {n for n in changed if not n.startswith("bits of ")} == {"completions"}
     assert torch.equal(samples, kept)
 
 
@@ -191,13 +207,56 @@ def test_results_are_finite_and_survive_json(judge: Judge, samples: Tensor) -> N
         assert len(list(_numbers(content))) > 30
 
 
+def test_odd_inputs_are_judged_by_the_models_bits(judge: Judge, samples: Tensor) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    metrics, pictures = evaluate(Everything(), samples, judge, 0)
+    bits = {name.removeprefix("bits of "): value for name, value in pictures.items() if name.startswith("bits of ")}
+    assert bits["test images"].mean().item() == pytest.approx(metrics["bits_per_dim"], rel=1e-5)
+    assert metrics["oddity"].keys() == bits.keys() - {"test images"}
+    usual = bits.pop("test images")
+    for name, odd in bits.items():
+        is_odd = [0] * len(usual) + [1] * len(odd)
+        assert metrics["oddity"][name] == pytest.approx(roc_auc_score(is_odd, torch.cat([usual, odd])), abs=1e-12)
+    assert metrics["oddity"]["negatives"] == 1  # are bright, which this model's bits are all about
+    assert metrics["oddity"]["upside down"] == pytest.approx(0.5, abs=0.02)  # has the same mean
+
+
+def test_classes_asked_for_are_judged_by_the_classifier(judge: Judge, samples: Tensor) -> None:
+    model = Everything()
+    metrics, pictures = evaluate(model, samples, judge, 0)
+    asked = torch.arange(4)
+    right = judge.outputs(model.sample_given(asked, torch.Generator())).logits.argmax(1) == asked
+    repeats = torch.bincount(torch.arange(len(samples)) % 4)
+    assert metrics["class_accuracy"] == pytest.approx(float((right * repeats).sum() / len(samples)))
+    grid = pictures["class_grid"]
+    assert grid.shape == (6, 4, *SHAPE)
+    assert (grid == asked.view(1, 4, 1, 1, 1)).all()
+
+
+def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: Tensor) -> None:
+    """The classifier sorts every image into a class; a component counts if a point lies within three deviations."""
+    centres = ((40.0, 40.0), (200.0, 40.0), (120.0, 200.0))
+    points = torch.tensor([[40, 43], [42, 38], [199, 41], [120, 190]], dtype=torch.uint8).view(-1, 1, 1, 2)
+    known = replace(judge, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), mixture=Mixture(centres, 2.0))
+    outputs = Outputs(torch.zeros(4, 2), torch.zeros(4, 3))
+    found = known._modes(points, outputs, outputs)
+    assert found["high_quality"] == 0.75
+    assert found["modes"]["found"] == 2
+    assert found["modes"]["histogram"] == pytest.approx([2 / 3, 1 / 3, 0])
+    nowhere = known._modes(points * 0, outputs, outputs)
+    assert (nowhere["high_quality"], nowhere["modes"]["found"], nowhere["modes"]["kl"]) == (0, 0, 0)
+
+
 def test_pictures_are_images_that_fit_in_a_file(judge: Judge, samples: Tensor, tmp_path: Path) -> None:
     _, pictures = evaluate(Everything(), samples, judge, 0)
+    pictures = {name: picture for name, picture in pictures.items() if not name.startswith("bits of ")}
     row = (16, *SHAPE)
     assert {name: picture.shape for name, picture in pictures.items()} == {
         **dict.fromkeys(["neighbours_samples", "neighbours_train", "reconstruct_originals", "reconstructions"], row),
         **dict.fromkeys(["completions_originals", "completions"], row),
         "interpolations": (6, 10, *SHAPE),
+        "class_grid": (6, 4, *SHAPE),
     }
     assert all(picture.dtype == torch.uint8 for picture in pictures.values())
     write_tensors(tmp_path / "pictures", pictures)
@@ -244,6 +303,8 @@ def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -
         **dict(zip(("inception_score", "inception_score_std"), score, strict=True)),
         **manifold_scores(fake.features, real.features, 3),
         "modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), 10),
+        "high_quality": None,
+        "sharpness": _sharp(samples) / _sharp(judge.test.images),
     }
     found = judge.scores(samples, real)
     assert found == expected
@@ -266,7 +327,7 @@ def test_test_images_score_best_against_themselves(judge: Judge) -> None:
     assert found["kid"] == pytest.approx(0, abs=10 * found["kid_std"])
     assert found["precision"] == found["recall"] == found["coverage"] == 1
     assert found["modes"]["histogram"] == found["modes"]["test_histogram"]
-    assert found["modes"]["missed"] == 0
+    assert found["modes"]["found"] == 10
 
 
 def test_copies_of_training_images_are_found_out(judge: Judge) -> None:

@@ -132,7 +132,7 @@ def test_survives_its_file(fitted: Classifier, sets: tuple[ImageSet, ImageSet], 
     loaded = load_classifier(tmp_path / "model")
     assert not loaded.training
     assert (loaded.shape, loaded.levels, loaded.arguments) == (fitted.shape, 17, fitted.arguments)
-    assert loaded.arguments == {"classes": 10, "channels": 12, "features": 32, "dropout": 0.1}
+    assert loaded.arguments == {"classes": 10, "channels": 12, "features": 32, "dropout": 0.1, "channelwise": False}
     assert torch.equal(loaded.outputs(images, 40).features, fitted.outputs(images, 40).features)
     assert torch.equal(loaded.outputs(images, 40).logits, fitted.outputs(images, 40).logits)
     save_classifier(loaded, tmp_path / "again")
@@ -177,3 +177,21 @@ def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path) -> None
     assert "not a classifier" in _refused(path)
     write_tensors(path, model.state_dict(), json.dumps(about))
     load_classifier(path)  # and with all of it in place it is read
+
+
+def test_channelwise_it_reads_each_channel_by_itself(fitted: Classifier, sets: tuple[ImageSet, ImageSet]) -> None:
+    """Three digits stacked as colours: the class is the number they spell, its probability the product of theirs."""
+    whole = Classifier(
+        (3, 8, 8), 17, classes=1000, channels=12, features=32, dropout=0.1, channelwise=True
+    ).eval()  # fmt: skip
+    whole.load_state_dict(fitted.state_dict())
+    parts = [sets[1].images[i : i + 20] for i in (0, 20, 40)]
+    with torch.no_grad():
+        found = whole(torch.cat(parts, 1)).softmax(1)
+        digit = [fitted(part).softmax(1) for part in parts]
+        features = whole.features(torch.cat(parts, 1))
+    assert found.shape == (20, 1000)
+    for red, green, blue in ((0, 0, 0), (1, 2, 3), (9, 0, 5)):
+        product = digit[0][:, red] * digit[1][:, green] * digit[2][:, blue]
+        torch.testing.assert_close(found[:, 100 * red + 10 * green + blue], product, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(features, torch.cat([fitted.features(part) for part in parts], 1))

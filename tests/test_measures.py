@@ -40,7 +40,7 @@ def test_mode_coverage_counts_classes_and_has_a_finite_divergence(fake: list[int
     smoothed = [(real.count(i) + 1) / (len(real) + 5) for i in range(5)]
     assert found["kl"] == pytest.approx(stats.entropy(found["histogram"], smoothed), abs=1e-12)
     assert math.isfinite(found["kl"])
-    assert found["missed"] == len(set(real) - set(fake))
+    assert found["found"] == len(set(fake))
 
 
 def test_divergence_is_scipys_and_infinite_where_only_the_second_lacks_a_class() -> None:

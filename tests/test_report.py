@@ -118,7 +118,7 @@ def test_best_marks_follow_the_direction_and_need_a_difference(project: Path) ->
     assert tops["probe_accuracy"] == {"vqvae"}
     assert tops["reconstruction_mse"] == {"vae"}
     assert tops["gflops_per_sample"] == {"nice"}
-    assert tops["modes_missed"] == tops["copies"] == set()  # all equal
+    assert tops["modes_found"] == tops["copies"] == set()  # all equal
     assert tops["parameters"] == tops["nearest_neighbour_ratio"] == set()  # no direction
     models["vae"]["mean"]["fid"] = models["gan"]["mean"]["fid"]
     assert best(models, next(c for c in MEASURED if c.key == "fid")) == {"gan", "vae"}

@@ -12,21 +12,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from workflow.compute import generator as make_generator
 from workflow.extractor import Classifier, Outputs
-from workflow.images import ImageSet
+from workflow.images import ImageSet, Mixture
 from workflow.metrics.baseline import PixelHistogram
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
 from workflow.metrics.manifold import manifold_scores
-from workflow.metrics.modes import mode_coverage
+from workflow.metrics.modes import mode_coverage, nearest_mode
 from workflow.metrics.neighbours import memorisation, nearest
+from workflow.metrics.oddity import auroc, odd_inputs
 from workflow.metrics.probe import probe_accuracy
+from workflow.metrics.sharpness import sharpness
 from workflow.models.base import (
     HasComplete,
     HasEncode,
     HasInterpolate,
     HasLogProb,
     HasReconstruct,
+    HasSampleGiven,
     Model,
     bits_per_dim,
 )
@@ -34,6 +37,9 @@ from workflow.params import Evaluate
 
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
+CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
+ODD = 100  # odd inputs of each kind
+BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Judge:
     test: ImageSet
     levels: int
     settings: Evaluate
+    mixture: Mixture | None = None
 
     def outputs(self, images: Tensor) -> Outputs:
         """Features and logits of images, uint8 (N, C, H, W)."""
@@ -62,8 +69,26 @@ class Judge:
             "inception_score": score,
             "inception_score_std": score_std,
             **manifold_scores(fake.features, real.features, settings.neighbours),
-            "modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), fake.logits.shape[1]),
+            **self._modes(samples, fake, real),
+            "sharpness": self._sharpness(samples),
         }
+
+    def _modes(self, samples: Tensor, fake: Outputs, real: Outputs) -> dict[str, Any]:
+        """Coverage of the classes; of a known mixture's components, by the samples that are near one."""
+        modes = fake.logits.shape[1]
+        if self.mixture is None:
+            return {"modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), modes), "high_quality": None}
+        centres = torch.tensor(self.mixture.centres)
+        (mode, near), (real_mode, real_near) = (
+            nearest_mode(images, centres, self.mixture.std) for images in (samples, self.test.images)
+        )
+        coverage = mode_coverage(mode[near], real_mode[real_near], modes)
+        return {"modes": coverage, "high_quality": float(near.double().mean())}
+
+    def _sharpness(self, samples: Tensor) -> float | None:
+        """Sharpness of the samples over that of the test images."""
+        own, real = sharpness(samples, self.levels), sharpness(self.test.images, self.levels)
+        return own / real if own is not None and real else None
 
     def memorisation(self, samples: Tensor) -> dict[str, float]:
         """How near samples are to training images. uint8 (N, C, H, W)."""
@@ -80,26 +105,49 @@ def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[di
         "counts": counts,
         **judge.scores(samples, judge.outputs(judge.test.images)),
         "nearest_neighbour": judge.memorisation(samples),
-        **_density(model, judge, seed),
         **_representation(model, judge),
         "gflops_per_sample": _gflops_per_sample(model),
     }
-    return metrics, _pictures(model, samples, judge, seed)
+    density, bits = _density(model, judge, seed)
+    obedience, drawn = _conditional(model, judge, len(samples), seed)
+    return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
 
 
 @torch.no_grad()
-def _density(model: Model, judge: Judge, seed: int) -> dict[str, Any]:
+def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bits/dim of the test images, how well they tell these from odd inputs, and the bits/dim of each kind's images."""
     kind = KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
-        return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None}
-    generator = make_generator(model.device, seed, 5)
-    parts = [model.log_prob(x.to(model.device), generator) for x in judge.test.images.split(judge.settings.batch_size)]
-    bits = bits_per_dim(torch.cat(parts).double().cpu(), model.shape)
-    return {
-        "bits_per_dim": float(bits.mean()),
+        return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
+    generator, test = make_generator(model.device, seed, 5), judge.test.images
+    odd = odd_inputs(test, judge.train.images, judge.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
+    bits = {}
+    for name, images in {"test images": test, **odd}.items():
+        parts = [model.log_prob(x.to(model.device), generator) for x in images.split(judge.settings.batch_size)]
+        bits[name] = bits_per_dim(torch.cat(parts).double().cpu(), model.shape)
+    usual = bits["test images"]
+    metrics = {
+        "bits_per_dim": float(usual.mean()),
         "bits_per_dim_kind": kind,
-        "bits_per_dim_sem": float(bits.std() / len(bits) ** 0.5),
+        "bits_per_dim_sem": float(usual.std() / len(usual) ** 0.5),
+        "oddity": {name: auroc(-usual, -bits[name]) for name in odd},
     }
+    return metrics, {f"{BITS}{name}": values.float() for name, values in bits.items()}
+
+
+@torch.no_grad()
+def _conditional(model: Model, judge: Judge, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Share of images drawn of a class that the classifier puts into it, and some of them, a column a class."""
+    if not (model.classes and isinstance(model, HasSampleGiven)):
+        return {"class_accuracy": None}, {}
+    generator = make_generator(model.device, seed, 11)
+    y = torch.arange(max(count, model.classes)) % model.classes
+    parts = [model.sample_given(part.to(model.device), generator).cpu() for part in y.split(judge.settings.batch_size)]
+    images = torch.cat(parts)
+    accuracy = float((judge.outputs(images).logits.argmax(1) == y).double().mean())
+    columns = min(model.classes, COLUMNS)
+    rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
+    return {"class_accuracy": accuracy}, {"class_grid": torch.stack(rows)}
 
 
 @torch.no_grad()

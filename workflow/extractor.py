@@ -28,16 +28,30 @@ class Outputs:
 
 
 class Classifier(nn.Module):
-    """Three convolutions and a hidden layer, whose activations are the features."""
+    """Three convolutions and a hidden layer, whose activations are the features.
+
+    channelwise: the same network reads each channel as a picture by itself; the class of the whole is the number that
+    the channels' classes spell, and the features stand side by side.
+    """
 
     def __init__(
-        self, shape: tuple[int, int, int], levels: int, *, classes: int, channels: int, features: int, dropout: float
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        classes: int,
+        channels: int,
+        features: int,
+        dropout: float,
+        channelwise: bool = False,
     ) -> None:
         super().__init__()
-        self.levels = levels
-        self.arguments = {"classes": classes, "channels": channels, "features": features, "dropout": dropout}
-        self.shape = shape
+        self.levels, self.shape, self.channelwise = levels, shape, channelwise
+        sizes = {"classes": classes, "channels": channels, "features": features}
+        self.arguments = {**sizes, "dropout": dropout, "channelwise": channelwise}
         colours, height, width = shape
+        if channelwise:
+            classes, colours = round(classes ** (1 / colours)), 1
         self.body = nn.Sequential(
             nn.Conv2d(colours, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
@@ -56,33 +70,60 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
 
     def features(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features)."""
-        hidden: Tensor = self.body(x.float() / (self.levels - 1))
-        return hidden
+        """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features), channelwise (N, C features)."""
+        pictures = x.float() / (self.levels - 1)
+        if self.channelwise:
+            pictures = pictures.flatten(0, 1).unsqueeze(1)
+        hidden: Tensor = self.body(pictures)
+        return hidden.view(len(x), -1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, classes) of what `features` gives."""
+        if not self.channelwise:
+            logits: Tensor = self.head(features)
+            return logits
+        # p of a number is the product of its digits': their logarithms added, each digit along a dimension of its own.
+        parts: Tensor = self.head(features.unflatten(1, (self.shape[0], -1))).log_softmax(-1)
+        total = parts[:, 0]
+        for part in parts.unbind(1)[1:]:
+            total = (total.unsqueeze(-1) + part.unsqueeze(1)).flatten(1)
+        return total
 
     def forward(self, x: Tensor) -> Tensor:
         """x: uint8 (N, C, H, W). Logits, float (N, classes)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
+        return self.logits(self.features(x))
 
     @torch.no_grad()
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
         """Features and logits of images on any device, `batch_size` at a time."""
         device = next(self.parameters()).device
         features = [self.features(part.to(device)) for part in x.split(batch_size)]
-        logits = [self.head(part).cpu() for part in features]
+        logits = [self.logits(part).cpu() for part in features]
         return Outputs(torch.cat([part.cpu() for part in features]), torch.cat(logits))
 
 
 def fit_classifier(
-    train: ImageSet, valid: ImageSet, levels: int, classes: int, settings: Extractor, device: torch.device
+    train: ImageSet,
+    valid: ImageSet,
+    levels: int,
+    classes: int,
+    settings: Extractor,
+    device: torch.device,
+    *,
+    channelwise: bool = False,
 ) -> Classifier:
     """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`."""
     torch.manual_seed(settings.seed)
     shape = tuple(train.images.shape[1:])
     assert len(shape) == 3
     model = Classifier(
-        shape, levels, classes=classes, channels=settings.channels, features=settings.features, dropout=settings.dropout
+        shape,
+        levels,
+        classes=classes,
+        channels=settings.channels,
+        features=settings.features,
+        dropout=settings.dropout,
+        channelwise=channelwise,
     ).to(device)
     images, labels = train.images.to(device), train.labels.to(device)
     generator = make_generator(torch.device("cpu"), settings.seed, 1)

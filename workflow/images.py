@@ -41,8 +41,20 @@ class ImageSet:
 
 
 @dataclass(frozen=True)
+class Mixture:
+    """The Gaussians that points were drawn from: centres (x, y) and their one standard deviation, in levels."""
+
+    centres: tuple[tuple[float, float], ...]
+    std: float
+
+
+@dataclass(frozen=True)
 class Card:
-    """What `data/prepared/card.json` says of the prepared data."""
+    """What `data/prepared/card.json` says of the prepared data.
+
+    channelwise: each channel is a picture with a class of its own; that of the whole is the number that they spell.
+    mixture: of data that are points, stored as images of two pixels.
+    """
 
     name: str
     source: str
@@ -53,6 +65,8 @@ class Card:
     counts: dict[str, int]
     sha256: dict[str, str]
     split: str
+    channelwise: bool = False
+    mixture: Mixture | None = None
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") -> None:
@@ -101,7 +115,9 @@ def read_card(folder: Path = PREPARED) -> Card:
     """Read the card; raises BakeoffError if it is missing or lacks a field."""
     content = read_json(folder / "card.json")
     try:
-        return Card(**{**content, "shape": tuple(content["shape"]), "classes": tuple(content["classes"])})
+        mixture = content.get("mixture") and Mixture(**content["mixture"])
+        lists = {key: tuple(content[key]) for key in ("shape", "classes")}
+        return Card(**{**content, **lists, "mixture": mixture})
     except (TypeError, KeyError) as error:
         raise BakeoffError(f"{folder / 'card.json'}: {error}; run the prepare stage again") from None
 

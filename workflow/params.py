@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from workflow.errors import BakeoffError
 
 PATH = Path("params.yaml")
-DATASETS = ("digits",)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -31,7 +30,7 @@ class Section(BaseModel):
 class Data(Section):
     """Which images, and how they are split."""
 
-    name: Literal["digits"]
+    name: Literal["digits", "stacked_digits", "ring", "grid"]
     valid: Share
     test: Share
     seed: Seed

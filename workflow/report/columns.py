@@ -138,21 +138,30 @@ GENERATION = (
         caveat="Grows with the number of samples.",
     ),
     Column(
-        key="modes_missed",
-        path="modes.missed",
-        title="classes missed",
+        key="modes_found",
+        path="modes.found",
+        title="modes found",
         form="count",
-        better="lower",
-        measures="Classes of the data that not one sample falls into, as the classifier sorts them.",
-        caveat="Says nothing of variety within a class, and the classifier must put every sample somewhere.",
+        better="higher",
+        measures="Classes of the data that at least one sample falls into, as the classifier sorts them; of a known "
+        "mixture, components with a sample within three standard deviations.",
+        caveat="Says nothing of variety within a mode, and the classifier must put every sample somewhere.",
+    ),
+    Column(
+        key="high_quality",
+        title="high quality",
+        form="percent",
+        better="higher",
+        measures="Share of samples within three standard deviations of a component of the known mixture.",
+        caveat="A model that draws one point for ever scores best: read it with the modes found.",
     ),
     Column(
         key="modes_kl",
         path="modes.kl",
-        title="class KL",
+        title="mode KL",
         form=4,
         better="lower",
-        measures="KL(samples ‖ test) between the two class histograms, in nats: 0 if classes are as frequent as in "
+        measures="KL(samples ‖ test) between the two histograms of modes, in nats: 0 if they are as frequent as in "
         "the test set.",
         caveat="Counts are finite, so even real images do not reach 0.",
     ),
@@ -165,6 +174,23 @@ GENERATION = (
         "images: near 1 is healthy, far below 1 smells of memorising, far above 1 is unlike the data.",
         caveat="It is a distance of pixels: a blurred picture is near to everything, one shifted by a pixel near to "
         "nothing.",
+    ),
+    Column(
+        key="sharpness",
+        title="sharpness",
+        form=2,
+        measures="Variance of the Laplacian within a sample, over the same of the test images: 1 is as sharp as they "
+        "are, below is blurred, above is noisy or ragged.",
+        caveat="Knows edges, not pictures: noise is the sharpest of all.",
+    ),
+    Column(
+        key="class_accuracy",
+        title="obeys its class",
+        form="percent",
+        better="higher",
+        measures="Share of images drawn of a class asked for that the classifier puts into that class; of models that "
+        "are conditioned on classes.",
+        caveat="No higher than the classifier is right, and blind to variety within a class.",
     ),
     Column(
         key="copies",

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
-MAY_LACK = {"bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"}
+MAY_LACK = {
+    *("bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"),
+    *("sharpness", "high_quality", "class_accuracy"),
+}
 
 
 @dataclass(frozen=True)
