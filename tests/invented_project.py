@@ -85,6 +85,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "selected_step": 40, "steps": 60, "parameters": 123456,
         "counts": {"samples": 1000, "train": 1259, "test": len(images)}, **values,
         "bits_per_dim": bits and bits * wobble, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
+        "oddity": {"noise": 1.0, "plain grey": 0.3 + seed / 10} if bits else None,
         "probe_accuracy": probe, "reconstruction_mse": mse, "gflops_per_sample": gflops,
     })  # fmt: skip
     write(folder / "timing.json", {
@@ -120,7 +121,13 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         pictures["interpolations"] = like(60).unflatten(0, (6, 10))
     if kind == "exact":
         pictures |= {"completions_originals": images[:16], "completions": like(16)}
+    if bits:
+        pictures |= {f"bits of {what}": torch.rand(30, generator=random) + 1 for what in ("test images", "noise")}
+    if name == "vae":
+        pictures["class_grid"] = like(6 * len(shares)).unflatten(0, (6, len(shares)))
     write_tensors(folder / "pictures.safetensors", pictures)
+    snapshots = like(9 * 10).unflatten(0, (9, 10))
+    write_tensors(folder / "snapshots.safetensors", {"images": snapshots, "steps": torch.arange(9) * 7})
 
 
 def write(path: Path, content: Any) -> None:

@@ -24,6 +24,7 @@ INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#050505"
 COLOURS = 6  # --series-0 .. --series-5 in style.css; further models take them again, with another marker
 MARKERS = "osD^vP"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
+MANY = 60  # classes that can still be told apart in a histogram
 SMALL, WIDE = (300.0, 180.0), (470.0, 300.0)  # points; the page scales a chart to the width there is
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -133,8 +134,12 @@ def class_shares(
         from matplotlib.ticker import MaxNLocator
 
         places = list(range(len(samples)))
-        axes.bar(places, samples, width=0.7, color=colour(series))
-        axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
+        if len(places) <= MANY:
+            axes.bar(places, samples, width=0.7, color=colour(series))
+            axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
+        else:  # too many to tell apart: from the most to the least frequent, which shows what is missing at the end
+            axes.fill_between(places, sorted(samples, reverse=True), color=colour(series), linewidth=0)
+            axes.plot(places, sorted(test, reverse=True), color=INK, linewidth=1.2)
         axes.grid(visible=False, axis="x")
         axes.set(xlim=(-0.6, len(samples) - 0.4), ylim=(0, top))
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -144,6 +149,33 @@ def class_shares(
         axes.set_xticks(places if fit >= 2 else [], names if fit >= 2 else [])
 
     return _chart(label, SMALL, paint)
+
+
+def odd_inputs(label: str, bits: dict[str, Sequence[float]], series: int) -> Markup:
+    """Histograms of bits/dim, one below the other on a common axis, the first one in the model's colour."""
+
+    def paint(axes: "Axes") -> None:
+        import numpy as np
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        values = [np.asarray(found) for found in bits.values()]
+        low, high = min(v.min() for v in values), max(v.max() for v in values)
+        low, high = max(low, 1e-3) / 1.05, high * 1.05
+        edges = np.geomspace(low, high, 61)
+        for row, found in enumerate(values):
+            counts, _ = np.histogram(found.clip(low, high), edges)
+            base = len(values) - 1 - row
+            top = base + 0.85 * counts / counts.max()
+            paint_colour = colour(series) if row == 0 else MUTED
+            axes.fill_between(edges[:-1], base, top, step="post", color=paint_colour, alpha=0.85, linewidth=0)
+        axes.set(xscale="log", xlim=(low, high), ylim=(-0.05, len(values)))
+        axes.set_yticks([len(values) - 0.75 - row for row in range(len(values))], list(bits))
+        axes.grid(visible=False, axis="y")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: significant(value))
+
+    return _chart(label, SMALL, paint, left=104)
 
 
 def quality_against_cost(label: str, points: Sequence[Point], floor: float, x_title: str, y_title: str) -> Markup:
@@ -208,8 +240,11 @@ def _outside(box: Box, frame: Sequence[float]) -> float:
     )
 
 
-def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None]) -> Markup:
-    """A chart of `size` points that `paint` draws into; label: what it shows, for those who cannot see it."""
+def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None], left: float = 44) -> Markup:
+    """A chart of `size` points that `paint` draws into; label: what it shows, for those who cannot see it.
+
+    left: room for the numbers or names beside the vertical axis.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -217,7 +252,7 @@ def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        left, right, bottom, top = 44, 8, 38 if size == WIDE else 22, 24 if size == WIDE else 8
+        right, bottom, top = 8, 38 if size == WIDE else 22, 24 if size == WIDE else 8
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         paint(figure.add_axes(box))
         file = io.StringIO()

@@ -166,16 +166,6 @@ GENERATION = (
         caveat="Counts are finite, so even real images do not reach 0.",
     ),
     Column(
-        key="nearest_neighbour_ratio",
-        path="nearest_neighbour.ratio",
-        title="neighbour ratio",
-        form=2,
-        measures="Median pixel distance from a sample to its nearest training image, over the same for real test "
-        "images: near 1 is healthy, far below 1 smells of memorising, far above 1 is unlike the data.",
-        caveat="It is a distance of pixels: a blurred picture is near to everything, one shifted by a pixel near to "
-        "nothing.",
-    ),
-    Column(
         key="sharpness",
         title="sharpness",
         form=2,
@@ -191,6 +181,16 @@ GENERATION = (
         measures="Share of images drawn of a class asked for that the classifier puts into that class; of models that "
         "are conditioned on classes.",
         caveat="No higher than the classifier is right, and blind to variety within a class.",
+    ),
+    Column(
+        key="nearest_neighbour_ratio",
+        path="nearest_neighbour.ratio",
+        title="neighbour ratio",
+        form=2,
+        measures="Median pixel distance from a sample to its nearest training image, over the same for real test "
+        "images: near 1 is healthy, far below 1 smells of memorising, far above 1 is unlike the data.",
+        caveat="It is a distance of pixels: a blurred picture is near to everything, one shifted by a pixel near to "
+        "nothing.",
     ),
     Column(
         key="copies",

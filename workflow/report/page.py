@@ -9,16 +9,18 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
-from workflow.images import ImageSet, read_split, read_tensors
+from workflow.images import read_split, read_tensors
 from workflow.params import PATH
-from workflow.report import charts, origin, tables
+from workflow.report import charts, claims, origin, tables
 from workflow.report.columns import COST, GENERATION, TIMES, UNDERSTANDING, Column, significant
 from workflow.report.curves import Panel, panels
-from workflow.report.pictures import Strip, strip
+from workflow.report.pictures import PLANE, POINT, Strip, over_training, scatter, strip
 from workflow.report.results import TAXONOMY, Results
 from workflow.report.summary import best, fingerprint
 
 WALL = 20  # pictures a family on the wall of samples
+WALL_POINTS = 2500
+BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Family:
     wall: Strip
     panels: list[Panel]
     classes: Markup
+    odd: Markup | None
+    training: Strip
+    training_steps: list[int]
     pictures: dict[str, Strip]
 
 
@@ -74,7 +79,9 @@ def render(summary: dict[str, Any], results: Results) -> str:
         generation=tables.generation(timed),
         understanding=tables.understanding(timed),
         cost=tables.Table(cost, tuple(tables.model_groups(timed, cost, same_machine=len(machines) == 1))),
-        wall=_real_wall(real, results),
+        wall=_wall(real.images, results.card.levels),
+        claims=claims.judge(timed if len(machines) == 1 else summary),
+        odd_kinds=next((list(f.facts["oddity"]) for f in families if f.facts["oddity"]), []),
         trade_offs=_trade_offs(timed, families),
         kinds_of_picture=_kinds_of_picture(families),
         commit=origin.commit(),
@@ -92,6 +99,7 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
     for series, (name, runs) in enumerate(results.models.items()):
         samples, _ = read_tensors(runs[0].folder / "samples.safetensors")
         pictures, _ = read_tensors(runs[0].folder / "pictures.safetensors")
+        snapshots, _ = read_tensors(runs[0].folder / "snapshots.safetensors")
         label = names[name]
         classes = charts.class_shares(
             f"{label}: share of each class among the samples, beside that in the test images",
@@ -102,15 +110,20 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
             label=label,
             series=series,
             facts=summary["models"][name],
-            wall=strip([samples["images"][:WALL]], levels, WALL, WALL // 2),
+            wall=_wall(samples["images"], levels),
             panels=panels(runs, label, series),
             classes=classes,
+            odd=_odd(pictures, label, series),
+            training=over_training(snapshots["images"], levels),
+            training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),
         )
 
 
 def _strips(pictures: dict[str, Tensor], levels: int) -> Iterator[tuple[str, Strip]]:
-    """Pairs one above the other, and walks of one row each, as far as the model has them."""
+    """Pairs one above the other, walks of one row each, a column a class, as far as the model has them."""
+    if pictures["neighbours_samples"].shape[1:] == POINT:
+        return
     pairs = {
         "reconstructions": ("reconstruct_originals", "reconstructions"),
         "completions": ("completions_originals", "completions"),
@@ -122,10 +135,24 @@ def _strips(pictures: dict[str, Tensor], levels: int) -> Iterator[tuple[str, Str
     if "interpolations" in pictures:
         walks = pictures["interpolations"]
         yield "interpolations", strip([walks.flatten(0, 1)], levels, walks.shape[1], walks.shape[1])
+    if "class_grid" in pictures:
+        rows = pictures["class_grid"]
+        yield "class_grid", strip(rows, levels, rows.shape[1], rows.shape[1])
 
 
-def _real_wall(real: ImageSet, results: Results) -> Strip:
-    return strip([real.images[:WALL]], results.card.levels, WALL, WALL // 2)
+def _odd(pictures: dict[str, Tensor], label: str, series: int) -> Markup | None:
+    """Histograms of the bits/dim of test images and odd inputs; None for a model without a density."""
+    bits = {name.removeprefix(BITS): found.tolist() for name, found in pictures.items() if name.startswith(BITS)}
+    kinds = sorted(bits, key=lambda kind: (kind != "test images", kind))
+    text = f"{label}: histograms of the bits/dim of test images and of odd inputs"
+    return charts.odd_inputs(text, {kind: bits[kind] for kind in kinds}, series) if bits else None
+
+
+def _wall(images: Tensor, levels: int) -> Strip:
+    """The first images; of points, all in one plane."""
+    if images.shape[1:] == POINT:
+        return strip([scatter(images[:WALL_POINTS], levels)], 256, 1, 1, fit=2 * PLANE)
+    return strip([images[:WALL]], levels, WALL, WALL // 2)
 
 
 def _kinds_of_picture(families: list[Family]) -> list[tuple[str, str, str, list[Family]]]:
@@ -136,6 +163,11 @@ def _kinds_of_picture(families: list[Family]) -> list[tuple[str, str, str, list[
             "interpolations",
             "Interpolations",
             "Each row walks through the latent space from near one test image, on the left, to near another.",
+        ),
+        (
+            "class_grid",
+            "Asked for a class",
+            "One column a class: images that a model of p(x|y) drew when asked for it, not chosen.",
         ),
         (
             "completions",

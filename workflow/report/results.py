@@ -80,7 +80,7 @@ def _read_run(name: str, seed: int) -> Run:
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
     metrics = _with_ratio(read_json(path))
-    for key in ABOUT:
+    for key in (*ABOUT, "oddity"):
         if key not in metrics:
             raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
     for column in MEASURED:

@@ -35,9 +35,16 @@ def _model(runs: list[Run]) -> dict[str, Any]:
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
+        "oddity": _oddity(runs),
         "mean": {key: mean(numbers) for key, numbers in values.items()},
         "std": {key: std(numbers) for key, numbers in values.items()},
     }
+
+
+def _oddity(runs: list[Run]) -> dict[str, float]:
+    """Mean AUROC of each kind of odd input; empty for a model without a density."""
+    found = [run.metrics["oddity"] or {} for run in runs]
+    return {kind: statistics.fmean(one[kind] for one in found) for kind in found[0]}
 
 
 def _run(run: Run) -> dict[str, Any]:

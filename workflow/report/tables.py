@@ -84,10 +84,17 @@ def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baselin
     return Cell(column.text(value), kind=model[column.within] if column.within else "", note=note, best=top)
 
 
+def present(columns: Sequence[Column], summary: dict[str, Any]) -> tuple[Column, ...]:
+    """The columns in which some model has a number."""
+    means = [model["mean"] for model in summary["models"].values()]
+    return tuple(c for c in columns if any(mean.get(c.key) is not None for mean in means))
+
+
 def generation(summary: dict[str, Any]) -> Table:
     """How good and how varied the samples are, beside real images and independent pixels at the same counts."""
-    scale = reference_rows(summary, GENERATION)
-    return Table(GENERATION, (*model_groups(summary, GENERATION), (SCALE, tuple(scale))))
+    columns = present(GENERATION, summary)
+    scale = reference_rows(summary, columns)
+    return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(scale))))
 
 
 def understanding(summary: dict[str, Any]) -> Table:

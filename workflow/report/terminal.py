@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from workflow.report.columns import MEASURED
-from workflow.report.tables import Cell, Row, model_groups, reference_rows
+from workflow.report.tables import Cell, Row, model_groups, present, reference_rows
 
 SHOWN = {
     "bits_per_dim": "bits/dim",
@@ -14,6 +14,8 @@ SHOWN = {
     "inception_score": "Inception\nScore",
     "precision": "precision",
     "recall": "recall",
+    "modes_found": "modes\nfound",
+    "high_quality": "high\nquality",
     "probe_accuracy": "probe\naccuracy",
     "gflops_per_sample": "GFLOP\nper image",
 }
@@ -23,7 +25,7 @@ LEGEND = "* best of its column; in bits/dim exact values and upper bounds (≤) 
 
 def table(summary: dict[str, Any]) -> Table:
     """Every model's main numbers, the best marked with a star, and the rows that give them a scale."""
-    columns = [next(column for column in MEASURED if column.key == key) for key in SHOWN]
+    columns = present([next(column for column in MEASURED if column.key == key) for key in SHOWN], summary)
     seeds = ", ".join(str(seed) for seed in summary["seeds"])
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if len(summary['seeds']) > 1 else 'seed'} {seeds}"
     made = Table(

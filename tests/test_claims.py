@@ -1,0 +1,88 @@
+"""The verdicts on what is said of the families, from summaries in which the right one is known."""
+
+from typing import Any, get_args
+
+import pytest
+
+from workflow.models.base import Family
+from workflow.models.registry import kinds
+from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
+
+
+def _summary(**models: dict[str, Any]) -> dict[str, Any]:
+    """Models named kind or kind_something, each with the numbers given."""
+    families = {"vae": "variational", "gan": "adversarial", "pixelcnn": "autoregressive", "nice": "flow"}
+    kinds_of_bits = {"vae": "upper bound", "gan": None, "pixelcnn": "exact", "nice": "upper bound"}
+    return {
+        "models": {
+            name: {
+                "kind": (kind := name.split("_")[0]),
+                "family": families[kind],
+                "title": kind.upper(),
+                "bits_per_dim_kind": kinds_of_bits[kind],
+                "oddity": numbers.get("oddity", {}),
+                "mean": {column: numbers.get(column) for column in COLUMNS},
+            }
+            for name, numbers in models.items()
+        }
+    }
+
+
+def _finding(summary: dict[str, Any], says: str) -> Finding:
+    (found,) = [finding for finding in judge(summary) if says in finding.says]
+    return found
+
+
+def test_claims_name_families_kinds_and_columns_that_exist() -> None:
+    known = {*get_args(Family), *kinds()}
+    for claim in CLAIMS:
+        assert {*claim.who, *claim.whom} <= known
+        assert claim.key in COLUMNS
+    assert len({claim.says for claim in CLAIMS}) == len(CLAIMS)
+
+
+@pytest.mark.parametrize(
+    ("vaes", "gans", "verdict", "why"),
+    [
+        ([0.5], [0.9], "holds here", ""),
+        ([0.9], [0.5], "does not hold here", ""),
+        ([0.5], [0.5], "does not hold here", ""),
+        ([0.5, 0.6], [0.9, 0.7], "holds here", "in 4 of 4 pairs"),
+        ([0.5, 0.8], [0.9, 0.7], "mixed", "in 3 of 4 pairs"),
+    ],
+)
+def test_a_claim_is_judged_by_every_pair(vaes: list[float], gans: list[float], verdict: str, why: str) -> None:
+    models = {f"vae_{i}": {"sharpness": v} for i, v in enumerate(vaes)}
+    models |= {f"gan_{i}": {"sharpness": v} for i, v in enumerate(gans)}
+    found = _finding(_summary(**models), "blurrier")
+    assert (found.verdict, found.why) == (verdict, why)
+    assert len(found.evidence) == 2
+    assert all(f"{value:.2f}" in found.evidence[0] for value in vaes)
+
+
+def test_a_claim_needs_both_sides() -> None:
+    assert judge(_summary(vae={"sharpness": 0.5})) == []
+    assert judge(_summary(vae={"sharpness": 0.5}, gan={})) == []
+
+
+def test_bounds_are_not_held_against_exact_values() -> None:
+    found = _finding(_summary(nice={"bits_per_dim": 2.6}, pixelcnn={"bits_per_dim": 1.8}), "weaker")
+    assert found.verdict == "not decided"
+    assert "upper bound" in found.why
+
+
+def test_a_counterexample_shows_that_likelihood_is_not_quality() -> None:
+    better, worse = {"bits_per_dim": 1.8, "fid": 9.0}, {"bits_per_dim": 1.9, "fid": 3.0}
+    found = _finding(_summary(vae=better, nice=worse), "likelihood does not mean")
+    assert (found.verdict, found.evidence[0]) == ("holds here", "VAE: 1.800 bits/dim, FID 9.00")
+    agree = _finding(_summary(vae=better | {"fid": 1.0}, nice=worse), "likelihood does not mean")
+    assert agree.verdict == "does not hold here"
+    across = judge(_summary(pixelcnn=better, vae=worse))  # exact and bound: no pair
+    assert not [finding for finding in across if "likelihood does not mean" in finding.says]
+
+
+def test_the_most_fooled_model_is_named() -> None:
+    summary = _summary(vae={"oddity": {"noise": 1.0, "plain grey": 0.2}}, nice={"oddity": {"noise": 0.9}})
+    found = _finding(summary, "fooled")
+    assert (found.verdict, found.evidence) == ("holds here", ("VAE on plain grey: 0.200",))
+    assert "1 of 3" in found.why
