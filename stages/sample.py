@@ -10,7 +10,7 @@ from workflow import params, timing
 from workflow.compute import generator, prepare_torch
 from workflow.errors import one_line
 from workflow.files import write_bytes
-from workflow.images import grid, png, write_tensors
+from workflow.images import overview, png, write_tensors
 from workflow.models import registry
 
 
@@ -28,7 +28,7 @@ def main(name: str, seed: int) -> None:
     seconds = time.perf_counter() - start
 
     write_tensors(folder / "samples.safetensors", {"images": images})
-    write_bytes(folder / "samples.png", png(grid(images[:100], model.levels, columns=10)))
+    write_bytes(folder / "samples.png", png(overview(images, model.levels)))
     facts = {"seconds": seconds, "images": count, "images_per_second": count / seconds}
     timing.record(folder, "sample", facts, device)
 

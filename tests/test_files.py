@@ -171,3 +171,17 @@ def test_generators_of_neighbouring_seeds_are_unrelated() -> None:
     correlation = torch.corrcoef(streams) - torch.eye(9)
     assert correlation.abs().max() < 0.1
     assert torch.equal(torch.rand(9, generator=generator(cpu, 1, 2)), torch.rand(9, generator=generator(cpu, 1, 2)))
+
+
+def test_points_are_dark_where_they_are_in_their_plane() -> None:
+    points = torch.tensor([[200, 30], [200, 30], [60, 220]], dtype=torch.uint8).view(-1, 1, 1, 2)
+    plane = images.scatter(points, levels=256, side=128)
+    assert (plane.shape, plane.dtype) == ((1, 1, 128, 128), torch.uint8)
+    inner = plane[0, 0, 1:-1, 1:-1]
+    rows, columns = (inner < 255).nonzero().unbind(1)
+    assert {(int(r) + 1, int(c) + 1) for r, c in zip(rows, columns, strict=True)} == {
+        (row + i, column + j) for row, column in ((112, 100), (17, 30)) for i in (-1, 0, 1) for j in (-1, 0, 1)
+    }  # from the top, and from the left
+    assert plane[0, 0, 112, 100] < plane[0, 0, 17, 30] < 255  # twice is darker
+    assert images.overview(points, 256).size == (384, 384)
+    assert images.overview(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), 17).size == (10 * 49 - 1, 10 * 49 - 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -15,6 +16,8 @@ from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256, write_bytes, write_json
 
 PREPARED = Path("data/prepared")
+POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
+PLANE_LEVELS = 256
 SPLITS = ("train", "valid", "test")
 
 
@@ -118,7 +121,7 @@ def read_card(folder: Path = PREPARED) -> Card:
         mixture = content.get("mixture") and Mixture(**content["mixture"])
         lists = {key: tuple(content[key]) for key in ("shape", "classes")}
         return Card(**{**content, **lists, "mixture": mixture})
-    except (TypeError, KeyError) as error:
+    except (AttributeError, TypeError, KeyError) as error:
         raise BakeoffError(f"{folder / 'card.json'}: {error}; run the prepare stage again") from None
 
 
@@ -153,6 +156,27 @@ def grid(images: Tensor, levels: int, columns: int, scale: int | None = None, ga
         canvas[:, top : top + height * scale, left : left + width * scale] = image
     array = canvas.permute(1, 2, 0).numpy()
     return Image.fromarray(array.squeeze(2) if channels == 1 else array)
+
+
+def scatter(points: Tensor, levels: int, side: int) -> Tensor:
+    """Points of a plane, uint8 (N, 1, 1, 2), x to the right and y upwards, as one picture, dark where they are.
+
+    uint8 (1, 1, side, side) of PLANE_LEVELS, with a thin frame.
+    """
+    x, y = points.view(-1, 2).long().unbind(1)
+    place = (levels - 1 - y) * side // levels * side + x * side // levels
+    counts = place.bincount(minlength=side * side).view(1, 1, side, side).float()
+    spread = F.max_pool2d(counts, 3, 1, 1)  # a point is three pixels wide
+    plane = (PLANE_LEVELS - 1) * (1 - 0.35 * spread.sqrt()).clamp(min=0)
+    inner = plane[:, :, 1:-1, 1:-1]
+    return F.pad(inner, (1, 1, 1, 1), value=0.8 * PLANE_LEVELS).to(torch.uint8)
+
+
+def overview(images: Tensor, levels: int) -> Image.Image:
+    """The first hundred images as one picture; of points, all of them in one plane."""
+    if images.shape[1:] == POINT:
+        return grid(scatter(images, levels, 3 * levels // 2), PLANE_LEVELS, columns=1, scale=1)
+    return grid(images[:100], levels, columns=10)
 
 
 def png(image: Image.Image) -> bytes:

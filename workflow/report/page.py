@@ -9,12 +9,12 @@ from typing import Any
 from markupsafe import Markup
 from torch import Tensor
 
-from workflow.images import read_split, read_tensors
+from workflow.images import PLANE_LEVELS, POINT, read_split, read_tensors, scatter
 from workflow.params import PATH
 from workflow.report import charts, claims, origin, tables
 from workflow.report.columns import COST, GENERATION, TIMES, UNDERSTANDING, Column, significant
 from workflow.report.curves import Panel, panels
-from workflow.report.pictures import PLANE, POINT, Strip, over_training, scatter, strip
+from workflow.report.pictures import PLANE, Strip, over_training, strip
 from workflow.report.results import TAXONOMY, Results
 from workflow.report.summary import best, fingerprint
 
@@ -151,7 +151,7 @@ def _odd(pictures: dict[str, Tensor], label: str, series: int) -> Markup | None:
 def _wall(images: Tensor, levels: int) -> Strip:
     """The first images; of points, all in one plane."""
     if images.shape[1:] == POINT:
-        return strip([scatter(images[:WALL_POINTS], levels)], 256, 1, 1, fit=2 * PLANE)
+        return strip([scatter(images[:WALL_POINTS], levels, 2 * PLANE)], PLANE_LEVELS, 1, 1, fit=2 * PLANE)
     return strip([images[:WALL]], levels, WALL, WALL // 2)
 
 

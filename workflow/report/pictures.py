@@ -5,14 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from workflow.images import grid, png
+from workflow.images import PLANE_LEVELS, POINT, grid, png, scatter
 
 FIT = 44  # CSS pixels that a picture is about wide
-POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image
-PLANE = 96  # pixels of the plane's side
+PLANE = 96  # CSS pixels of a plane with points
 SNAPSHOT_ROWS = 4
 
 
@@ -42,20 +40,12 @@ def strip(images: Iterable[Tensor], levels: int, columns: int, narrow: int, fit:
     return Strip(cells, fit // own * own or fit, own > fit, columns, narrow)
 
 
-def scatter(points: Tensor, levels: int) -> Tensor:
-    """Points, uint8 (N, 1, 1, 2), as one picture of 256 levels, dark where they are: uint8 (1, 1, PLANE, PLANE)."""
-    x, y = points.view(-1, 2).long().unbind(1)
-    place = (levels - 1 - y) * PLANE // levels * PLANE + x * PLANE // levels
-    counts = place.bincount(minlength=PLANE * PLANE).view(1, 1, PLANE, PLANE).float()
-    spread = F.max_pool2d(counts, 3, 1, 1)  # a point is three pixels wide
-    return (255 * (1 - 0.35 * spread.sqrt()).clamp(min=0)).to(torch.uint8)
-
-
 def over_training(snapshots: Tensor, levels: int) -> Strip:
     """Samples over training, uint8 (S, n, C, H, W): a column a time, a row from the same noise; points as a plane."""
     times = len(snapshots)
     if snapshots.shape[2:] == POINT:
-        return strip([torch.cat([scatter(points, levels) for points in snapshots])], 256, times, 3, fit=PLANE)
+        planes = torch.cat([scatter(points, levels, PLANE) for points in snapshots])
+        return strip([planes], PLANE_LEVELS, times, 3, fit=PLANE)
     return strip([snapshots[:, row] for row in range(SNAPSHOT_ROWS)], levels, times, times)
 
 
