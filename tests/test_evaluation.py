@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from workflow.evaluation import Judge, evaluate, reference
-from workflow.extractor import Outputs, fit_classifier
+from workflow.extractor import Classifier, Outputs, fit_classifier
 from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
@@ -246,6 +246,19 @@ def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: T
     assert found["modes"]["histogram"] == pytest.approx([2 / 3, 1 / 3, 0])
     nowhere = known._modes(points * 0, outputs, outputs)
     assert (nowhere["high_quality"], nowhere["modes"]["found"], nowhere["modes"]["kl"]) == (0, 0, 0)
+
+
+def test_the_probe_of_stacked_pictures_is_the_mean_of_one_a_channel(judge: Judge) -> None:
+    """Features that tell the first two channels' classes, and nothing of the third's."""
+    classifier = Classifier((3, 8, 8), LEVELS, classes=8, channels=2, features=2, dropout=0, channelwise=True)
+    digits = torch.randint(2, (400, 3), generator=torch.Generator().manual_seed(0))
+    features = digits.float() * torch.tensor([1, 1, 0])
+    known = ImageSet(torch.zeros(200, 3, 8, 8, dtype=torch.uint8), digits[:200] @ torch.tensor([4, 2, 1]))
+    unseen = ImageSet(known.images, digits[200:] @ torch.tensor([4, 2, 1]))
+    stacked = replace(judge, classifier=classifier, train=known, test=unseen)
+    guess = digits[:200, 2].bincount().argmax()
+    expected = (2 + (digits[200:, 2] == guess).double().mean().item()) / 3
+    assert stacked.probe(features[:200], features[200:]) == pytest.approx(expected, abs=0.03)
 
 
 def test_pictures_are_images_that_fit_in_a_file(judge: Judge, samples: Tensor, tmp_path: Path) -> None:

@@ -195,3 +195,4 @@ def test_channelwise_it_reads_each_channel_by_itself(fitted: Classifier, sets: t
         product = digit[0][:, red] * digit[1][:, green] * digit[2][:, blue]
         torch.testing.assert_close(found[:, 100 * red + 10 * green + blue], product, rtol=1e-4, atol=1e-9)
     torch.testing.assert_close(features, torch.cat([fitted.features(part) for part in parts], 1))
+    assert [part.tolist() for part in whole.parts(torch.tensor([0, 123, 905]))] == [[0, 1, 9], [0, 2, 0], [0, 3, 5]]

@@ -90,6 +90,18 @@ class Judge:
         own, real = sharpness(samples, self.levels), sharpness(self.test.images, self.levels)
         return own / real if own is not None and real else None
 
+    def probe(self, train: Tensor, test: Tensor) -> float:
+        """Accuracy of a linear probe on features (N, d) of the training and the test images.
+
+        Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
+        """
+        known = [(self.train.labels, self.test.labels)]
+        if self.classifier.channelwise:
+            known = list(zip(*map(self.classifier.parts, known[0]), strict=True))
+        strength = self.settings.probe_regularisation
+        found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in known]
+        return sum(found) / len(found)
+
     def memorisation(self, samples: Tensor) -> dict[str, float]:
         """How near samples are to training images. uint8 (N, C, H, W)."""
         return memorisation(samples, self.test.images, self.train.images, self.levels)
@@ -159,8 +171,7 @@ def _representation(model: Model, judge: Judge) -> dict[str, Any]:
             torch.cat([model.encode(x.to(model.device)).cpu() for x in images.images.split(batch)])
             for images in (judge.train, judge.test)
         )
-        labels = judge.train.labels, judge.test.labels
-        probe = probe_accuracy(train, labels[0], test, labels[1], judge.settings.probe_regularisation)
+        probe = judge.probe(train, test)
     if isinstance(model, HasReconstruct):
         x = judge.test.images
         back = torch.cat([model.reconstruct(part.to(model.device)).cpu() for part in x.split(batch)])
@@ -205,7 +216,6 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
     assert len(shape) == 3
     pixels = (images.images.flatten(1).double() for images in (judge.train, judge.test))
     train, test = pixels
-    regularisation = judge.settings.probe_regularisation
     return {
         "counts": {"samples": len(drawn), "test": len(judge.test)},
         "real": judge.scores(judge.train.images[drawn], real),
@@ -214,5 +224,5 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
             "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
         },
         "uniform_bits_per_dim": float(torch.tensor(judge.levels).double().log2()),
-        "pixel_probe_accuracy": probe_accuracy(train, judge.train.labels, test, judge.test.labels, regularisation),
+        "pixel_probe_accuracy": judge.probe(train, test),
     }

@@ -51,7 +51,8 @@ class Classifier(nn.Module):
         self.arguments = {**sizes, "dropout": dropout, "channelwise": channelwise}
         colours, height, width = shape
         if channelwise:
-            classes, colours = round(classes ** (1 / colours)), 1
+            self.base = classes = round(classes ** (1 / colours))
+            colours = 1
         self.body = nn.Sequential(
             nn.Conv2d(colours, channels, 3, padding=1),
             nn.BatchNorm2d(channels),
@@ -76,6 +77,10 @@ class Classifier(nn.Module):
             pictures = pictures.flatten(0, 1).unsqueeze(1)
         hidden: Tensor = self.body(pictures)
         return hidden.view(len(x), -1)
+
+    def parts(self, labels: Tensor) -> list[Tensor]:
+        """Numbers int64 (N,) to the digits that spell them, one tensor int64 (N,) a channel."""
+        return [labels // self.base**place % self.base for place in reversed(range(self.shape[0]))]
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits (N, classes) of what `features` gives."""

@@ -19,7 +19,7 @@ class Panel:
 
 
 def panels(runs: list[Run], label: str, series: int) -> list[Panel]:
-    """The charts of one model: losses, then the validation loss if it is of another kind, then accuracies.
+    """The charts of one model: losses, the validation loss if it is of another kind, accuracies, distances.
 
     A model with one player logs `loss`, which its `valid_loss` is to be compared with; of several players each logs a
     loss of its own (`critic_loss`), and what the checkpoint is chosen by is another quantity.
@@ -36,6 +36,7 @@ def panels(runs: list[Run], label: str, series: int) -> list[Panel]:
         wanted.append(("losses of the players", losses, False))
         wanted.append(("validation loss", ["valid_loss"], False))
     wanted.append(("accuracy, with a line at 50 %", accuracies, True))
+    wanted.append(("the critic’s estimate of the Wasserstein distance", ["critic_distance", "valid_distance"], False))
 
     found = []
     for title, names, share in wanted:
@@ -58,7 +59,8 @@ def _curves(history: History, names: list[str]) -> list[Curve]:
 
 
 def _readable(name: str) -> str:
-    known = {"loss": "training", "valid_loss": "validation"}
+    known = {"loss": "training", "critic_distance": "training"}
+    known |= {"valid_loss": "validation", "valid_distance": "validation"}
     return known.get(name) or name.removesuffix("_loss").replace("_", " ")
 
 
