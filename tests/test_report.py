@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stages import report
 from tests.browser import open_browser
@@ -23,6 +24,7 @@ from workflow import params
 from workflow.errors import BakeoffError
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.columns import DASH, MEASURED, UNDERSTANDING, significant
+from workflow.report.curves import panels
 from workflow.report.results import read_results
 from workflow.report.summary import best, fingerprint, summarise
 from workflow.report.tables import generation, understanding
@@ -32,6 +34,10 @@ HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
 
 def edit(path: Path, **changes: Any) -> None:
     write(path, json.loads(path.read_text()) | changes)
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 @pytest.fixture
@@ -246,6 +252,30 @@ def test_curves_of_several_players_and_the_selected_step() -> None:
     assert with_dot.count("<use") == without.count("<use") + 1
     assert "var(--series-1)" in with_dot  # colours repeat
     assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}", with_dot)  # no placeholder is left
+
+
+def test_entries_of_one_kind_share_a_card_that_names_their_differences(project: Path) -> None:
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["models"]["nice"] |= {"width": 8}
+    settings["models"]["vae"] |= {"kind": "nice", "width": 8, "depth": 2}
+    write_yaml(project / "params.yaml", settings)
+    edit(project / "runs/vae/0/metrics.json", kind="nice")
+    report.build()
+    page = Reader((project / "report/index.html").read_text())
+    assert sum(tag == "article" for tag, _ in page.elements) == 4
+    assert "Beside nice: vae (depth 2)." in " ".join(page.text.split())
+
+
+def test_a_critics_distance_has_a_chart_of_its_own(project: Path) -> None:
+    history = project / "runs/gan/0/history.jsonl"
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    lines = [{**line, "valid_distance" if "valid_loss" in line else "critic_distance": 0.5} for line in lines]
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = read_results(params.load()).models["gan"]
+    assert "Wasserstein" in panels(runs, "GAN", 0)[-1].title
+    assert [panel.title for panel in panels(runs, "GAN", 0)[:-1]] == [
+        "losses of the players", "validation loss", "accuracy, with a line at 50 %",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from workflow.images import PLANE_LEVELS, POINT, read_split, read_tensors, scatter
-from workflow.params import PATH
+from workflow.params import PATH, Params
 from workflow.report import charts, claims, origin, tables
 from workflow.report.columns import COST, GENERATION, TIMES, UNDERSTANDING, Column, significant
 from workflow.report.curves import Panel, panels
@@ -38,6 +38,14 @@ class Family:
     training: Strip
     training_steps: list[int]
     pictures: dict[str, Strip]
+
+
+@dataclass(frozen=True)
+class Card:
+    """A kind of model, by its first entry, and how the other entries of that kind differ from it."""
+
+    family: Family
+    variants: list[tuple[Family, str]]
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         summary=timed,
         families=families,
         places=_places(families),
+        cards=_cards(families, results.settings),
         answers=_answers(timed),
         generation=tables.generation(timed),
         understanding=tables.understanding(timed),
@@ -182,6 +191,23 @@ def _kinds_of_picture(families: list[Family]) -> list[tuple[str, str, str, list[
 def _places(families: list[Family]) -> list[tuple[str, list[Family]]]:
     """The leaves of the taxonomy with the families that stand there."""
     return [(place, [f for f in families if f.facts["taxonomy"] == place]) for place in TAXONOMY]
+
+
+def _cards(families: list[Family], settings: Params) -> list[Card]:
+    """A card for each kind of model: it is explained once, with what sets its further entries apart."""
+    by_kind: dict[str, list[Family]] = {}
+    for family in families:
+        by_kind.setdefault(family.facts["kind"], []).append(family)
+    cards = []
+    for same in by_kind.values():
+        first = settings.models[same[0].name].hyperparameters
+        variants = []
+        for other in same[1:]:
+            own = settings.models[other.name].hyperparameters
+            changed = [f"{key} {own.get(key, 'off')}" for key in {**first, **own} if own.get(key) != first.get(key)]
+            variants.append((other, ", ".join(changed) or "another training"))
+        cards.append(Card(same[0], variants))
+    return cards
 
 
 def _trade_offs(summary: dict[str, Any], families: list[Family]) -> list[Markup]:
