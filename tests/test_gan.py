@@ -5,24 +5,35 @@ from collections.abc import Iterable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from workflow.images import ImageSet
 from workflow.models.gan import (
     Gan,
     Objective,
     accuracy,
     critic_loss,
-    energy_distance,
     generator_loss,
     gradient_penalty,
 )
+from workflow.models.layers import energy_distance
+from workflow.params import Train
+from workflow.training import fit
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
 REAL, FAKE = torch.tensor([[2.0], [-1.0], [0.5]]), torch.tensor([[-3.0], [1.5], [-0.2]])
 
 
-def _model(objective: Objective = "non-saturating", critic_steps: int = 1, r1: float = 0.0) -> Gan:
+def _model(
+    objective: Objective = "non-saturating",
+    critic_steps: int = 1,
+    r1: float = 0.0,
+    classes: int = 0,
+    unrolled_steps: int = 0,
+    unrolled_lr: float = 0.0,
+) -> Gan:
     torch.manual_seed(0)
     return Gan(
         (1, 8, 8),
@@ -33,6 +44,9 @@ def _model(objective: Objective = "non-saturating", critic_steps: int = 1, r1: f
         objective=objective,
         critic_steps=critic_steps,
         r1=r1,
+        classes=classes,
+        unrolled_steps=unrolled_steps,
+        unrolled_lr=unrolled_lr,
     )
 
 
@@ -180,3 +194,181 @@ def test_features_are_what_the_critic_decides_on() -> None:
     features = model.encode(x)
     assert features.shape == (4, 6)
     torch.testing.assert_close(model.critic[-1](features), model.critic(x.float() / 8 - 1))
+
+
+def _dense(shape: tuple[int, int, int], levels: int, unrolled_steps: int = 0, r1: float = 0.0) -> Gan:
+    torch.manual_seed(0)
+    return Gan(
+        shape, levels, latents=3, channels=7, features=5, objective="non-saturating", critic_steps=1, r1=r1,
+        unrolled_steps=unrolled_steps, unrolled_lr=0.3 if unrolled_steps else 0.0, network="dense",
+    )  # fmt: skip
+
+
+def _points(n: int) -> Tensor:
+    return torch.randint(0, 256, (n, 1, 1, 2), dtype=torch.uint8, generator=_generator(5))
+
+
+def _by_hand(w: list[Tensor], x: Tensor) -> Tensor:
+    """The dense critic's logits, written out."""
+    hidden = F.leaky_relu(x.flatten(1) @ w[0].T + w[1], 0.2)
+    hidden = F.leaky_relu(hidden @ w[2].T + w[3], 0.2)
+    return hidden @ w[4].T + w[5]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_generators_gradient_goes_through_the_unrolled_steps(steps: int) -> None:
+    """Against both steps written out, and without unrolling against none."""
+    model = _dense((1, 1, 2), 256, steps).double()
+    x = _points(9)
+    noise = torch.randn(9, 3, generator=_generator()).double()
+    real, fake = x.double() / 127.5 - 1, model.generator(noise)
+
+    zero = [p.detach().clone().requires_grad_() for p in model.critic.parameters()]
+    one = two = zero
+    if steps:
+        d_real, d_fake = _by_hand(zero, real).sigmoid(), _by_hand(zero, fake).sigmoid()
+        first = torch.autograd.grad(-(d_real.log() + (1 - d_fake).log()).mean(), zero, create_graph=True)
+        one = [p - 0.3 * g for p, g in zip(zero, first, strict=True)]
+        d_real, d_fake = _by_hand(one, real).sigmoid(), _by_hand(one, fake).sigmoid()
+        second = torch.autograd.grad(-(d_real.log() + (1 - d_fake).log()).mean(), one, create_graph=True)
+        two = [p - 0.3 * g for p, g in zip(one, second, strict=True)]
+    loss = -_by_hand(two, fake).sigmoid().log().mean()
+    expected = torch.autograd.grad(loss, list(model.generator.parameters()), retain_graph=True)
+    if steps:  # what one would get if the critic's next steps did not answer the generator
+        deaf = -_by_hand([p.detach() for p in two], fake).sigmoid().log().mean()
+        short = torch.autograd.grad(deaf, list(model.generator.parameters()))
+        assert all((a - b).norm() > 0.02 * a.norm() for a, b in zip(expected, short, strict=True))
+
+    found = model.loss(x, Y, "generator", _generator())["loss"]
+    torch.testing.assert_close(found, loss, rtol=1e-6, atol=0)  # images are made floats of single precision
+    found.backward()
+    for parameter, gradient in zip(model.generator.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("objective", ["minimax", "non-saturating"])
+def test_unrolled_gradient_of_the_whole_model_equals_finite_differences(objective: Objective) -> None:
+    """Convolutions, classes and the penalty in every step; along a random direction of all generator weights."""
+    model = _model(objective, r1=0.5, classes=3, unrolled_steps=3, unrolled_lr=0.2).double()
+    x, y = _images(6), torch.arange(6) % 3
+    weights = list(model.generator.parameters())
+    direction = [torch.randn(p.shape, generator=_generator(1)).double() for p in weights]
+    model.loss(x, y, "generator", _generator())["loss"].backward()
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(weights, direction, strict=True) if p.grad is not None)
+    sides = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for p, d in zip(weights, direction, strict=True):
+                p.add_(step * d)
+        sides.append(model.loss(x, y, "generator", _generator())["loss"].item())
+    assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(slope, rel=1e-4)
+
+
+def test_unrolling_leaves_the_critic_as_it_is() -> None:
+    model = _model(r1=0.1, unrolled_steps=3, unrolled_lr=0.5)
+    model.critic.requires_grad_(False)  # as in the generator's turn
+    before = [p.clone() for p in model.critic.parameters()]
+    model.loss(_images(6), Y, "generator", _generator())["loss"].backward()
+    assert all(torch.equal(p, q) for p, q in zip(model.critic.parameters(), before, strict=True))
+    assert all(p.grad is None and not p.requires_grad for p in model.critic.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in model.generator.parameters())
+    plain = _model(r1=0.1)
+    for name in ("critic", "generator"):
+        same = (
+            model.loss(_images(6), Y, name, _generator())["loss"]
+            == plain.loss(_images(6), Y, name, _generator())["loss"]
+        )
+        assert same == (name == "critic")
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(3, 0.0), (0, 0.1)])
+def test_unrolling_by_half_is_refused(steps: int, rate: float) -> None:
+    with pytest.raises(ValueError, match="unrolled_steps and unrolled_lr go together"):
+        _model(unrolled_steps=steps, unrolled_lr=rate)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 7, 5)])
+def test_dense_network_takes_images_of_any_size(shape: tuple[int, int, int]) -> None:
+    model = _dense(shape, 256, r1=0.1)
+    x = torch.randint(0, 256, (6, *shape), dtype=torch.uint8, generator=_generator(5))
+    for player in model.turns:
+        assert torch.isfinite(model.loss(x, Y, player, _generator())["loss"])
+    samples = model.sample(400, _generator())
+    assert samples.shape == (400, *shape)
+    assert len(samples.unique()) > 20
+    assert model.encode(x).shape == (6, 5)
+    torch.testing.assert_close(_by_hand(list(model.critic.parameters()), x / 127.5 - 1), model.critic(x / 127.5 - 1))
+
+
+def test_conditional_critic_adds_the_projection_of_the_class() -> None:
+    """Eq. 3 of Miyato & Koyama: ψ(φ(x)) + v_y · φ(x), whose features do not depend on the class."""
+    model = _model(classes=3)
+    x, y = _images(6), torch.tensor([0, 1, 2, 2, 1, 0])
+    last = model.critic[-1]
+    assert isinstance(last, torch.nn.Linear)
+
+    def logits(features: Tensor) -> Tensor:
+        rows = zip(features, y.tolist(), strict=True)
+        return torch.stack([(last.weight[[0, 1 + k]] @ phi + last.bias[[0, 1 + k]]).sum() for phi, k in rows])
+
+    noise = torch.cat([torch.randn(6, 4, generator=_generator()), torch.eye(3)[y]], 1)
+    on_real, on_fake = logits(model.encode(x)), logits(model.critic[:-1](model.generator(noise)))
+    torch.testing.assert_close(model.loss(x, y, "critic", _generator())["loss"], critic_loss(on_real, on_fake))
+    torch.testing.assert_close(
+        model.loss(x, y, "generator", _generator())["loss"], generator_loss(on_fake, "non-saturating")
+    )
+
+
+def test_conditional_samples_are_of_classes_as_frequent_as_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(classes=3)
+    drawn: list[Tensor] = []
+    plain = model.sample_given
+
+    def watched(y: Tensor, generator: torch.Generator) -> Tensor:
+        drawn.append(y)
+        return plain(y, generator)
+
+    monkeypatch.setattr(model, "sample_given", watched)
+    assert model.sample(900, _generator()).shape == (900, 1, 8, 8)
+    assert (torch.bincount(drawn[0], minlength=3) - 300).abs().max() < 60
+    y = torch.tensor([1, 1])
+    assert torch.equal(model.sample_given(y, _generator()), model.sample_given(y, _generator()))
+    assert not torch.equal(model.sample_given(y, _generator()), model.sample_given(y + 1, _generator()))
+
+
+def test_conditional_validation_sees_images_of_the_wrong_class(
+    digits: Tensor, digit_labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real images under their labels, or under those of others, which are the same images all in all."""
+    model = _model(classes=10)
+    order = torch.randperm(len(digits), generator=_generator())
+    x, y = digits[order[:200]], digit_labels[order[:200]]
+    pool, labels = digits[order[200:]], digit_labels[order[200:]]
+
+    def validated(shift: int) -> float:
+        def real(n: int, given: Tensor, generator: torch.Generator) -> Tensor:
+            found = [pool[labels == (k + shift) % 10] for k in range(10)]
+            turn = {k: itertools.cycle(found[k]) for k in range(10)}
+            return torch.stack([next(turn[k]) for k in given.tolist()]).float() / 8 - 1
+
+        monkeypatch.setattr(model, "_fake", real)
+        return model.validate(x, y, _generator())["loss"].item()
+
+    right = validated(0)
+    assert abs(right) < 0.02
+    assert validated(1) > 10 * abs(right)
+
+
+def test_label_steers_a_trained_conditional_model(digits: Tensor, digit_labels: Tensor) -> None:
+    torch.manual_seed(0)
+    model = Gan(
+        (1, 8, 8), 17, latents=8, channels=64, features=32, objective="non-saturating", critic_steps=1, r1=0.1,
+        classes=10, network="dense",
+    )  # fmt: skip
+    settings = Train(epochs=20, batch_size=32, lr=0.004, betas=(0.0, 0.99), valid_every=20)
+    train, valid = ImageSet(digits[:1400], digit_labels[:1400]), ImageSet(digits[1400:], digit_labels[1400:])
+    fit(model, train, valid, settings, 0, lambda _: None)
+    means = torch.stack([train.images[train.labels == k].float().mean(0).flatten() for k in range(10)])
+    y = torch.arange(500) % 10
+    nearest = torch.cdist(model.eval().sample_given(y, _generator()).flatten(1).float(), means).argmin(1)
+    assert (nearest == y).float().mean() > 0.6  # a tenth by chance, about 0.9 of the real digits

@@ -6,23 +6,39 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
 
 from workflow.models.base import Model
-from workflow.models.layers import from_unit, quarter, to_unit
+from workflow.models.layers import (
+    VALIDATION_SAMPLES,
+    Network,
+    critic_network,
+    draw_classes,
+    energy_distance,
+    from_unit,
+    generator_network,
+    input_gradient,
+    to_unit,
+)
 
 Objective = Literal["minimax", "non-saturating"]
-LEAK = 0.2  # slope of the critic's leaky ReLU below zero
-VALIDATION_SAMPLES = 1000
 
 
 class Gan(Model):
-    """A convolutional generator against a convolutional critic (the paper's discriminator).
+    """A generator against a critic (the paper's discriminator).
 
     latents: size of the generator's noise. channels: of the convolutions at full size; twice as many at half and
     quarter size. features: of the critic's last hidden layer, which `encode` gives. objective: what the generator
     minimises, the paper's minimax game or its non-saturating variant (section 3). critic_steps: turns of the critic
     for each of the generator (the paper's k). r1: weight of the gradient penalty on real images (Mescheder et al. 2018,
     Which Training Methods for GANs do actually Converge?, eq. 9; 0 is the paper's GAN).
+    classes: if not 0, the generator also sees the class (Mirza & Osindero 2014, Conditional Generative Adversarial
+    Nets), and the critic compares it to the image by a scalar product (Miyato & Koyama 2018, cGANs with Projection
+    Discriminator, eq. 3), so that its features are of the image alone.
+    unrolled_steps: if not 0, the generator plays against the critic as it will be that many steps of gradient descent
+    at rate unrolled_lr later (Metz et al. 2017, Unrolled Generative Adversarial Networks, eq. 7 to 10).
+    network: "dense" has two hidden layers of `channels` features (the critic's second: `features`), for images of any
+    size.
     """
 
     title = "GAN"
@@ -33,8 +49,8 @@ class Gan(Model):
     objective = "min_G max_D 𝔼ₓ[ log D(x) ] + 𝔼_z[ log(1 − D(G(z))) ];  non-saturating: G maximises 𝔼_z[ log D(G(z)) ]"
     about = (
         "A generator turns noise into images, and a critic is trained to tell them from real ones; each is the other's "
-        "loss. At the game's optimum the samples follow the data and the critic is right half the time. It samples in "
-        "one pass and has no density at all: no likelihood, no bound, no reconstruction. Features come from the "
+        "loss, and at the game's optimum the samples follow the data and the critic is right half the time. It samples "
+        "in one pass and has no density at all: no likelihood, no bound, no reconstruction. Features come from the "
         "critic; the checkpoint is chosen by the energy distance of samples to held-out images."
     )
 
@@ -49,34 +65,19 @@ class Gan(Model):
         objective: Objective,
         critic_steps: Annotated[int, Field(ge=1)],
         r1: Annotated[float, Field(ge=0)],
+        classes: Annotated[int, Field(ge=0)] = 0,
+        unrolled_steps: Annotated[int, Field(ge=0)] = 0,
+        unrolled_lr: Annotated[float, Field(ge=0)] = 0.0,
+        network: Network = "convolutional",
     ) -> None:
         super().__init__(shape, levels)
-        self.latents, self.r1, self.critic_steps = latents, r1, critic_steps
+        if (unrolled_steps > 0) != (unrolled_lr > 0):
+            raise ValueError("unrolled_steps and unrolled_lr go together: both above zero, or neither")
+        self.latents, self.r1, self.critic_steps, self.classes = latents, r1, critic_steps, classes
+        self.unrolled_steps, self.unrolled_lr = unrolled_steps, unrolled_lr
         self.generator_objective: Objective = objective
-        colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
-        self.generator = nn.Sequential(
-            nn.Linear(latents, wide * height * width),
-            nn.ReLU(),
-            nn.Unflatten(1, (wide, height, width)),
-            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, colours, 3, padding=1),
-            nn.Tanh(),
-        )
-        self.critic = nn.Sequential(
-            nn.Conv2d(colours, channels, 3, padding=1),
-            nn.LeakyReLU(LEAK),
-            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-            nn.LeakyReLU(LEAK),
-            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-            nn.LeakyReLU(LEAK),
-            nn.Flatten(),
-            nn.Linear(wide * height * width, features),
-            nn.LeakyReLU(LEAK),
-            nn.Linear(features, 1),
-        )
+        self.generator = generator_network(shape, latents + classes, channels, network)
+        self.critic = critic_network(shape, channels, features, 1 + classes, network)
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -90,77 +91,115 @@ class Gan(Model):
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """The player's loss, and for the critic the penalty and its accuracy on real and on fake images."""
+        real = self._real(x)
         if player == "generator":
-            return {"loss": generator_loss(self.critic(self._fake(len(x), generator)), self.generator_objective)}
+            fake = self._fake(len(x), y, generator)
+            on_fake = self._logit(fake, y, self._unrolled(real, fake, y))
+            return {"loss": generator_loss(on_fake, self.generator_objective)}
         with torch.no_grad():
-            fake = self._fake(len(x), generator)
-        real = to_unit(x, self.levels).requires_grad_(self.r1 > 0)
-        on_real, on_fake = self.critic(real), self.critic(fake)
+            fake = self._fake(len(x), y, generator)
+        return self._critic_terms(real, fake, y, {})
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The energy distance of samples to x, within each class if it has any, and the critic's accuracy on both."""
+        real = self._real(x)
+        y_fake = torch.arange(VALIDATION_SAMPLES, device=self.device) % max(1, self.classes)
+        fake = self._fake(VALIDATION_SAMPLES, y_fake, generator)
+        shown = to_unit(from_unit(fake, self.levels), self.levels)
+        distance = self._energy_distance((real + 1) / 2, y, (shown + 1) / 2, y_fake)
+        return {"loss": distance, **accuracy(self._logit(real, y, {}), self._logit(fake, y_fake, {}))}
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n images, uint8 (n, C, H, W), from standard normal noise."""
+        some = draw_classes(n, self.classes, generator, self.device) if self.classes else torch.zeros(n).long()
+        return self.sample_given(some, generator)
+
+    @torch.no_grad()
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        """An image of each class y, int64 (N,): uint8 (N, C, H, W), from standard normal noise."""
+        return from_unit(self._fake(len(y), y, generator), self.levels)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The critic's last hidden layer, (N, features)."""
+        features: Tensor = self.critic[:-1](self._real(x))
+        return features
+
+    def _real(self, x: Tensor) -> Tensor:
+        """Images uint8 (N, C, H, W) as the critic sees them, on the scale -1..1."""
+        return to_unit(x, self.levels).to(next(self.critic.parameters()).dtype)
+
+    def _fake(self, n: int, y: Tensor, generator: Generator) -> Tensor:
+        """n images on the scale -1..1, (n, C, H, W), of classes y: int64 (n,), if the model has any."""
+        noise = torch.randn(n, self.latents, generator=generator, device=self.device)
+        images: Tensor = self.generator(self._with_class(noise, y).to(next(self.generator.parameters()).dtype))
+        return images
+
+    def _energy_distance(self, real: Tensor, y: Tensor, shown: Tensor, y_shown: Tensor) -> Tensor:
+        """Between images on the scale 0..1, (N, C, H, W); with classes the mean over those of the real images."""
+        if not self.classes:
+            return energy_distance(real, shown)
+        each = [energy_distance(real[y == k], shown[y_shown == k]) * (y == k).float().mean() for k in y.unique()]
+        return torch.stack(each).sum()
+
+    def _with_class(self, values: Tensor, y: Tensor) -> Tensor:
+        """Each row's values, (N, *S), and its class as a vector with a single 1: (N, d + classes)."""
+        return torch.cat([values.flatten(1), F.one_hot(y, self.classes)], 1) if self.classes else values
+
+    def _logit(self, images: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """The critic's logit, (N, 1), of images on the scale -1..1; weights: to use instead of its own, by name."""
+        outputs: Tensor = functional_call(self.critic, weights, (images,))
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        return outputs[:, :1] + outputs[:, 1:].gather(1, y.unsqueeze(1)) if self.classes else outputs
+
+    def _critic_terms(self, real: Tensor, fake: Tensor, y: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The critic's loss on images on the scale -1..1, (N, C, H, W) each, and what it consists of."""
+        real = real.detach().requires_grad_(self.r1 > 0)
+        on_real, on_fake = self._logit(real, y, weights), self._logit(fake, y, weights)
         terms = {"loss": critic_loss(on_real, on_fake), **accuracy(on_real, on_fake)}
         if self.r1 > 0:
             terms["r1"] = gradient_penalty(on_real, real)
             terms["loss"] = terms["loss"] + self.r1 / 2 * terms["r1"]
         return terms
 
-    @torch.no_grad()
-    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The energy distance of samples to x, and the critic's accuracy on both.
+    def _unrolled(self, real: Tensor, fake: Tensor, y: Tensor) -> dict[str, Tensor]:
+        """The critic's weights after its next steps on this batch, as functions of `fake`; its own stay as they are.
 
-        The players' losses say how the game stands, not how good the samples are, and there is no likelihood. The
-        energy distance falls to zero only where the two distributions are the same, and needs no other network.
+        Plain gradient steps, whatever the optimiser that trains the critic. Without any, nothing: its own weights.
         """
-        real, fake = to_unit(x, self.levels), self._fake(VALIDATION_SAMPLES, generator)
-        shown = to_unit(from_unit(fake, self.levels), self.levels)
-        distance = energy_distance((real + 1) / 2, (shown + 1) / 2)
-        return {"loss": distance, **accuracy(self.critic(real), self.critic(fake))}
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), from standard normal noise."""
-        return from_unit(self._fake(n, generator), self.levels)
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """The critic's last hidden layer, (N, features)."""
-        features: Tensor = self.critic[:-1](to_unit(x, self.levels))
-        return features
-
-    def _fake(self, n: int, generator: Generator) -> Tensor:
-        images: Tensor = self.generator(torch.randn(n, self.latents, generator=generator, device=self.device))
-        return images
+        if not self.unrolled_steps:
+            return {}
+        weights: dict[str, Tensor] = {name: w.detach().requires_grad_() for name, w in self.critic.named_parameters()}
+        for _ in range(self.unrolled_steps):
+            loss = self._critic_terms(real, fake, y, weights)["loss"]
+            gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+            pairs = zip(weights.items(), gradients, strict=True)
+            weights = {name: w - self.unrolled_lr * gradient for (name, w), gradient in pairs}
+        return weights
 
 
 def critic_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
     """-E[log D(x)] - E[log(1 - D(G(z)))] from logits, D = sigmoid (eq. 1)."""
-    return -F.logsigmoid(on_real.float()).mean() - F.logsigmoid(-on_fake.float()).mean()
+    return -F.logsigmoid(on_real).mean() - F.logsigmoid(-on_fake).mean()
 
 
 def generator_loss(on_fake: Tensor, objective: Objective) -> Tensor:
     """E[log(1 - D(G(z)))], or -E[log D(G(z))], which has a gradient also where the critic is sure (section 3)."""
     if objective == "minimax":
-        return F.logsigmoid(-on_fake.float()).mean()
-    return -F.logsigmoid(on_fake.float()).mean()
+        return F.logsigmoid(-on_fake).mean()
+    return -F.logsigmoid(on_fake).mean()
 
 
 def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
     """E ‖∇ₓ logit(x)‖², differentiable; x (N, C, H, W) requires a gradient, logits (N, 1) were computed from it."""
-    (gradient,) = torch.autograd.grad(logits.float().sum(), x, create_graph=True)
-    return gradient.square().flatten(1).sum(1).mean()
+    return input_gradient(logits, x).square().sum(1).mean()
 
 
 def accuracy(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
     """Share of real images that the critic calls real, and of fakes that it calls fake, from logits."""
     return {"accuracy_real": (on_real > 0).float().mean(), "accuracy_fake": (on_fake < 0).float().mean()}
-
-
-def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """2 E‖X - Y‖ - E‖X - X'‖ - E‖Y - Y'‖ (Székely & Rizzo 2013, Energy statistics), estimated without bias.
-
-    x: (N, *S), y: (M, *S), at least two of each. May be below zero where the distributions are close.
-    """
-    x, y = x.flatten(1), y.flatten(1)
-    within = torch.pdist(x).mean() + torch.pdist(y).mean()
-    return 2 * torch.cdist(x, y).mean() - within
 
 
 MODEL = Gan
