@@ -1,17 +1,20 @@
 """PixelCNN: a density in the stated order of pixels and colours, and a sampler that draws from exactly it."""
 
+import copy
 import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor
 
 from workflow.models import layers
-from workflow.models.layers import GatedPixelCNN, draw_categorical
-from workflow.models.pixelcnn import PixelCNN
+from workflow.models.layers import GatedLayer, GatedPixelCNN, MaskedNetwork, draw_categorical
+from workflow.models.pixelcnn import PixelCNN, Stack
 
+STACKS: tuple[Stack, ...] = ("gated", "masked")
 TINY = [((1, 2, 2), 3), ((3, 1, 2), 2)]  # few enough images to list them all
 
 
@@ -30,10 +33,22 @@ def _network(
     return network
 
 
-def _model(shape: tuple[int, int, int], levels: int) -> PixelCNN:
-    model = PixelCNN(shape, levels, channels=4, layers=3, dropout=0.5).eval()
-    model.network = _network(shape, levels)
-    return model
+def _model(
+    shape: tuple[int, int, int],
+    levels: int,
+    stack: Stack = "gated",
+    classes: int = 0,
+    *,
+    layers: int = 3,
+    channels: int = 12,
+) -> PixelCNN:
+    """As `_network`."""
+    torch.manual_seed(0)
+    model = PixelCNN(shape, levels, channels=channels, layers=layers, dropout=0.5, stack=stack, classes=classes)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(1 if "by_class" in name else 2)
+    return model.double().eval()
 
 
 def _all_images(shape: tuple[int, int, int], levels: int) -> Tensor:
@@ -55,35 +70,93 @@ def _assert_drawn_from(probabilities: Tensor, drawn: Tensor) -> None:
     assert stats.chisquare(counts, expected).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize(("shape", "levels"), TINY, ids=["grey", "colour"])
-def test_density_sums_to_one(shape: tuple[int, int, int], levels: int) -> None:
+def test_density_sums_to_one(shape: tuple[int, int, int], levels: int, stack: Stack) -> None:
     with torch.no_grad():
-        log_prob = _model(shape, levels).log_prob(_all_images(shape, levels), _generator())
+        log_prob = _model(shape, levels, stack).log_prob(_all_images(shape, levels), _generator())
     assert log_prob.dtype == torch.float64
     assert log_prob.max() - log_prob.min() > 1  # not by being uniform
     torch.testing.assert_close(log_prob.exp().sum().item(), 1.0, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("stack", STACKS)
 @pytest.mark.parametrize(("shape", "levels"), TINY, ids=["grey", "colour"])
-def test_samples_have_the_density(shape: tuple[int, int, int], levels: int) -> None:
-    model = _model(shape, levels)
+@torch.no_grad()
+def test_density_sums_to_one_for_each_class_and_is_their_mean(
+    shape: tuple[int, int, int], levels: int, stack: Stack
+) -> None:
+    model, images = _model(shape, levels, stack, classes=3), _all_images(shape, levels)
+    given = torch.stack([model.log_prob_given(images, torch.full((len(images),), y)).exp() for y in range(3)])
+    torch.testing.assert_close(given.sum(1), torch.ones(3, dtype=torch.float64), rtol=1e-12, atol=0)
+    assert (given[0] / given[1]).log().abs().max() > 0.3  # the classes differ
+    torch.testing.assert_close(model.log_prob(images, _generator()).exp(), given.mean(0), rtol=1e-12, atol=0)
+
+    y = torch.arange(len(images)) % 3  # classes side by side in one batch
+    mixed = -given[y, torch.arange(len(images))].log().mean()
+    torch.testing.assert_close(model.loss(images, y, "model", _generator())["loss"], mixed)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(("shape", "levels"), TINY, ids=["grey", "colour"])
+def test_samples_have_the_density(shape: tuple[int, int, int], levels: int, stack: Stack) -> None:
+    model = _model(shape, levels, stack)
     with torch.no_grad():
         probabilities = model.log_prob(_all_images(shape, levels), _generator()).exp()
     _assert_drawn_from(probabilities, _rank(model.sample(40_000, _generator()), levels))
 
 
-def test_completions_have_the_density_given_the_upper_rows() -> None:
-    model = _model((1, 2, 2), 3)
+@pytest.mark.parametrize("stack", STACKS)
+@torch.no_grad()
+def test_samples_have_the_density_of_the_class_asked_for_and_all_together_the_mean(stack: Stack) -> None:
+    (shape, levels), n = TINY[1], 16_000
+    model, images = _model(shape, levels, stack, classes=2), _all_images(shape, levels)
+    y = torch.arange(n) % 2
+    drawn = _rank(model.sample_given(y, _generator()), levels)
+    for given in range(2):
+        probabilities = model.log_prob_given(images, torch.full((len(images),), given)).exp()
+        _assert_drawn_from(probabilities, drawn[y == given])
+    _assert_drawn_from(model.log_prob(images, _generator()).exp(), _rank(model.sample(n, _generator()), levels))
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+def test_completions_have_the_density_given_the_upper_rows(classes: int) -> None:
+    model = _model((1, 2, 2), 3, classes=classes)
     upper = torch.tensor([2, 1], dtype=torch.uint8)
     images = _all_images((1, 2, 2), 3)
     possible = images[(images[:, 0, 0] == upper).all(1)]
     with torch.no_grad():
         conditional = model.log_prob(possible, _generator()).softmax(0)
 
-    lower_unknown = torch.stack([upper, torch.tensor([2, 2], dtype=torch.uint8)]).expand(20_000, 1, 2, 2)
+    lower_unknown = torch.stack([upper, torch.tensor([2, 2], dtype=torch.uint8)]).expand(8_000, 1, 2, 2)
     completed = model.complete(lower_unknown, 1, _generator())
     assert (completed[:, 0, 0] == upper).all()
     _assert_drawn_from(conditional, _rank(completed[:, :, 1:], 3))
+
+
+def test_completing_from_nothing_is_sampling_from_any_class() -> None:
+    model = _model((1, 1, 2), 3, classes=2)
+    with torch.no_grad():
+        probabilities = model.log_prob(_all_images((1, 1, 2), 3), _generator()).exp()
+    blank = torch.zeros(10_000, 1, 1, 2, dtype=torch.uint8)
+    _assert_drawn_from(probabilities, _rank(model.complete(blank, 0, _generator()), 3))
+
+
+def _influence(network: MaskedNetwork | GatedPixelCNN, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Which number of an image has an influence on the logits of which other, bool (D, D), in the order of reading."""
+    direction = torch.randn(1, network.levels, 1, 1, 1, generator=_generator(), dtype=torch.float64)
+    # Several images, as at any one of them a rectifier may block some path.
+    x = torch.randint(network.levels, (6, *network.shape), generator=_generator())
+
+    def outputs(embedded: Tensor) -> Tensor:
+        with monkeypatch.context() as patched:
+            patched.setattr(network, "embed", lambda _: embedded)
+            logits: Tensor = network(x, torch.arange(6) % 2)
+        return (logits * direction).sum((0, 1)).movedim(0, -1).flatten()
+
+    jacobian: Tensor = torch.autograd.functional.jacobian(outputs, network.embed(x).detach())
+    influence: Tensor = jacobian.unflatten(2, (network.shape[0], -1)).abs().sum((1, 3))
+    return influence.movedim(1, -1).flatten(1) > 0
 
 
 @pytest.mark.parametrize("ordered", [True, False], ids=["levels", "codes"])
@@ -92,31 +165,50 @@ def test_a_pixel_sees_all_that_comes_before_it_and_nothing_else(
     shape: tuple[int, int, int], ordered: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No blind spot and no look ahead: the Jacobian is strictly lower triangular in drawing order, and full there."""
+    influence = _influence(_network(shape, 5, layers=4, ordered=ordered, channels=24), monkeypatch)
+    assert torch.equal(influence, torch.ones_like(influence).tril(-1))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 10), (3, 2, 8)], ids=["grey", "colour"])
+@pytest.mark.parametrize("classes", [0, 2])
+def test_the_masked_stack_has_a_blind_spot_that_the_gated_one_has_not(
+    shape: tuple[int, int, int], classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many layers: d rows above, a pixel further than d + 2 columns to the right is never seen.
+
+    The first convolution reaches 3 to the right in the row above, and each row further up one more.
+    """
     colours, height, width = shape
-    network = _network(shape, 5, layers=4, ordered=ordered, channels=24)
-    direction = torch.randn(1, 5, 1, 1, 1, generator=_generator(), dtype=torch.float64)
-    influence = torch.zeros(())
-    for seed in range(6):  # several images, as at any one of them a rectifier may block some path
-        x = torch.randint(5, (1, *shape), generator=_generator(seed))
-        features = network.embed(x).detach()
-        with monkeypatch.context() as patched:
+    influence = {
+        stack: _influence(_model(shape, 5, stack, classes, layers=8, channels=24).network, monkeypatch)
+        for stack in STACKS
+    }
+    past = torch.ones_like(influence["gated"]).tril(-1)
+    assert torch.equal(influence["gated"], past)
 
-            def outputs(embedded: Tensor) -> Tensor:
-                patched.setattr(network, "embed", lambda _: embedded)
-                logits: Tensor = network(x)  # noqa: B023
-                return (logits * direction).sum(1).movedim(1, -1).flatten()
-
-            jacobian = torch.autograd.functional.jacobian(outputs, features).squeeze(1)  # (D, inputs, H, W)
-        influence = influence + jacobian.unflatten(1, (colours, -1)).abs().sum(2).movedim(1, -1).flatten(1)
-    count = colours * height * width
-    assert torch.equal(influence > 0, torch.ones(count, count).tril(-1).bool())
+    place = torch.arange(height * width).repeat_interleave(colours)
+    rows, columns = place // width, place % width
+    above, aside = rows[:, None] - rows, columns - columns[:, None]
+    blind = (above > 0) & (aside > above + 2)
+    assert blind.any()
+    assert torch.equal(influence["masked"], past & ~blind)
 
 
-@pytest.mark.parametrize("ordered", [True, False], ids=["levels", "codes"])
+def _networks(shape: tuple[int, int, int]) -> dict[str, GatedPixelCNN | MaskedNetwork]:
+    return {
+        "levels": _network(shape, 4),
+        "codes": _network(shape, 4, ordered=False),
+        "classes": _model(shape, 4, classes=3).network,
+        "masked": _model(shape, 4, "masked").network,
+        "masked classes": _model(shape, 4, "masked", classes=3).network,
+    }
+
+
+@pytest.mark.parametrize("name", _networks((1, 1, 1)))
 @pytest.mark.parametrize("shape", [(1, 9, 8), (3, 4, 5), (1, 2, 2), (1, 1, 1)])
 @pytest.mark.parametrize("row", [0, 1])
 def test_fast_sampling_has_the_logits_of_the_full_forward(
-    shape: tuple[int, int, int], row: int, ordered: bool, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, int, int], row: int, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Tensor] = []
 
@@ -125,18 +217,20 @@ def test_fast_sampling_has_the_logits_of_the_full_forward(
         return draw_categorical(logits, generator)
 
     monkeypatch.setattr(layers, "draw_categorical", draw)
-    network = _network(shape, 4, ordered=ordered)
+    network, y = _networks(shape)[name], torch.tensor([2, 0, 1])
     given = torch.randint(4, (3, *shape), generator=_generator())
-    x = network.sample(given, row, _generator())
+    x = network.sample(given, row, _generator(), y=y)
     assert torch.equal(x[:, :, :row], given[:, :, :row])
     assert len(seen) == x[:, :, row:].numel() / 3
     if seen:
-        full = network(x)[:, :, :, row:].permute(3, 4, 2, 0, 1).flatten(0, 2)  # in the order of drawing
+        full = network(x, y)[:, :, :, row:].permute(3, 4, 2, 0, 1).flatten(0, 2)  # in the order of drawing
         torch.testing.assert_close(torch.stack(seen), full, rtol=1e-12, atol=1e-12)
 
 
-def test_what_is_below_the_kept_rows_does_not_matter() -> None:
-    model = _model((3, 4, 4), 5)
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("stack", STACKS)
+def test_what_is_below_the_kept_rows_does_not_matter(stack: Stack, classes: int) -> None:
+    model = _model((3, 4, 4), 5, stack, classes)
     x = torch.randint(5, (2, 3, 4, 4), dtype=torch.uint8, generator=_generator())
     other = torch.cat([x[:, :, :2], 4 - x[:, :, 2:]], dim=2)
     assert torch.equal(model.complete(x, 2, _generator()), model.complete(other, 2, _generator()))
@@ -157,3 +251,62 @@ def test_features_are_means_over_the_quarters() -> None:
         hidden = model.network.hidden(x)
     quarters = [hidden[:, :, i : i + 2, j : j + 3].mean((2, 3)) for i in (0, 2) for j in (0, 3)]
     torch.testing.assert_close(model.encode(x), torch.stack(quarters, 2).flatten(1))
+
+
+def test_features_are_means_over_classes_as_probable_as_the_image_makes_them() -> None:
+    model = _model((1, 4, 6), 3, classes=3)
+    x = torch.randint(3, (2, 1, 4, 6), dtype=torch.uint8, generator=_generator())
+    expected, total = torch.zeros(()), torch.zeros(())
+    with torch.no_grad():
+        for y in (torch.full((2,), given) for given in range(3)):
+            hidden = model.network.hidden(x, y)
+            quarters = [hidden[:, :, i : i + 2, j : j + 3].mean((2, 3)) for i in (0, 2) for j in (0, 3)]
+            density = model.log_prob_given(x, y).exp()[:, None]
+            expected, total = expected + density * torch.stack(quarters, 2).flatten(1), total + density
+    torch.testing.assert_close(model.encode(x), expected / total)
+
+
+def test_classes_are_added_to_the_gates_of_both_stacks() -> None:
+    """Equation 4: tanh(W_f ∗ x + V_f h) ⊙ σ(W_g ∗ x + V_g h), V h a bias that the class picks."""
+    torch.manual_seed(0)
+    layer = GatedLayer(4, 6, 1, 3, 0.5, first=True, classes=3).double().eval()
+    v, h = (torch.randn(2, 4, 5, 6, dtype=torch.float64) for _ in range(2))
+    both = layer(v, h, torch.tensor([2, 0]))
+    assert layer.by_class is not None
+    for image, y in enumerate([2, 0]):
+        bias = layer.by_class.weight[y].view(2, 2, 6, 1, 1)  # of the stacks, and of the halves of their gates
+        rows = layer.vertical(F.pad(v[image], (1, 1, 1, 0)))
+        expected = torch.tanh(rows[:6] + bias[0, 0]) * torch.sigmoid(rows[6:] + bias[0, 1])
+        torch.testing.assert_close(both[0][image], expected)
+
+        unconditional = copy.deepcopy(layer)
+        unconditional.by_class = None
+        with torch.no_grad():
+            unconditional.horizontal.bias += bias[1].flatten()  # type: ignore[operator]
+        torch.testing.assert_close(both[1][image], unconditional(v, h)[1][image])
+
+
+def test_without_classes_labels_are_not_looked_at() -> None:
+    model = _model((1, 4, 4), 3)
+    x = torch.randint(3, (4, 1, 4, 4), dtype=torch.uint8, generator=_generator())
+    losses = [model.loss(x, torch.full((4,), y), "model", _generator())["loss"] for y in (0, 1000)]
+    assert torch.equal(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_training_with_classes_teaches_which_images_they_are(
+    stack: Stack, digits: Tensor, digit_labels: Tensor
+) -> None:
+    """The class that makes an unseen digit most probable is its own far more often than by chance."""
+    torch.manual_seed(0)
+    model = PixelCNN((1, 8, 8), 17, channels=8, layers=2, dropout=0.0, stack=stack, classes=10)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for start in range(0, 1500, 15):
+        x, y = digits[start : start + 15], digit_labels[start : start + 15]
+        optimiser.zero_grad()
+        model.loss(x, y, "model", _generator())["loss"].backward()
+        optimiser.step()
+    x, y = digits[1500:], digit_labels[1500:]
+    with torch.no_grad():
+        given = torch.stack([model.log_prob_given(x, torch.full_like(y, label)) for label in range(10)])
+    assert (given.argmax(0) == y).double().mean() > 0.4  # by chance: 0.1

@@ -1,22 +1,70 @@
-"""Gated PixelCNN: van den Oord et al. 2016, Pixel Recurrent Neural Networks; Conditional Image Generation with PixelCNN
-Decoders.
+"""PixelCNN, ungated and gated: van den Oord et al. 2016, Pixel Recurrent Neural Networks; Conditional Image Generation
+with PixelCNN Decoders.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import GatedPixelCNN, categorical_log_prob
+from workflow.models.layers import (
+    GatedPixelCNN,
+    MaskedConv2d,
+    MaskedNetwork,
+    PixelLayer,
+    categorical_log_prob,
+    draw_categorical,
+    draw_classes,
+    over_classes,
+)
+
+Stack = Literal["gated", "masked"]
+
+
+class MaskedBlock(PixelLayer):
+    """A residual block of the ungated PixelCNN (van den Oord et al. 2016a, figure 5, left): 1x1, masked 3x3, 1x1.
+
+    Its 3x3 convolutions widen what is seen by one column a row, and no faster: a cone that is open upwards, with what
+    lies to its right never seen (the blind spot; van den Oord et al. 2016b, figure 1).
+    """
+
+    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.narrow = MaskedConv2d(2 * channels, channels, groups)
+        self.middle = MaskedConv2d(channels, channels, groups, up=1, aside=1)
+        self.widen = MaskedConv2d(channels, 2 * channels, groups)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 2 channels, H, W), likewise."""
+        return self._out(self.middle(self._in(x)), x)
+
+    def _in(self, x: Tensor) -> Tensor:
+        return F.relu(self.narrow(F.relu(x)))
+
+    def _out(self, h: Tensor, x: Tensor) -> Tensor:
+        out: Tensor = self.widen(self.dropout(F.relu(h)))
+        return out + x
+
+    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
+        """What the 3x3 convolution sees."""
+        return [self.middle.framed(self.middle.weight.new_zeros(n, self.middle.in_channels, height, width))]
+
+    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
+        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
+        maps[0][:, :, i + 1, j + 1] = self._in(x)[..., 0, 0]
+        return self._out(self.middle.pixel(maps[0], i, j), x)
 
 
 class PixelCNN(Model):
-    """p(x) as a product over pixels in reading order, and over R, G, B within a pixel, by masked convolutions.
+    """p(x), or p(x|y), as a product over pixels in reading order, and over R, G, B within a pixel, by convolutions.
 
-    channels: features of each stack. layers: gated layers, the first with mask A. dropout: while training.
+    channels: features of each gated stack; the masked one has as many within its blocks and twice as many between.
+    layers: their number, the first with mask A. dropout: while training. stack: the gated network of 2016b, or the
+    masked one of 2016a. classes: how many there are, if it is p(x|y).
     """
 
     title = "PixelCNN"
@@ -40,33 +88,75 @@ class PixelCNN(Model):
         channels: Annotated[int, Field(ge=1)],
         layers: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
+        stack: Stack = "gated",
+        classes: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
-        self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True)
+        self.classes = classes
+        self.network: GatedPixelCNN | MaskedNetwork
+        if stack == "gated":
+            self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True, classes=classes)
+        else:
+            colours = shape[0]
+            channels = -(-channels // colours) * colours
+            blocks = [MaskedBlock(channels, colours, dropout) for _ in range(layers - 1)]
+            self.network = MaskedNetwork(shape, levels, 2 * channels, blocks, classes)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative log-likelihood, nats per image."""
-        return {"loss": -self.log_prob(x, generator).mean()}
+        """Negative log-likelihood, nats per image: of p(x|y) if there are classes."""
+        return {"loss": -self.log_prob_given(x, y).mean()}
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """Exact log p(x), nats (N,). x: uint8 (N, C, H, W)."""
-        return categorical_log_prob(self.network(x), x)
+        if not self.classes:
+            return self.log_prob_given(x, None)
+        return over_classes(lambda y: self.log_prob_given(x, y), len(x), self.classes, x.device)
+
+    def log_prob_given(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Exact log p(x|y), nats (N,). x: uint8 (N, C, H, W), y: int64 (N,), not looked at if there are no classes."""
+        return categorical_log_prob(self.network(x, y), x)
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw images pixel by pixel, uint8 (n, C, H, W)."""
+        """Draw images pixel by pixel, uint8 (n, C, H, W), each of a class drawn before, if there are classes."""
+        y = draw_classes(n, self.classes, generator, self.device) if self.classes else None
         blank = torch.zeros(n, *self.shape, dtype=torch.long, device=self.device)
-        return self.network.sample(blank, 0, generator).to(torch.uint8)
+        return self.network.sample(blank, 0, generator, y=y).to(torch.uint8)
+
+    @torch.no_grad()
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        """An image of each class, int64 (N,), pixel by pixel, uint8 (N, C, H, W)."""
+        blank = torch.zeros(len(y), *self.shape, dtype=torch.long, device=self.device)
+        return self.network.sample(blank, 0, generator, y=y).to(torch.uint8)
 
     @torch.no_grad()
     def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
-        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest given them."""
-        return self.network.sample(x, rows, generator).to(torch.uint8)
+        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest given them.
+
+        If there are classes, that of each image is drawn first, as probable as these rows make it.
+        """
+        y = draw_categorical(self._for_each_class(x, rows)[1], generator) if self.classes else None
+        return self.network.sample(x, rows, generator, y=y).to(torch.uint8)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Hidden activations averaged over the four quarters of the image, (N, 4 channels)."""
-        return F.adaptive_avg_pool2d(self.network.hidden(x), 2).flatten(1)
+        """Hidden activations averaged over the four quarters of the image, (N, 4 channels), or 8 of the masked stack.
+
+        If there are classes, they are the mean over them, each as probable as the image makes it.
+        """
+        if not self.classes:
+            return F.adaptive_avg_pool2d(self.network.hidden(x), 2).flatten(1)
+        features, log_prob = self._for_each_class(x, self.shape[1])
+        return (features * log_prob.softmax(1)[..., None]).sum(1)
+
+    def _for_each_class(self, x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+        """Features given each class, (N, classes, d), and the log-density of the first rows, (N, classes)."""
+        features, log_prob = [], []
+        for y in range(self.classes):
+            hidden = self.network.hidden(x, torch.full((len(x),), y, device=x.device))
+            features.append(F.adaptive_avg_pool2d(hidden, 2).flatten(1))
+            log_prob.append(categorical_log_prob(self.network.logits(hidden)[..., :rows, :], x[:, :, :rows]))
+        return torch.stack(features, 1), torch.stack(log_prob, 1)
 
 
 MODEL = PixelCNN

@@ -1,0 +1,227 @@
+"""PixelRNN: van den Oord, Kalchbrenner & Kavukcuoglu 2016, Pixel Recurrent Neural Networks."""
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers import MaskedConv2d, MaskedNetwork, PixelLayer, categorical_log_prob
+
+Cell = Literal["row", "diagonal"]
+
+
+def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """The next state and memory (equation 3), of gates before their non-linearities, (N, 4 features, …), and memory."""
+    out, forget, write, content = gates.chunk(4, dim=1)
+    c = forget.sigmoid() * c + write.sigmoid() * content.tanh()
+    return out.sigmoid() * c.tanh(), c
+
+
+class RowLstm(PixelLayer):
+    """Row by row, from the top (section 3.1): a pixel's state is made of the three above it, as one row's all are.
+
+    So it sees a triangle above the pixel. Like all layers here, it narrows to half the features and widens again, and
+    adds what it makes to what it was given (figure 5).
+    """
+
+    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.channels = channels
+        self.from_input = MaskedConv2d(2 * channels, channels, groups, aside=1, gates=4)
+        self.from_state = nn.Conv2d(channels, 4 * channels, (1, 3), bias=False)
+        self.widen = MaskedConv2d(channels, 2 * channels, groups)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 2 channels, H, W), likewise."""
+        h = c = x.new_zeros(len(x), self.channels, 1, x.shape[3])
+        states = []
+        for gates in self.from_input(x).split(1, dim=2):
+            h, c = lstm(gates + self.from_state(F.pad(h, (1, 1))), c)
+            states.append(h)
+        out: Tensor = self.widen(self.dropout(torch.cat(states, 2)))
+        return out + x
+
+    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
+        """The features given, the states, and the memories; each with the zeros that are seen beyond the edges."""
+        weight, c = self.widen.weight, self.channels
+        given = self.from_input.framed(weight.new_zeros(n, 2 * c, height, width))
+        return [given, weight.new_zeros(n, c, height + 1, width + 2), weight.new_zeros(n, c, height + 1, width)]
+
+    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
+        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
+        given, h, c = maps
+        given[:, :, i, j + 1] = x[..., 0, 0]
+        gates = self.from_input.pixel(given, i, j) + self.from_state(h[:, :, i : i + 1, j : j + 3])
+        state, memory = lstm(gates[..., 0, 0], c[:, :, i, j])
+        h[:, :, i + 1, j + 1], c[:, :, i + 1, j] = state, memory
+        out: Tensor = self.widen(state[..., None, None])
+        return out + x
+
+
+def skew(x: Tensor) -> Tensor:
+    """Shift each row one place further right than the one above: (…, H, W) to (…, H, W + H - 1), filled up with zeros.
+
+    A diagonal from the lower left to the upper right becomes a column.
+    """
+    height, width = x.shape[-2:]
+    flat = F.pad(x, (0, height)).flatten(-2)[..., :-height]
+    skewed: Tensor = flat.unflatten(-1, (height, width + height - 1))
+    return skewed
+
+
+def unskew(x: Tensor) -> Tensor:
+    """Inverse of `skew`: (…, H, W + H - 1) to (…, H, W)."""
+    height, skewed = x.shape[-2:]
+    rows: Tensor = F.pad(x.flatten(-2), (0, height)).unflatten(-1, (height, skewed + 1))
+    return rows[..., : skewed + 1 - height]
+
+
+class DiagonalLstm(nn.Module):
+    """One direction of the diagonal BiLSTM: a pixel's state is made of those to its left and above (section 3.2)."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.from_input = MaskedConv2d(2 * channels, channels, groups, gates=4)
+        self.from_states = nn.Linear(2 * channels, 4 * channels, bias=False)  # a 2x1 convolution of a skewed column
+
+    def forward(self, x: Tensor) -> Tensor:
+        """All states, (N, channels, H, W), a diagonal at a time. x: (N, 2 channels, H, W)."""
+        n, _, height, width = x.shape
+        # A column a step; (steps, N, H, features), as the product that mixes features wants them last.
+        gates = skew(self.from_input(x)).permute(3, 0, 2, 1)
+        inside = skew(x.new_ones(height, width)).T[..., None]  # what lies outside the image has no memory
+        h = c = x.new_zeros(n, height, self.channels)
+        states = []
+        for of_input, within in zip(gates, inside, strict=True):
+            above = F.pad(h, (0, 0, 1, 0))[:, :-1]
+            mixed = of_input + self.from_states(torch.cat([h, above], 2))
+            h, c = (part.movedim(1, 2) for part in lstm(mixed.movedim(2, 1), c.movedim(2, 1)))
+            h, c = h * within, c * within
+            states.append(h)
+        return unskew(torch.stack(states).permute(1, 3, 2, 0))
+
+    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
+        """States and memories, with the zeros that are seen to the left and above."""
+        return [self.from_states.weight.new_zeros(n, self.channels, height + 1, width + 1) for _ in range(2)]
+
+    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
+        """`forward` at pixel (i, j), (N, channels), of features x: (N, 2 channels, 1, 1)."""
+        h, c = maps
+        before = torch.cat([h[:, :, i + 1, j], h[:, :, i, j + 1]], 1)
+        state, memory = lstm(self.from_input(x)[..., 0, 0] + self.from_states(before), c[:, :, i + 1, j])
+        h[:, :, i + 1, j + 1], c[:, :, i + 1, j + 1] = state, memory
+        return state
+
+
+class DiagonalBiLstm(PixelLayer):
+    """From both upper corners, diagonal by diagonal: together they see all pixels before the one at hand.
+
+    The direction from the right is one row late, as it sees what comes later in a pixel's own row. Features do not see
+    their own pixel's last colour, so that by the paper a row's last pixel would be missing from what the next row sees
+    of it: a blank column on the right, whose features see that pixel, makes up for it.
+    """
+
+    blank_columns = 1
+
+    def __init__(self, channels: int, groups: int, dropout: float) -> None:
+        super().__init__()
+        self.left, self.right = DiagonalLstm(channels, groups), DiagonalLstm(channels, groups)
+        self.widen = MaskedConv2d(channels, 2 * channels, groups)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 2 channels, H, W), likewise."""
+        from_right = F.pad(self.right(x.flip(3)).flip(3), (0, 0, 1, 0))[:, :, :-1]
+        out: Tensor = self.widen(self.dropout(self.left(x) + from_right))
+        return out + x
+
+    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
+        """The features given, and what the two directions keep; that from the right has its columns in reverse."""
+        given = self.widen.weight.new_zeros(n, self.widen.out_channels, height, width)
+        return [given, *self.left.maps(n, height, width), *self.right.maps(n, height, width)]
+
+    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
+        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
+        given, from_left, from_right = maps[0], maps[1:3], maps[3:]
+        width = given.shape[3]
+        given[:, :, i, j] = x[..., 0, 0]
+        if j == 0 and i > 0:  # the row above is complete by now
+            for k in range(width):
+                column = width - 1 - k
+                self.right.pixel(given[:, :, i - 1 : i, column : column + 1], from_right, i - 1, k)
+        state = self.left.pixel(x, from_left, i, j) + from_right[0][:, :, i, width - j]
+        out: Tensor = self.widen(state[..., None, None])
+        return out + x
+
+
+LAYERS: dict[Cell, type[RowLstm] | type[DiagonalBiLstm]] = {"row": RowLstm, "diagonal": DiagonalBiLstm}
+
+
+class PixelRNN(Model):
+    """p(x) as a product over pixels in reading order, and over R, G, B within a pixel, by two-dimensional LSTMs.
+
+    cell: rows whose states come from the row above, or diagonals from both upper corners. channels: features of an
+    LSTM's state, twice as many between the layers. layers: of LSTMs, behind a masked 7x7 convolution. dropout: on
+    states, while training.
+    """
+
+    title = "PixelRNN"
+    paper = "van den Oord et al. 2016, Pixel Recurrent Neural Networks"
+    family = "autoregressive"
+    taxonomy = "explicit tractable"
+    likelihood = "exact"
+    objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
+    about = (
+        "The density of an image is the product of its pixels' densities, as in a PixelCNN, but what came before a "
+        "pixel is carried to it by the states of an LSTM, which forget nothing by being far away. The likelihood is "
+        "exact; training must go through an image row by row or diagonal by diagonal, and drawing one pixel by pixel. "
+        "It completes pictures and its states are features, but it cannot reconstruct or interpolate."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        cell: Cell,
+        channels: Annotated[int, Field(ge=1)],
+        layers: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        colours = shape[0]
+        channels = -(-channels // colours) * colours
+        lstms = [LAYERS[cell](channels, colours, dropout) for _ in range(layers)]
+        self.network = MaskedNetwork(shape, levels, 2 * channels, lstms)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Negative log-likelihood, nats per image."""
+        return {"loss": -self.log_prob(x, generator).mean()}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """Exact log p(x), nats (N,). x: uint8 (N, C, H, W)."""
+        return categorical_log_prob(self.network(x), x)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw images pixel by pixel, uint8 (n, C, H, W)."""
+        blank = torch.zeros(n, *self.shape, dtype=torch.long, device=self.device)
+        return self.network.sample(blank, 0, generator).to(torch.uint8)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
+        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest given them."""
+        return self.network.sample(x, rows, generator).to(torch.uint8)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Hidden activations averaged over the four quarters of the image, (N, 8 channels)."""
+        return F.adaptive_avg_pool2d(self.network.hidden(x), 2).flatten(1)
+
+
+MODEL = PixelRNN
