@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.base import Model
-from workflow.models.layers import log_mean_exp, walk
+from workflow.models.layers import Flow
 
 Prior = Literal["logistic", "gaussian"]
 
 
-class Nice(Model):
+class Nice(Flow):
     """Additive couplings, a diagonal scaling, and a prior whose components are independent.
 
     prior: the density of each latent component. couplings: how many; they alternate which half of the pixels moves.
@@ -25,9 +24,6 @@ class Nice(Model):
 
     title = "NICE"
     paper = "Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation"
-    family = "flow"
-    taxonomy = "explicit tractable"
-    likelihood = "bound"
     objective = "max 𝔼ᵤ[ Σᵢ log p(hᵢ) + log sᵢ ] − D log levels,  h = s ⊙ f((x + u) / levels),  u ~ U[0, 1)ᴰ"
     about = (
         "An invertible network turns images into independent noise; as its couplings only add, it keeps volumes, and "
@@ -70,59 +66,20 @@ class Nice(Model):
             y = coupling.inverse(y)
         return y
 
-    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative lower bound of log p(x), one noise an image, nats per image."""
-        return {"loss": -self._log_prob_given_noise(x, generator).mean()}
+    def latent_log_prob(self, h: Tensor) -> Tensor:
+        """Log-density of each component of h under the prior; any shape."""
+        return prior_log_prob(self.prior, h)
 
-    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """Lower bound of log p(x): x uint8 (N, C, H, W), nats (N,).
-
-        p(x) is the integral of the density over the cell of width 1/levels that the integers stand for (Theis et al.
-        2016, A note on the evaluation of generative models), estimated from K uniform noises (Ho et al. 2019,
-        Flow++, section 3.1, with a uniform proposal). It is a bound by Jensen's inequality.
-        """
-        draws = [self._log_prob_given_noise(x, generator) for _ in range(self.dequantisation_samples)]
-        return log_mean_exp(torch.stack(draws))
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), from latents of the very prior that the model was trained with."""
-        h = draw_prior(self.prior, (n, math.prod(self.shape)), generator, self.device)
-        return self._to_images(self.inverse(h))
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Latents h (N, D) of the cells' centres."""
-        h: Tensor = self(self._to_unit_interval(x, 0.5))[0]
-        return h
-
-    @torch.no_grad()
-    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
-        h = walk(self.encode(a), self.encode(b), steps)
-        images = self._to_images(self.inverse(h.flatten(0, 1)))
-        return images.view(len(a), steps, *self.shape)
+    def draw_latents(self, n: int, generator: Generator) -> Tensor:
+        """n draws from the prior, float32 (n, D)."""
+        return draw_prior(self.prior, (n, math.prod(self.shape)), generator, self.device)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
         """Set the scales so that each latent of x has the prior's standard deviation."""
-        h, _ = self(self._to_unit_interval(x, self._noise(x, generator)))
+        h, _ = self(self.dequantised(x, generator))
         target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
         self.log_scale.add_(math.log(target) - h.std(0).log())
-
-    def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
-        h, log_determinant = self.forward(self._to_unit_interval(x, self._noise(x, generator)))
-        cell = math.prod(self.shape) * math.log(self.levels)  # the cell has volume levels**-D
-        return prior_log_prob(self.prior, h.float()).sum(1) + log_determinant - cell
-
-    def _noise(self, x: Tensor, generator: Generator) -> Tensor:
-        return torch.rand(x.shape, generator=generator, device=x.device)
-
-    def _to_unit_interval(self, x: Tensor, noise: Tensor | float) -> Tensor:
-        return ((x + noise) / self.levels).flatten(1)
-
-    def _to_images(self, y: Tensor) -> Tensor:
-        return (y * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8).view(-1, *self.shape)
 
 
 class Coupling(nn.Module):

@@ -1,0 +1,201 @@
+"""Glow: Kingma & Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions."""
+
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.layers import Logit, MultiScaleFlow, Squeeze, Step, halved
+
+
+class Glow(MultiScaleFlow):
+    """Steps of actnorm, invertible 1x1 convolution and affine coupling, at several scales.
+
+    Unlike the paper's, it is of the logits of pixels, as RealNVP is: where many pixels are black, that is far better.
+    scales: each halves the image; after each but the last half of the numbers are done, and latents. steps: at a scale.
+    channels: of the hidden layers in a coupling. dropout: on those, while training. alpha: keeps pixels off 0 and 1
+    before the logit.
+    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    """
+
+    title = "Glow"
+    paper = "Kingma & Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions"
+    objective = "max 𝔼ᵤ[ log 𝒩(h; 0, I) + log |det ∂h/∂y| ] − D log levels,  h = f(y),  y = (x + u) / levels"
+    about = (
+        "A flow like RealNVP, which mixes the channels by learned invertible matrices between its couplings in place "
+        "of fixed masks, and in which the numbers that leave at each halving of the image are Gaussian given those "
+        "that stay. It samples and gives its density in one pass each; for the discrete image that density is a lower "
+        "bound, as pixels are made continuous by noise. Its latents are as many as pixels and restore every image."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        scales: Annotated[int, Field(ge=1)],
+        steps: Annotated[int, Field(ge=1)],
+        channels: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        alpha: Annotated[float, Field(gt=0, lt=0.5)],
+        dequantisation_samples: Annotated[int, Field(ge=1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        self.dequantisation_samples = dequantisation_samples
+        halved(shape, scales)
+        colours, height, width = shape
+        self.groups = nn.ModuleList()
+        for i in range(scales):
+            features = colours << i + 2
+            self.last = features, height >> i + 1, width >> i + 1
+            group: list[Step] = [Squeeze()] if i else [Logit(alpha), Squeeze()]
+            for _ in range(steps):
+                group += [ActNorm(features), InvertibleConv(features), Coupling(features, channels, dropout)]
+            if i < scales - 1:
+                group.append(Leaving(features))
+            self.groups.append(nn.ModuleList(group))
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Set each actnorm in turn so that what comes out of it has mean 0 and variance 1 (section 3.1)."""
+        norms = [module for module in self.modules() if isinstance(module, ActNorm)]
+        hooks = [norm.register_forward_pre_hook(lambda norm, inputs: norm.fit(*inputs)) for norm in norms]
+        self(self.dequantised(x, generator))
+        for hook in hooks:
+            hook.remove()
+
+
+class ActNorm(Step):
+    """An affine map of each channel (table 1). y: (N, C, H, W)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(features, 1, 1))
+        self.log_scale = nn.Parameter(torch.zeros(features, 1, 1))
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y shifted and scaled, and the log-determinant (N,)."""
+        return (y + self.shift) * self.log_scale.exp(), (self.log_scale.sum() * y[0, 0].numel()).expand(len(y))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        return z * (-self.log_scale).exp() - self.shift
+
+    @torch.no_grad()
+    def fit(self, y: Tensor) -> None:
+        """Make the images, rows and columns of each channel of y have mean 0 and variance 1."""
+        deviation, mean = torch.std_mean(y, (0, 2, 3), correction=0)
+        self.shift.copy_(-mean.view_as(self.shift))
+        self.log_scale.copy_(-deviation.log().view_as(self.log_scale))
+
+
+class InvertibleConv(Step):
+    """A 1x1 convolution whose matrix is W = P L (U + diag(s)), eq. 10: a random rotation to begin with.
+
+    P and the signs of s stay as they are; L has ones on its diagonal, U zeros. y: (N, C, H, W).
+    """
+
+    permutation: Tensor
+    sign: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        rotation, _ = torch.linalg.qr(torch.randn(features, features))
+        permutation, lower, upper = torch.linalg.lu(rotation)
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("sign", upper.diagonal().sign())
+        self.lower = nn.Parameter(lower.tril(-1))
+        self.upper = nn.Parameter(upper.triu(1))
+        self.log_s = nn.Parameter(upper.diagonal().abs().log())
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """L and U + diag(s), (C, C) each."""
+        ones = torch.eye(len(self.sign), dtype=self.lower.dtype, device=self.lower.device)
+        return self.lower.tril(-1) + ones, self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y's channels mixed, and the log-determinant (N,), eq. 11."""
+        lower, upper = self.factors()
+        with torch.autocast(y.device.type, enabled=False):  # 8 bits of precision would not be inverted
+            z = F.conv2d(y, (self.permutation @ lower @ upper)[..., None, None])
+        return z, (self.log_s.sum() * y[0, 0].numel()).expand(len(y))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        lower, upper = self.factors()
+        rows = self.permutation.T @ z.flatten(2)
+        rows = torch.linalg.solve_triangular(lower, rows, upper=False, unitriangular=True)
+        y: Tensor = torch.linalg.solve_triangular(upper, rows, upper=True).view_as(z)
+        return y
+
+
+class Coupling(Step):
+    """Scales and shifts one half of the channels by a network of the other half (table 1). y: (N, C, H, W).
+
+    The scale is between 0 and 1, a sigmoid that is near 1 to begin with, as in the authors' code: never explosive.
+    """
+
+    def __init__(self, features: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        half = features // 2
+        self.network = nn.Sequential(
+            nn.Conv2d(half, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 1),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            faint(nn.Conv2d(channels, 2 * half, 3, padding=1)),
+        )
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y with one half scaled and shifted, and the log-determinant (N,)."""
+        moved, kept = y.chunk(2, dim=1)
+        log_scale, shift = self._affine(kept)
+        return torch.cat([(moved + shift) * log_scale.exp(), kept], 1), log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        moved, kept = z.chunk(2, dim=1)
+        log_scale, shift = self._affine(kept)
+        return torch.cat([moved * (-log_scale).exp() - shift, kept], 1)
+
+    def _affine(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = self.network(kept).chunk(2, dim=1)
+        return F.logsigmoid(raw + 2), shift
+
+
+class Leaving(Step):
+    """Standardises the half of the channels that is done by a Gaussian given the half that stays. y: (N, C, H, W).
+
+    So what leaves is standard normal under the prior if it is normal with this mean and deviation given the rest, as
+    in the authors' code.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.network = faint(nn.Conv2d(features // 2, features, 3, padding=1))
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y with its second half standardised, and the log-determinant (N,)."""
+        stays, leaves = y.chunk(2, dim=1)
+        mean, log_deviation = self.network(stays).chunk(2, dim=1)
+        z = (leaves - mean) * (-log_deviation).exp()
+        return torch.cat([stays, z], 1), -log_deviation.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        stays, leaves = z.chunk(2, dim=1)
+        mean, log_deviation = self.network(stays).chunk(2, dim=1)
+        return torch.cat([stays, leaves * log_deviation.exp() + mean], 1)
+
+
+def faint(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer, its outputs small: at zero, as in the paper, the layers before it would get no gradient at first."""
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+    return layer
+
+
+MODEL = Glow

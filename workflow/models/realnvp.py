@@ -1,0 +1,136 @@
+"""RealNVP: Dinh, Sohl-Dickstein & Bengio 2017, Density estimation using Real NVP."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from workflow.models.layers import Logit, MultiScaleFlow, Squeeze, Step, halved
+
+Size = tuple[int, int, int]  # features, height, width
+
+
+class RealNvp(MultiScaleFlow):
+    """Affine couplings of images at several scales, in logits of the pixels.
+
+    scales: each but the last ends by halving the image, after which half of the numbers are done, and latents.
+    couplings: of each kind of mask at a scale; the paper has 3. channels, blocks: of the residual network in each.
+    dropout: in the blocks, while training. alpha: keeps pixels off 0 and 1 before the logit.
+    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    """
+
+    title = "RealNVP"
+    paper = "Dinh, Sohl-Dickstein & Bengio 2017, Density estimation using Real NVP"
+    objective = "max 𝔼ᵤ[ log 𝒩(h; 0, I) + log |det ∂h/∂y| ] − D log levels,  h = f(y),  y = (x + u) / levels"
+    about = (
+        "Invertible couplings scale and shift one half of the pixels by what a convolutional network makes of the "
+        "other half, so that the Jacobian is triangular, and the density and samples each take one pass. Half of the "
+        "numbers leave as latents at each halving of the image; all latents together restore it exactly, so that "
+        "nothing is compressed. The density is that of pixels made continuous by noise, a lower bound for the image's."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        scales: Annotated[int, Field(ge=1)],
+        couplings: Annotated[int, Field(ge=2)],
+        channels: Annotated[int, Field(ge=1)],
+        blocks: Annotated[int, Field(ge=0)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        alpha: Annotated[float, Field(gt=0, lt=0.5)],
+        dequantisation_samples: Annotated[int, Field(ge=1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        self.dequantisation_samples = dequantisation_samples
+        halved(shape, scales - 1)
+
+        def coupled(masks: Callable[[Size, int], Tensor], size: Size) -> list[Step]:
+            return [Coupling(size, masks(size, i % 2), channels, blocks, dropout) for i in range(couplings)]
+
+        colours, height, width = shape
+        self.groups = nn.ModuleList()
+        for i in range(scales):
+            self.last = colours << i, height >> i, width >> i
+            steps = [*([] if i else [Logit(alpha)]), *coupled(checkerboard, self.last)]
+            if i < scales - 1:
+                squeezed = colours << i + 2, height >> i + 1, width >> i + 1
+                steps += [Squeeze(), *coupled(channel_mask, squeezed)]
+            self.groups.append(nn.ModuleList(steps))
+
+
+class Coupling(Step):
+    """Scales and shifts where the mask is 0, by a network of what is where it is 1 (eq. 9). y: (N, C, H, W).
+
+    The log-scale is a hyperbolic tangent times a learned bound for each channel, as in section 4.1.
+    """
+
+    mask: Tensor
+
+    def __init__(self, size: Size, mask: Tensor, channels: int, blocks: int, dropout: float) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+        self.network = ResidualNetwork(size, channels, blocks, dropout)
+        self.bound = nn.Parameter(torch.ones(size[0], 1, 1))
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """y with one part scaled and shifted, and the log-determinant (N,)."""
+        log_scale, shift = self._affine(y)
+        return y * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        log_scale, shift = self._affine(z)
+        return (z - shift) * (-log_scale).exp()
+
+    def _affine(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = self.network(y * self.mask).chunk(2, dim=1)
+        moved = 1 - self.mask
+        return moved * self.bound * raw.tanh(), moved * shift
+
+
+class ResidualNetwork(nn.Module):
+    """Two numbers for each of the features (N, C, H, W), by 3x3 convolutions: (N, 2C, H, W)."""
+
+    def __init__(self, size: Size, channels: int, blocks: int, dropout: float) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(size[0], channels, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.ReLU(),
+                nn.Conv2d(channels, channels, 3, padding=1),
+                nn.ReLU(),
+                nn.Dropout(dropout),
+                nn.Conv2d(channels, channels, 3, padding=1),
+            )
+            for _ in range(blocks)
+        )
+        self.last = nn.Conv2d(channels, 2 * size[0], 3, padding=1)
+        with torch.no_grad():  # nearly the identity to begin with; at zero, nothing before would get a gradient
+            self.last.weight.mul_(0.1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """y: (N, C, H, W). (N, 2C, H, W)."""
+        h = self.first(y)
+        for block in self.blocks:
+            h = h + block(h)
+        out: Tensor = self.last(F.relu(h))
+        return out
+
+
+def checkerboard(size: Size, parity: int) -> Tensor:
+    """1 where row + column is odd (parity 0) or even (parity 1), else 0; float (1, H, W)."""
+    _, height, width = size
+    return ((torch.arange(height)[:, None] + torch.arange(width) + parity) % 2).float().unsqueeze(0)
+
+
+def channel_mask(size: Size, parity: int) -> Tensor:
+    """1 for the second half of the channels (parity 0) or the first (parity 1), else 0; float (C, 1, 1)."""
+    return ((torch.arange(size[0]) * 2 // size[0] + parity) % 2).float().view(-1, 1, 1)
+
+
+MODEL = RealNvp
