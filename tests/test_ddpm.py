@@ -1,0 +1,430 @@
+"""Diffusion: Gaussian algebra against independent derivations, the bound term by term, and both samplers."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from scipy import stats
+from torch import Generator, Tensor
+from torch.distributions import Normal, kl_divergence
+
+from workflow.models import ddpm
+from workflow.models.ddpm import Ddpm, Schedule, gaussian_log_prob, great_circle, noise_schedule, spread_times
+from workflow.models.layers import draw_classes, to_unit
+
+Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
+
+SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine")
+MEAN, SPREAD = 0.1, 0.25  # of the Gaussian data whose best noise prediction is known
+
+
+def _generator(seed: int = 0) -> Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _model(
+    steps: int = 25,
+    schedule: Schedule = "linear",
+    *,
+    sampling_steps: int | None = None,
+    eta: float = 1.0,
+    levels: int = 17,
+    shape: tuple[int, int, int] = (1, 4, 4),
+    classes: int = 0,
+) -> Ddpm:
+    """A tiny model with an untrained network, all of it in double precision."""
+    torch.manual_seed(1)
+    model = Ddpm(
+        shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
+        channels=8, dropout=0.1, classes=classes,
+    )  # fmt: skip
+    return model.double().eval()
+
+
+def _images(model: Ddpm, n: int = 6) -> Tensor:
+    return torch.randint(0, model.levels, (n, *model.shape), dtype=torch.uint8, generator=_generator(7))
+
+
+def _noise(model: Ddpm, n: int, seed: int = 3) -> Tensor:
+    return torch.randn(n, *model.shape, dtype=torch.float64, generator=_generator(seed))
+
+
+def _alpha_bar(model: Ddpm) -> list[float]:
+    """ᾱ of times 0..T, from the β alone."""
+    return [math.prod(1 - beta for beta in model.betas.tolist()[:t]) for t in range(model.steps + 1)]
+
+
+def _knows_the_gaussian(model: Ddpm, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+    """Have `model` predict the expected noise of data N(MEAN, SPREAD²), the best one; returns it as a line.
+
+    At time t that is gain · x_t + offset, with (gain, offset) at place t; place 0 is not used.
+    """
+    lines = [(0.0, 0.0)]
+    for a in _alpha_bar(model)[1:]:
+        gain = math.sqrt(1 - a) / (a * SPREAD**2 + 1 - a)
+        lines.append((gain, -gain * math.sqrt(a) * MEAN))
+    table = torch.tensor(lines, dtype=torch.float64)
+
+    def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        gain, offset = table[t].T
+        return gain.view(-1, 1, 1, 1) * x + offset.view(-1, 1, 1, 1)
+
+    monkeypatch.setattr(model.network, "forward", predict)
+    return lines
+
+
+def test_schedules_are_those_of_the_papers() -> None:
+    linear = noise_schedule("linear", 1000)
+    assert linear[[0, -1]].tolist() == pytest.approx([1e-4, 0.02])
+    torch.testing.assert_close(linear.diff(), linear.diff()[:1].expand(999))
+    assert noise_schedule("linear", 100).sum().item() == pytest.approx(linear.sum().item())
+
+    def f(t: int) -> float:
+        return float(math.cos((t / 50 + 0.008) / 1.008 * math.pi / 2) ** 2)
+
+    alpha_bar = (1 - noise_schedule("cosine", 50)).cumprod(0)
+    assert alpha_bar[:-1].tolist() == pytest.approx([f(t) / f(0) for t in range(1, 50)])
+    assert noise_schedule("cosine", 50)[-1] == 0.999
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_noise_of_many_steps_is_that_of_single_steps_one_after_the_other(schedule: Schedule) -> None:
+    model = _model(40, schedule)
+    factor, variance = 1.0, 0.0  # of x_t given x_0
+    one = torch.ones(1, 1, 4, 4, dtype=torch.float64)
+    for t in range(41):
+        if t:
+            beta = model.betas[t - 1].item()
+            factor, variance = factor * math.sqrt(1 - beta), variance * (1 - beta) + beta
+        time = torch.tensor([t])
+        torch.testing.assert_close(model.diffuse(0.7 * one, time, 0 * one), 0.7 * factor * one)
+        torch.testing.assert_close(model.diffuse(0 * one, time, one).square(), variance * one)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [25, 100])
+def test_noise_only_grows_and_nothing_is_left_in_the_end(schedule: Schedule, steps: int) -> None:
+    model = _model(steps, schedule)
+    ratio = torch.tensor([a / (1 - a) for a in _alpha_bar(model)[1:]])
+    assert (ratio.diff() < 0).all()
+    x = _images(model)
+    bits = model.prior_term(x) / (16 * math.log(2))
+    assert (bits < 0.01).all()
+    a = _alpha_bar(model)[-1]
+    last = Normal(math.sqrt(a) * to_unit(x, 17).double(), math.sqrt(1 - a))
+    torch.testing.assert_close(model.prior_term(x), kl_divergence(last, Normal(0.0, 1.0)).sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_ancestral_step_is_bayes_rule(schedule: Schedule) -> None:
+    """q(x_s|x_t, x_0) with s = t - 1 as the product of the Gaussians q(x_s|x_0) and q(x_t|x_s), normalised."""
+    model = _model(30, schedule)
+    x_0, x_t = _noise(model, 1), _noise(model, 1, seed=4)
+    a = _alpha_bar(model)
+    for t in range(1, 31):
+        mean, deviation = model.backward_step(x_t, x_0, torch.tensor([t]), torch.tensor([t - 1]), eta=1.0)
+        beta = model.betas[t - 1].item()
+        if t == 1:  # q(x_0|x_0) is a point
+            torch.testing.assert_close(mean, x_0)
+            assert deviation.item() == 0
+            continue
+        precision = 1 / (1 - a[t - 1]) + (1 - beta) / beta
+        torch.testing.assert_close(deviation.square().view(()), torch.tensor(1 / precision).double())
+        expected = (math.sqrt(a[t - 1]) * x_0 / (1 - a[t - 1]) + math.sqrt(1 - beta) * x_t / beta) / precision
+        torch.testing.assert_close(mean, expected)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_steps_of_any_length_and_noise_keep_the_marginals(eta: float) -> None:
+    """x_s made from x_t is as if noise had been added to x_0 at once: lemma 1 of the DDIM paper."""
+    model = _model(30, "cosine")
+    x_0, a = _noise(model, 1), _alpha_bar(model)
+    for t, s in [(30, 29), (30, 11), (17, 16), (9, 2), (2, 1), (5, 0)]:
+        times = torch.tensor([t]), torch.tensor([s])
+        centre, deviation = model.backward_step(math.sqrt(a[t]) * x_0, x_0, *times, eta)
+        shifted, _ = model.backward_step(math.sqrt(a[t]) * x_0 + 1, x_0, *times, eta)
+        slope = (shifted - centre).mean()
+        torch.testing.assert_close(centre, math.sqrt(a[s]) * x_0)
+        assert (slope**2 * (1 - a[t]) + deviation**2).item() == pytest.approx(1 - a[s], abs=1e-12)
+        assert (deviation.item() > 0) == (eta > 0 and s > 0)
+
+
+def test_deterministic_step_is_the_same_in_either_notation() -> None:
+    model = _model(30, "cosine")
+    x_t, noise, a = _noise(model, 1), 0.1 * _noise(model, 1, seed=4), _alpha_bar(model)
+    for t, s in [(20, 19), (20, 7), (5, 0)]:
+        x_0 = (x_t - math.sqrt(1 - a[t]) * noise) / math.sqrt(a[t])
+        expected, _ = model.backward_step(x_t, x_0, torch.tensor([t]), torch.tensor([s]), 0.0)
+        torch.testing.assert_close(model._flow(x_t, t, s, noise), expected)
+        torch.testing.assert_close(model._flow(expected, s, t, noise), x_t)
+
+
+def test_what_the_network_believes_undoes_the_noise_and_is_an_image() -> None:
+    model = _model()
+    x, noise, t = to_unit(_images(model), 17).double(), _noise(model, 6), torch.arange(1, 25, 4)
+    x_t = model.diffuse(x, t, noise)
+    torch.testing.assert_close(model.clean(x_t, t, noise), x)
+    assert model.clean(x_t, t, -noise).abs().max() == 1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_terms_are_divergences_of_gaussians(schedule: Schedule) -> None:
+    model = _model(25, schedule)
+    x, noise = _images(model, 24), _noise(model, 24)
+    t = torch.arange(2, 26)
+    with torch.no_grad():
+        simple, divergence = model.terms(x, t, noise, None)
+        x_0 = to_unit(x, 17).double()
+        x_t = model.diffuse(x_0, t, noise)
+        predicted = model.network(x_t, t, None)
+        mean, deviation = model.backward_step(x_t, x_0, t, t - 1, 1.0)
+        believed, _ = model.backward_step(x_t, model.clean(x_t, t, predicted), t, t - 1, 1.0)
+    expected = kl_divergence(Normal(mean, deviation), Normal(believed, deviation))
+    torch.testing.assert_close(divergence, expected.sum((1, 2, 3)))
+    torch.testing.assert_close(simple, kl_divergence(Normal(noise, 1.0), Normal(predicted, 1.0)).sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("rows", [1, 20, 10_000], ids=["a time at once", "some", "all"])
+def test_bound_is_the_sum_of_all_its_terms(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddpm, "ROWS", rows)
+    model = _model(23, "cosine")
+    x = _images(model)
+    x_0, generator = to_unit(x, 17).double(), _generator(5)
+    with torch.no_grad():
+        expected = -model.prior_term(x)
+        for t in range(1, 24):
+            noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
+            times = torch.full((6,), t)
+            x_t = model.diffuse(x_0, times, noise)
+            believed = model.clean(x_t, times, model.network(x_t, times, None))
+            if t == 1:
+                last = Normal(believed, model.betas[0].sqrt())
+                high = torch.where(x == 16, 1.0, last.cdf(x_0 + 1 / 16))
+                low = torch.where(x == 0, 0.0, last.cdf(x_0 - 1 / 16))
+                expected += (high - low).log().sum((1, 2, 3))
+            else:
+                means = [model.backward_step(x_t, end, times, times - 1, 1.0) for end in (x_0, believed)]
+                terms = kl_divergence(Normal(*means[0]), Normal(*means[1]))
+                expected -= terms.sum((1, 2, 3))
+        assert torch.isfinite(expected).all()
+        torch.testing.assert_close(model.log_prob(x, _generator(5)), expected)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_decoder_sums_to_one_over_the_levels_and_equals_the_differences_of_its_cdf(levels: int) -> None:
+    mean = torch.tensor([-1.0, -0.97, -0.2, 0.0, 0.33, 1.0], dtype=torch.float64).view(1, -1)
+    x = torch.arange(levels).view(-1, 1).expand(levels, 6)
+    for deviation in (0.003, 0.03, 0.5):
+        log_prob = gaussian_log_prob(mean, deviation, x, levels)
+        torch.testing.assert_close(log_prob.exp().sum(0), torch.ones(6).double(), rtol=0, atol=1e-12)
+        centre = 2 * x.double() / (levels - 1) - 1
+        high = torch.where(x == levels - 1, math.inf, centre + 1 / (levels - 1))
+        low = torch.where(x == 0, -math.inf, centre - 1 / (levels - 1))
+        gaussian = stats.norm(mean.numpy(), deviation)
+        expected = torch.from_numpy(gaussian.cdf(high) - gaussian.cdf(low))
+        torch.testing.assert_close(log_prob.exp(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_decoder_is_finite_and_symmetric_far_from_its_mean(dtype: torch.dtype) -> None:
+    x = torch.arange(17)
+    left = gaussian_log_prob(torch.full((17,), -1.0, dtype=dtype), 0.03, x, 17)
+    right = gaussian_log_prob(torch.full((17,), 1.0, dtype=dtype), 0.03, x, 17)
+    assert torch.isfinite(left).all()
+    assert (left.diff() < 0).all()
+    torch.testing.assert_close(left, right.flip(0), rtol=1e-4, atol=1e-5)
+    assert left[-1].item() == pytest.approx(stats.norm.logsf((2 - 1 / 16) / 0.03), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("sampling_steps", "eta", "accuracy"), [(100, 1.0, 0.08), (100, 0.0, 0.05), (20, 0.0, 0.15), (20, 0.5, 0.15)]
+)
+def test_samples_are_the_data_if_the_network_is_right(
+    sampling_steps: int, eta: float, accuracy: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the length of the steps, which makes the spread a little too small."""
+    model = _model(100, "cosine", sampling_steps=sampling_steps, eta=eta, levels=256)
+    _knows_the_gaussian(model, monkeypatch)
+    samples = to_unit(model.sample(2000, _generator()), 256).double()
+    assert samples.mean().item() == pytest.approx(MEAN, abs=0.006)
+    assert samples.std().item() == pytest.approx(SPREAD, rel=accuracy)
+    assert stats.kstest((samples.flatten()[:2000] - samples.mean()) / samples.std(), "norm").pvalue > 0.001
+
+
+def _density_of_draws(model: Ddpm, lines: list[tuple[float, float]]) -> Tensor:
+    """log p of each level of a pixel under the ancestral walk, all of whose steps are linear, exactly."""
+    a, mean, variance = _alpha_bar(model), 0.0, 1.0  # of x_t
+    for t in range(model.steps, 0, -1):
+        gain, offset = lines[t]
+        slope = (1 - math.sqrt(1 - a[t]) * gain) / math.sqrt(a[t])  # of the x_0 that is believed in
+        shift = -math.sqrt(1 - a[t]) * offset / math.sqrt(a[t])
+        beta = model.betas[t - 1].item()
+        if t == 1:
+            mean, variance = slope * mean + shift, slope**2 * variance + beta
+            break
+        on_x_0 = math.sqrt(a[t - 1]) * beta / (1 - a[t])  # eq. 7 of the DDPM paper
+        on_x_t = math.sqrt(1 - beta) * (1 - a[t - 1]) / (1 - a[t])
+        factor = on_x_0 * slope + on_x_t
+        mean = factor * mean + on_x_0 * shift
+        variance = factor**2 * variance + beta * (1 - a[t - 1]) / (1 - a[t])
+    edges = torch.linspace(-1, 1, model.levels, dtype=torch.float64)[:-1] + 1 / (model.levels - 1)
+    inner = torch.from_numpy(stats.norm(mean, math.sqrt(variance)).cdf(edges))
+    return torch.cat([inner[:1], inner.diff(), 1 - inner[-1:]]).log()
+
+
+def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Near it with levels finer than the first step's noise; with coarse ones the network must know the levels, too."""
+    model = _model(25, "cosine", levels=256)
+    exact = _density_of_draws(model, _knows_the_gaussian(model, monkeypatch))
+    assert exact.exp().sum().item() == pytest.approx(1, abs=1e-9)
+    level = torch.arange(0, 256, 5)
+    x = level.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4).repeat(20, 1, 1, 1)
+    bound = model.log_prob(x, _generator()).view(20, -1) / 16  # of a pixel, the mean of 16 with noises of their own
+    gap, error = exact[level] - bound.mean(0), bound.std(0) / math.sqrt(20)
+    assert (gap > -4 * error).all()
+    weight = torch.from_numpy(stats.norm(MEAN, SPREAD).pdf(to_unit(level, 256).double()))
+    assert 0.1 < (gap * weight / weight.sum()).sum().item() < 0.6
+
+
+def test_loss_and_validation_are_expectations_over_times() -> None:
+    model = _model(22)
+    x = _images(model, 1).expand(400, *model.shape)
+    with torch.no_grad():
+        noise = _noise(model, 400)
+        at_each = [model.terms(x, torch.full((400,), t), noise, None)[0].mean() for t in range(1, 23)]
+        loss = model.loss(x, Y, "model", _generator())["loss"].item()
+        scores = model.validate(x, Y, _generator(1))
+        bound = model.log_prob(x[:200], _generator(2))
+    assert loss == pytest.approx(torch.stack(at_each).mean().item(), rel=0.03)
+    assert scores["loss"].item() == pytest.approx(torch.stack(at_each).mean().item(), rel=0.03)
+    assert scores["bound"].item() == pytest.approx(-bound.mean().item(), rel=0.06)
+
+
+@pytest.mark.parametrize(("n", "steps"), [(6, 100), (100, 6), (7, 10)])
+def test_times_are_spread_evenly_and_all_alike(n: int, steps: int) -> None:
+    draws = torch.stack([spread_times(n, steps, _generator(seed), torch.device("cpu")) for seed in range(2000)])
+    share = draws.flatten().bincount(minlength=steps + 1).double() / draws.numel()
+    assert share[0] == 0
+    assert len(share) == steps + 1
+    torch.testing.assert_close(share[1:], torch.full((steps,), 1 / steps).double(), rtol=0.25, atol=0)
+    parts = torch.arange(n + 1) * steps / n
+    assert (draws >= parts[:-1].floor() + 1).all()
+    assert (draws <= parts[1:].ceil()).all()
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_noise_after_the_first_is_drawn_only_if_eta_asks_for_it(eta: float) -> None:
+    model = _model(24, sampling_steps=6, eta=eta)
+    used, expected = _generator(), _generator()
+    model.sample(5, used)
+    for _ in range(6 if eta else 1):  # the last step adds none
+        torch.randn(5, *model.shape, dtype=torch.float64, generator=expected)
+    assert torch.equal(used.get_state(), expected.get_state())
+
+
+@pytest.mark.parametrize(("steps", "sampling_steps"), [(24, 6), (25, 10), (24, 24), (24, 2)])
+def test_sampling_visits_as_many_times_as_asked_from_the_last_on(
+    steps: int, sampling_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _model(steps, sampling_steps=sampling_steps)
+    visited: list[int] = []
+
+    def watch(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        visited.append(int(t[0]))
+        return x
+
+    monkeypatch.setattr(model.network, "forward", watch)
+    model.sample(2, _generator())
+    assert len(visited) == sampling_steps
+    assert visited[0] == steps
+    gaps = {t - s for t, s in itertools.pairwise([*visited, 0])}
+    assert gaps <= {steps // sampling_steps, -(-steps // sampling_steps)}
+
+
+def test_interpolation_begins_and_ends_at_the_very_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(50, "cosine", sampling_steps=2, eta=0.5)
+    _knows_the_gaussian(model, monkeypatch)
+    a, b = _images(model, 8).chunk(2)
+    walk = model.interpolate(a, b, 5)
+    assert torch.equal(walk[:, 0], a)
+    assert torch.equal(walk[:, -1], b)
+    assert (walk[:, 2] != a).any()
+    assert (walk[:, 2] != b).any()
+
+
+def test_noise_of_data_is_standard_normal_if_the_network_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model(100, "cosine")
+    _knows_the_gaussian(model, monkeypatch)
+    noise = model.to_noise(MEAN + SPREAD * _noise(model, 2000))
+    assert noise.mean().item() == pytest.approx(0, abs=0.03)
+    assert noise.std().item() == pytest.approx(1, rel=0.1)
+
+
+def test_great_circle_turns_evenly_and_keeps_the_length() -> None:
+    a, b = torch.tensor([[3.0, 0.0], [2.0, 1.0]]).double(), torch.tensor([[0.0, 3.0], [2.0, 1.0]]).double()
+    walk = great_circle(a, b, 4)
+    angles = torch.tensor([0, 30, 60, 90]).double().deg2rad()
+    torch.testing.assert_close(walk[0], 3 * torch.stack([angles.cos(), angles.sin()], 1))
+    torch.testing.assert_close(walk[1], a[1].expand(4, 2))
+    assert torch.equal(great_circle(b, a, 4).flip(1), walk)
+
+
+def test_network_tells_times_and_classes_apart() -> None:
+    model = _model(100, classes=3)
+    with torch.no_grad():
+        embeddings = model.network.embed(torch.arange(1, 101).repeat(3), torch.arange(3).repeat_interleave(100))
+        average = model.network.embed(torch.tensor([5]), None)
+        x = _noise(model, 1).expand(3, *model.shape)
+        noise = model.network(x, torch.tensor([1, 1, 60]), torch.tensor([0, 2, 2]))
+    assert torch.pdist(embeddings).min() > 1e-3
+    assert model.network.embed_class is not None
+    time = model.network.embed_time(model.network.sinusoids(torch.tensor([5])))
+    torch.testing.assert_close(average, torch.nn.functional.silu(time + model.network.embed_class.weight.mean(0)))
+    assert torch.pdist(noise.flatten(1)).min() > 1e-3
+
+
+def test_density_of_a_model_with_classes_is_the_mean_over_them_on_the_same_noises() -> None:
+    model = _model(22, classes=3)
+    x = _images(model)
+    with torch.no_grad():
+        given = torch.stack([model.log_prob_given(x, torch.full((6,), y), _generator(2)) for y in range(3)])
+        torch.testing.assert_close(model.log_prob(x, _generator(2)), given.exp().mean(0).log())
+    assert (given[0] != given[1]).all()
+
+
+def test_draws_of_p_x_are_of_classes_drawn_first() -> None:
+    model = _model(24, sampling_steps=4, classes=3)
+    first, generator = model.sample(20, _generator()), _generator()
+    y = draw_classes(20, 3, generator, torch.device("cpu"))
+    assert torch.equal(model.sample_given(y, generator), first)
+    assert not torch.equal(model.sample_given((y + 1) % 3, _generator()), model.sample_given(y, _generator()))
+
+
+def test_a_trained_model_draws_the_class_it_is_asked_for() -> None:
+    """Three patterns with some noise; the nearest pattern tells what was drawn."""
+    model = _model(24, "cosine", sampling_steps=8, classes=3).float().train()
+    patterns = torch.randint(0, 2, (3, 1, 4, 4), generator=_generator(2)) * 10 + 3
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator = _generator()
+    for _ in range(100):
+        y = torch.randint(0, 3, (32,), generator=generator)
+        x = (patterns[y] + torch.randint(-2, 3, (32, 1, 4, 4), generator=generator)).to(torch.uint8)
+        optimiser.zero_grad()
+        model.loss(x, y, "model", generator)["loss"].backward()
+        optimiser.step()
+    asked = torch.arange(60) % 3
+    samples = model.eval().sample_given(asked, _generator()).float()
+    nearest = torch.cdist(samples.flatten(1), patterns.float().flatten(1)).argmin(1)
+    assert (nearest == asked).double().mean() > 0.9
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="sampling_steps 26 is more than there are steps"):
+        _model(25, sampling_steps=26)
+    with pytest.raises(ValueError, match="20 steps are too few for the linear schedule"):
+        _model(20)
+    with pytest.raises(ValueError, match="6x8 pixels are not multiples of 4"):
+        _model(shape=(1, 6, 8))

@@ -1,0 +1,403 @@
+"""DDPM: Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models, and the sampler
+of Song, Meng & Ermon 2021, Denoising Diffusion Implicit Models.
+"""
+
+import math
+from itertools import pairwise
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers import draw_classes, from_unit, over_classes, quarter, to_unit
+
+Schedule = Literal["linear", "cosine"]
+GROUPS = 8  # of channels that are normalised together
+ROWS = 2**10  # noisy images that the network sees at once in `log_prob`
+FEATURE_SHARE = 0.1  # of the steps: how noisy a time `encode` lets the network believe in
+VALIDATION_TIMES = 8  # at which each image is looked at
+LATENT_STEPS = 20  # between an image and the noise that stands for it, at most
+REFINEMENTS = 3  # evaluations of the network for each of those
+
+
+class Ddpm(Model):
+    """A U-Net that tells the noise in an image, after any number of `steps` small steps in which it was added.
+
+    steps: T. schedule: the noise of each step, as in Ho et al. or Nichol & Dhariwal. sampling_steps: how many of the T
+    times sampling visits, evenly spread. eta: the noise that it adds there: 1 is DDPM's (with all steps, ancestral
+    sampling), 0 is none (DDIM). channels: of the convolutions at full size; twice as many at half and quarter size.
+    dropout: while training.
+    """
+
+    title = "Diffusion"
+    paper = "Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models"
+    family = "diffusion"
+    taxonomy = "explicit approximate"
+    likelihood = "bound"
+    objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
+    about = (
+        "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "
+        "pure noise to a sample, one pass a step; DDIM leaves out steps. The density is bounded by what all steps of "
+        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network; DDIM runs "
+        "both ways, so noise is a latent to interpolate in, but as large as the image: there is no reconstruction to "
+        "judge."
+    )
+    betas: Tensor
+    alpha_bar: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        steps: Annotated[int, Field(ge=2)],
+        schedule: Schedule,
+        sampling_steps: Annotated[int, Field(ge=2)],
+        eta: Annotated[float, Field(ge=0, le=1)],
+        channels: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        classes: Annotated[int, Field(ge=0)] = 0,
+    ) -> None:
+        super().__init__(shape, levels)
+        if sampling_steps > steps:
+            raise ValueError(f"sampling_steps {sampling_steps} is more than there are steps ({steps})")
+        quarter(shape)  # refuses what cannot be halved twice
+        self.steps, self.sampling_steps, self.eta, self.classes = steps, sampling_steps, eta, classes
+        self.network = UNet(shape[0], channels, dropout, classes)
+        betas = noise_schedule(schedule, steps)
+        alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
+        self.register_buffer("betas", betas, persistent=False)  # of times 1..T
+        self.register_buffer("alpha_bar", alpha_bar, persistent=False)  # of times 0..T
+
+    def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """A draw of q(x_t|x_0) (eq. 4). x: x_0 in [-1, 1], (N, C, H, W), t: int64 (N,), 0..T."""
+        a = self._at(t, x)
+        return a.sqrt() * x + (1 - a).sqrt() * noise
+
+    def clean(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """The x_0 that x_t is made of if that is its noise (eq. 15), within [-1, 1] as all images are."""
+        a = self._at(t, x)
+        return ((x - (1 - a).sqrt() * noise) / a.sqrt()).clamp(-1, 1)
+
+    def backward_step(self, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(x_s|x_t, x_0), s < t (Song et al. 2021, eq. 7 and 16). x: x_t.
+
+        With eta 1 and s = t - 1 it is the posterior of the forward steps (Ho et al., eq. 7), whose variance the
+        ancestral walk has, too.
+        """
+        a_t, a_s = self._at(t, x), self._at(s, x)
+        variance = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
+        noise = (x - a_t.sqrt() * x_0) / (1 - a_t).sqrt()
+        return a_s.sqrt() * x_0 + (1 - a_s - variance).clamp(min=0).sqrt() * noise, variance.sqrt()
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """L_simple (eq. 14) as nats per image: ½‖ε − ε_θ‖² is the divergence of unit Gaussians about the two."""
+        return {"loss": self._at_random_times(x, y, generator)[0]}
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The same at several times for each image, and from those an estimate of -log p(x|y)'s bound, nats per image.
+
+        Checkpoints are chosen by what is trained: it weighs all times alike, and samples look as it says. In the
+        bound, the last few steps, which nobody sees, outweigh the others.
+        """
+        x, y = x.repeat(VALIDATION_TIMES, 1, 1, 1), y.repeat(VALIDATION_TIMES)
+        simple, bound = self._at_random_times(x, y, generator)
+        return {"loss": simple, "bound": bound}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """Lower bound of log p(x) (eq. 5) for the ancestral walk through all T times, one noise for each, nats (N,)."""
+        if not self.classes:
+            return self.log_prob_given(x, None, generator)
+        state = generator.get_state()
+
+        def given(y: Tensor) -> Tensor:
+            generator.set_state(state)  # all classes judged on the same noises: none is ahead by luck
+            return self.log_prob_given(x, y, generator)
+
+        return over_classes(given, len(x), self.classes, x.device)
+
+    def log_prob_given(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """The bound of log p(x|y), nats (N,), for classes y: int64 (N,), None if the model has none."""
+        total = -self.prior_term(x)
+        for times in torch.arange(1, self.steps + 1, device=x.device).split(max(1, ROWS // len(x))):
+            noise = torch.cat([self._noise(x.shape, generator) for _ in times])
+            k, t = len(times), times.repeat_interleave(len(x))
+            terms = self.terms(x.repeat(k, 1, 1, 1), t, noise, None if y is None else y.repeat(k))[1]
+            total = total - terms.view(k, len(x)).sum(0)
+        return total
+
+    def prior_term(self, x: Tensor) -> Tensor:
+        """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ), what the last time still knows of the image, nats (N,)."""
+        a = self.alpha_bar[-1]
+        numbers = a * self._unit(x).square() - a - torch.log1p(-a)
+        return 0.5 * numbers.flatten(1).sum(1).to(self._dtype)
+
+    def terms(self, x: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
+        """½‖ε − ε_θ‖² and the bound's term L_{t-1}, each in nats (N,), of images at times t: int64 (N,), 1..T.
+
+        For t > 1 the term is the divergence of q(x_{t-1}|x_t, x_0) from the model's p(x_{t-1}|x_t), which has the same
+        variance and the x_0 that the network believes in: ½(SNR(t-1) - SNR(t))‖x_0 - x̂_0‖² (Kingma et al. 2021,
+        Variational Diffusion Models, eq. 14). For t = 1 it is -log p(x_0|x_1), whose deviation is that of x_1.
+        """
+        x_0 = self._unit(x)
+        x_t = self.diffuse(x_0, t, noise)
+        predicted = self.network(x_t, t, y).to(self._dtype)
+        believed = self.clean(x_t, t, predicted)
+        simple = 0.5 * (noise - predicted).square().flatten(1).sum(1)
+        snr = self.alpha_bar / (1 - self.alpha_bar)
+        weight = 0.5 * (snr[t.clamp(min=2) - 1] - snr[t]).to(self._dtype)
+        divergence = weight * (x_0 - believed).square().flatten(1).sum(1)
+        decoded = gaussian_log_prob(believed, float(self.betas[0].sqrt()), x, self.levels).flatten(1).sum(1)
+        return simple, torch.where(t > 1, divergence, -decoded)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n images, uint8 (n, C, H, W), of classes drawn first if the model has any."""
+        y = draw_classes(n, self.classes, generator, self.device) if self.classes else None
+        return self._sample(n, y, generator)
+
+    @torch.no_grad()
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        """An image of each class, uint8 (N, C, H, W). y: int64 (N,)."""
+        return self._sample(len(y), y, generator)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The U-Net's innermost activations, averaged over the four quarters of the image, (N, 8 channels).
+
+        As in Baranchuk et al. 2022, Label-Efficient Semantic Segmentation with Diffusion Models, for a time with
+        little noise; here its mean, none, is added, which makes the features deterministic.
+        """
+        x_0 = self._unit(x)
+        t = torch.full((len(x),), max(1, round(FEATURE_SHARE * self.steps)), device=x.device)
+        inner = self.network.inner(self.diffuse(x_0, t, torch.zeros_like(x_0)), t, None)
+        return F.adaptive_avg_pool2d(inner, 2).flatten(1)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Walks on great circles between the noises that DDIM makes of a and b, and back: uint8 (N, steps, C, H, W).
+
+        Song et al. 2021, sections 4.3 and 4.4. A model with classes is asked for their average.
+        """
+        start, end = (self.to_noise(self._unit(x)).flatten(1) for x in (a, b))
+        x = great_circle(start, end, steps).view(-1, *self.shape)
+        for t, s in pairwise(reversed(self._latent_times())):
+            x = self._flow(x, t, s, self._predict(x, t))
+        return from_unit(x, self.levels).view(len(a), steps, *self.shape)
+
+    def to_noise(self, x: Tensor) -> Tensor:
+        """The noise from which DDIM's deterministic walk comes to images x in [-1, 1], both (N, C, H, W).
+
+        A step from s to t is to undo the one from t to s, which depends on the noise predicted at t: it is found by
+        repetition, starting from the prediction for x_s.
+        """
+        for s, t in pairwise(self._latent_times()):
+            x_t = x
+            for _ in range(REFINEMENTS):
+                x_t = self._flow(x, s, t, self._predict(x_t, t))
+            x = x_t
+        return x
+
+    def _flow(self, x: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
+        """DDIM's step between any two times, a step of Euler's for an equation of flow (eq. 13): x_t to x_s."""
+        a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
+        scale = math.sqrt(a_s / a_t)
+        return scale * x + (math.sqrt(1 - a_s) - scale * math.sqrt(1 - a_t)) * noise
+
+    def _predict(self, x: Tensor, t: int, y: Tensor | None = None) -> Tensor:
+        noise: Tensor = self.network(x, torch.full((len(x),), t, device=x.device), y)
+        return noise.to(self._dtype)
+
+    def _sample(self, n: int, y: Tensor | None, generator: Generator) -> Tensor:
+        size = (n, *self.shape)
+        x = self._noise(size, generator)
+        for t, s in pairwise(reversed(spaced_times(self.steps, self.sampling_steps))):
+            here, there = (torch.tensor([time], device=self.device) for time in (t, s))
+            x_0 = self.clean(x, here, self._predict(x, t, y))
+            x, deviation = self.backward_step(x, x_0, here, there, self.eta)
+            if self.eta and s:
+                x = x + deviation * self._noise(size, generator)
+        return from_unit(x, self.levels)
+
+    def _latent_times(self) -> list[int]:
+        """All but T, as the step to it may forget the image altogether and cannot be undone."""
+        return spaced_times(self.steps, min(self.steps, LATENT_STEPS))[:-1]
+
+    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        t = spread_times(len(x), self.steps, generator, x.device)
+        simple, term = self.terms(x, t, self._noise(x.shape, generator), y if self.classes else None)
+        return simple.mean(), (self.prior_term(x) + self.steps * term).mean()
+
+    def _noise(self, size: tuple[int, ...], generator: Generator) -> Tensor:
+        return torch.randn(size, generator=generator, device=self.device, dtype=self._dtype)
+
+    def _unit(self, x: Tensor) -> Tensor:
+        return to_unit(x, self.levels).to(self._dtype)
+
+    def _at(self, t: Tensor, x: Tensor) -> Tensor:
+        return self.alpha_bar[t].to(x.dtype).view(-1, 1, 1, 1)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+
+class UNet(nn.Module):
+    """Predicts the noise in images of three sizes (appendix B of the paper), smaller: one block a size and direction.
+
+    classes: how many classes have an embedding, which is added to that of the time.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, colours: int, channels: int, dropout: float, classes: int) -> None:
+        super().__init__()
+        wide, embedding = 2 * channels, 4 * channels
+        self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.embed_class = nn.Embedding(classes, embedding) if classes else None
+        frequencies = torch.exp(-math.log(1e4) * torch.arange(channels // 2) / (channels // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.first = nn.Conv2d(colours, channels, 3, padding=1)
+        self.down = nn.ModuleList(
+            [Block(channels, channels, embedding, dropout), Block(wide, wide, embedding, dropout)]
+        )
+        self.halve = nn.ModuleList([nn.Conv2d(inputs, wide, 3, stride=2, padding=1) for inputs in (channels, wide)])
+        self.middle = nn.ModuleList([Block(wide, wide, embedding, dropout) for _ in range(2)])
+        self.attention = Attention(wide)
+        self.enlarge = nn.ModuleList(
+            [nn.ConvTranspose2d(wide, outputs, 4, stride=2, padding=1) for outputs in (channels, wide)]
+        )
+        self.up = nn.ModuleList(
+            [Block(2 * channels, channels, embedding, dropout), Block(2 * wide, wide, embedding, dropout)]
+        )
+        self.last = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The noise in x_t, (N, C, H, W), at times t: int64 (N,), given classes y: int64 (N,) or on average."""
+        embedding = self.embed(t, y)
+        h, passed = self._inward(x, embedding)
+        for i in (1, 0):
+            h = self.up[i](torch.cat([self.enlarge[i](h), passed[i]], 1), embedding)
+        noise: Tensor = self.last(h)
+        return noise
+
+    def inner(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """Activations at a quarter of the size, (N, 2 channels, H/4, W/4)."""
+        return self._inward(x, self.embed(t, y))[0]
+
+    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """What all blocks hear of time and class, (N, 4 channels)."""
+        embedding: Tensor = self.embed_time(self.sinusoids(t))
+        if self.embed_class is not None:
+            embedding = embedding + (self.embed_class.weight.mean(0) if y is None else self.embed_class(y))
+        return F.silu(embedding)
+
+    def sinusoids(self, t: Tensor) -> Tensor:
+        """Waves of many lengths at times t: int64 (N,), (N, channels) (Vaswani et al. 2017, section 3.5)."""
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    def _inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        h, passed = self.first(x), []
+        for block, halve in zip(self.down, self.halve, strict=True):
+            passed.append(block(h, embedding))
+            h = halve(passed[-1])
+        return self.middle[1](self.attention(self.middle[0](h, embedding)), embedding), passed
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut; between them the embedding is added to every pixel."""
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.hear = nn.Linear(embedding, outputs)
+        self.after = nn.Sequential(
+            nn.GroupNorm(GROUPS, outputs), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(outputs, outputs, 3, padding=1)
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """(N, inputs, H, W), (N, embedding): (N, outputs, H, W)."""
+        heard = self.before(x) + self.hear(embedding)[..., None, None]
+        out: Tensor = self.shortcut(x) + self.after(heard)
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention of all pixels, one head, beside a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, 3 * channels, 1))
+        self.after = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, channels, H, W) to the same."""
+        query, key, value = self.before(x).flatten(2).chunk(3, dim=1)
+        share = (query.transpose(1, 2) @ key / math.sqrt(x.shape[1])).softmax(-1)
+        seen: Tensor = self.after((value @ share.transpose(1, 2)).view_as(x))
+        return x + seen
+
+
+def noise_schedule(schedule: Schedule, steps: int) -> Tensor:
+    """Variances β_t of the noise that each of T steps adds, float64 (T,).
+
+    linear: from 1e-4 to 0.02 for 1,000 steps (Ho et al. 2020, section 4), for fewer as much larger as keeps the end
+    the same. cosine: ᾱ_t falls like the square of a cosine (Nichol & Dhariwal 2021, Improved DDPM, eq. 17).
+    """
+    if schedule == "linear":
+        betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
+        if betas[-1] >= 1:
+            raise ValueError(f"{steps} steps are too few for the linear schedule, which needs more than 20")
+        return betas
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    alpha_bar = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
+
+
+def spaced_times(steps: int, count: int) -> list[int]:
+    """`count` of the times 1..T, evenly spaced up to T, after time 0."""
+    return [round(i * steps / count) for i in range(count + 1)]
+
+
+def spread_times(n: int, steps: int, generator: Generator, device: torch.device) -> Tensor:
+    """n times of 1..T, one in each of n equal parts of them, int64 (n,), rising; each mean of theirs is unbiased.
+
+    It varies less than of independent times (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
+    """
+    within = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
+    return ((torch.arange(n, device=device) + within) * (steps / n)).long().clamp(max=steps - 1) + 1
+
+
+def gaussian_log_prob(mean: Tensor, deviation: float, x: Tensor, levels: int) -> Tensor:
+    """log-probability of each pixel of x as a Gaussian variable rounded to the nearest level, in nats (eq. 13).
+
+    mean: on the scale where levels are -1..1, x: integers, both of one shape. The outermost levels take the tails, so
+    the probabilities of a pixel's levels sum to one.
+    """
+    half_bin = 1 / (levels - 1)
+    centre = 2 * half_bin * x.to(mean.dtype) - 1
+    upper = torch.where(x == levels - 1, torch.inf, (centre + half_bin - mean) / deviation)
+    lower = torch.where(x == 0, -torch.inf, (centre - half_bin - mean) / deviation)
+    # By symmetry the difference may be taken where both are left of the middle: there it does not cancel.
+    flip = lower + upper > 0
+    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_upper = torch.special.log_ndtr(upper)
+    log_mass: Tensor = log_upper + torch.log(-torch.expm1(torch.special.log_ndtr(lower) - log_upper))
+    return log_mass
+
+
+def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
+    """Spherical interpolation (Shoemake 1985), both ends included. (N, d), (N, d): (N, steps, d)."""
+    angle = F.cosine_similarity(a, b).clamp(-1, 1).acos().view(-1, 1, 1) / math.pi
+    share = torch.linspace(0, 1, steps, device=a.device, dtype=a.dtype).view(1, -1, 1)
+    weight = share * (share * angle).sinc() / angle.sinc()  # sin(share · angle) / sin(angle), also for angle 0
+    return weight.flip(1) * a.unsqueeze(1) + weight * b.unsqueeze(1)
+
+
+MODEL = Ddpm
