@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from workflow.models.layers import GatedPixelCNN, draw_categorical
+from workflow.models.layers.autoregressive import GatedPixelCNN
+from workflow.models.layers.common import draw_categorical
 
 N, CHANNELS, LAYERS, LEVELS = 64, 24, 5, 17
 SHAPES = [(1, 8, 8), (1, 16, 16), (3, 16, 16)]

@@ -1,15 +1,18 @@
-"""Record which code defines a model, so that editing a family's file trains the models of that kind alone.
+"""Record which code defines a model, so that editing it trains the models that are made of it, and no others.
 
-DVC names a stage's dependencies before it looks at parameters, so the file of `models.<name>.kind` cannot stand among
-the dependencies of `train@<name>-<seed>`; the hash that this stage writes stands there in its place.
+DVC names a stage's dependencies before it looks at parameters, so the file of `models.<name>.kind`, and the layers that
+it imports, cannot stand among the dependencies of `train@<name>-<seed>`; the hashes that this stage writes stand there
+in their place.
 """
 
 import sys
 from pathlib import Path
 
 from workflow.files import sha256, write_json
+from workflow.provenance import imported_files
 
 if __name__ == "__main__":
     name, kind = sys.argv[1:]
-    file = Path("workflow/models") / f"{kind}.py"
-    write_json(Path("data/code") / f"{name}.json", {"kind": kind, "file": str(file), "sha256": sha256(file)})
+    files = sorted(imported_files(Path("workflow/models") / f"{kind}.py", Path()))
+    hashes = {str(file): sha256(file) for file in files}
+    write_json(Path("data/code") / f"{name}.json", {"kind": kind, "sha256": hashes})

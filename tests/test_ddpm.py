@@ -11,7 +11,7 @@ from torch.distributions import Normal, kl_divergence
 
 from workflow.models import ddpm
 from workflow.models.ddpm import Ddpm, Schedule, gaussian_log_prob, great_circle, noise_schedule, spread_times
-from workflow.models.layers import draw_classes, to_unit
+from workflow.models.layers.common import draw_classes, to_unit
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
@@ -68,7 +68,8 @@ def _knows_the_gaussian(model: Ddpm, monkeypatch: pytest.MonkeyPatch) -> list[tu
 
     def predict(x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         gain, offset = table[t].T
-        return gain.view(-1, 1, 1, 1) * x + offset.view(-1, 1, 1, 1)
+        noise: Tensor = gain.view(-1, 1, 1, 1) * x + offset.view(-1, 1, 1, 1)
+        return noise
 
     monkeypatch.setattr(model.network, "forward", predict)
     return lines

@@ -9,7 +9,8 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from workflow.models.glow import Glow
-from workflow.models.layers import MultiScaleFlow, halved
+from workflow.models.layers.common import halved
+from workflow.models.layers.flow import MultiScaleFlow
 from workflow.models.realnvp import RealNvp
 
 Shape = tuple[int, int, int]

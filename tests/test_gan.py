@@ -17,7 +17,7 @@ from workflow.models.gan import (
     generator_loss,
     gradient_penalty,
 )
-from workflow.models.layers import energy_distance
+from workflow.models.layers.adversarial import energy_distance
 from workflow.params import Train
 from workflow.training import fit
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from workflow.models.glow import ActNorm, Coupling, Glow, InvertibleConv, Leaving
-from workflow.models.layers import Step
+from workflow.models.layers.flow import Step
 
 SIZE = (4, 2, 3)
 

@@ -1,6 +1,5 @@
 """The graph in dvc.yaml says of every stage exactly which of the project's files it is made of."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -30,10 +29,13 @@ def _code(name: str) -> set[Path]:
 def test_declared_code_is_what_is_imported(name: str) -> None:
     imported = imported_files(Path(f"stages/{name}.py"), ROOT)
     loads_a_model = "data/code/${item.model}.json" in str(_stage(name)["deps"])
-    if loads_a_model:  # by name, when it runs: the stage `code` answers for the family's file, and this for the rest
-        families = {Path(f"workflow/models/{kind}.py") for kind in registry.kinds()}
-        shared = set().union(*(imported_files(file, ROOT) for file in families)) - families
-        imported |= shared
+    families = {Path(f"workflow/models/{kind}.py") for kind in registry.kinds()}
+    of_models = set().union(*(imported_files(file, ROOT) for file in families)) - families
+    layers = {file for file in of_models if file.parent.name == "layers"}
+    if loads_a_model:  # by name, when it runs: the stage `code` answers for the family's file and its layers
+        imported |= of_models - layers
+    if name == "code":
+        imported |= of_models
     if name == "track":  # MLflow runs this one when it loads a model
         imported.add(Path("workflow/sampler.py"))
     if name == "report":
@@ -48,15 +50,19 @@ def test_what_runs_a_model_depends_on_its_code(name: str) -> None:
     assert "data/code/${item.model}.json" in str(_stage(name)["deps"])
 
 
-def test_the_code_stage_names_the_familys_file(tmp_path: Path) -> None:
-    family = tmp_path / "workflow/models/thing.py"
-    family.parent.mkdir(parents=True)
+def test_the_code_stage_tells_the_familys_file_and_its_layers_from_other_files(tmp_path: Path) -> None:
+    family, layer, other = (tmp_path / "workflow/models" / name for name in ("thing.py", "layers/a.py", "layers/b.py"))
+    layer.parent.mkdir(parents=True)
+    import_a = "from workflow.models.layers.a import x\n"
     hashes = []
-    for content in ("a = 1\n", "a = 2\n"):
-        family.write_text(content)
+    for in_family, in_layer, in_other in (("", "", ""), ("y = 1\n", "", ""), ("", "x = 1\n", ""), ("", "", "x = 1\n")):
+        family.write_text(import_a + in_family)
+        layer.write_text(in_layer)
+        other.write_text(in_other)
         subprocess.run(["python", "-m", "stages.code", "mine", "thing"], cwd=tmp_path, check=True)
-        hashes.append(json.loads((tmp_path / "data/code/mine.json").read_text())["sha256"])
-    assert hashes[0] != hashes[1]
+        hashes.append((tmp_path / "data/code/mine.json").read_text())
+    assert len(set(hashes)) == 3
+    assert hashes[3] == hashes[0]  # no file of the model's
 
 
 def test_everything_a_stage_writes_is_ignored_by_git() -> None:

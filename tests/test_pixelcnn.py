@@ -11,7 +11,8 @@ from scipy import stats
 from torch import Generator, Tensor
 
 from workflow.models import layers
-from workflow.models.layers import GatedLayer, GatedPixelCNN, MaskedNetwork, draw_categorical
+from workflow.models.layers.autoregressive import GatedLayer, GatedPixelCNN, MaskedNetwork
+from workflow.models.layers.common import draw_categorical
 from workflow.models.pixelcnn import PixelCNN, Stack
 
 STACKS: tuple[Stack, ...] = ("gated", "masked")

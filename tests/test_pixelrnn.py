@@ -10,7 +10,8 @@ from scipy import stats
 from torch import Generator, Tensor, nn
 
 from workflow.models import layers
-from workflow.models.layers import MaskedNetwork, draw_categorical
+from workflow.models.layers.autoregressive import MaskedNetwork
+from workflow.models.layers.common import draw_categorical
 from workflow.models.pixelrnn import Cell, DiagonalBiLstm, DiagonalLstm, PixelRNN, RowLstm, lstm, skew, unskew
 
 CELLS: tuple[Cell, ...] = ("row", "diagonal")

@@ -8,7 +8,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from workflow.models.layers import Logit, Squeeze, Step
+from workflow.models.layers.flow import Logit, Squeeze, Step
 from workflow.models.realnvp import Coupling, RealNvp, Size, channel_mask, checkerboard
 
 MASKS = pytest.mark.parametrize("masks", [checkerboard, channel_mask])

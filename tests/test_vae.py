@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from workflow.models import vae
-from workflow.models.layers import from_unit
+from workflow.models.layers.common import from_unit
 from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at

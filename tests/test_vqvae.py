@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from workflow.models.layers import to_unit
+from workflow.models.layers.common import to_unit
 from workflow.models.vqvae import DEAD, TRIAL, Codebook, VqVae, straight_through
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at

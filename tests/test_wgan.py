@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from workflow.images import ImageSet
-from workflow.models.layers import Network, energy_distance
+from workflow.models.layers.adversarial import Network, energy_distance
 from workflow.models.wgan import Wgan, gradient_penalty, interpolates
 from workflow.params import Train
 from workflow.training import fit

@@ -1,1 +1,1 @@
-"""One file a family; `base.py` is the contract, `layers.py` the shared blocks."""
+"""One file a family; `base.py` is the contract, `layers/` the shared blocks."""

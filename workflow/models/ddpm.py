@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import draw_classes, from_unit, over_classes, quarter, to_unit
+from workflow.models.layers.common import draw_classes, from_unit, over_classes, quarter, to_unit
 
 Schedule = Literal["linear", "cosine"]
 GROUPS = 8  # of channels that are normalised together

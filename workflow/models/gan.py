@@ -9,17 +9,15 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from workflow.models.base import Model
-from workflow.models.layers import (
+from workflow.models.layers.adversarial import (
     VALIDATION_SAMPLES,
     Network,
     critic_network,
-    draw_classes,
     energy_distance,
-    from_unit,
     generator_network,
     input_gradient,
-    to_unit,
 )
+from workflow.models.layers.common import draw_classes, from_unit, to_unit
 
 Objective = Literal["minimax", "non-saturating"]
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers import Logit, MultiScaleFlow, Squeeze, Step, halved
+from workflow.models.layers.common import halved
+from workflow.models.layers.flow import Logit, MultiScaleFlow, Squeeze, Step
 
 
 class Glow(MultiScaleFlow):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers import Flow
+from workflow.models.layers.flow import Flow
 
 Prior = Literal["logistic", "gaussian"]
 

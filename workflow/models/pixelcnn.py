@@ -10,16 +10,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import (
-    GatedPixelCNN,
-    MaskedConv2d,
-    MaskedNetwork,
-    PixelLayer,
-    categorical_log_prob,
-    draw_categorical,
-    draw_classes,
-    over_classes,
-)
+from workflow.models.layers.autoregressive import GatedPixelCNN, MaskedConv2d, MaskedNetwork, PixelLayer
+from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
 
 Stack = Literal["gated", "masked"]
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import MaskedConv2d, MaskedNetwork, PixelLayer, categorical_log_prob
+from workflow.models.layers.autoregressive import MaskedConv2d, MaskedNetwork, PixelLayer
+from workflow.models.layers.common import categorical_log_prob
 
 Cell = Literal["row", "diagonal"]
 

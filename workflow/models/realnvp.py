@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from workflow.models.layers import Logit, MultiScaleFlow, Squeeze, Step, halved
+from workflow.models.layers.common import halved
+from workflow.models.layers.flow import Logit, MultiScaleFlow, Squeeze, Step
 
 Size = tuple[int, int, int]  # features, height, width
 

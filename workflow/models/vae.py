@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import categorical_log_prob, from_unit, log_mean_exp, quarter, to_unit, walk
+from workflow.models.layers.common import categorical_log_prob, from_unit, log_mean_exp, quarter, to_unit, walk
 
 Decoder = Literal["categorical", "logistic"]
 ROWS = 2**22  # numbers in the largest tensor of a chunk of `log_prob`: 16 MiB

@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import GatedPixelCNN, categorical_log_prob, quarter, to_unit, walk
+from workflow.models.layers.autoregressive import GatedPixelCNN
+from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
 
 DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, starts again elsewhere
 TRIAL = 0.1  # the average with which it starts; as long as it has no more, it is on trial

@@ -7,16 +7,15 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers import (
+from workflow.models.layers.adversarial import (
     VALIDATION_SAMPLES,
     Network,
     critic_network,
     energy_distance,
-    from_unit,
     generator_network,
     input_gradient,
-    to_unit,
 )
+from workflow.models.layers.common import from_unit, to_unit
 
 
 class Wgan(Model):

@@ -1,0 +1,169 @@
+"""What invertible maps of images share: dequantisation, bound, prior, several scales."""
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers.common import log_mean_exp, walk
+
+
+class Flow(Model):
+    """An invertible map of images made continuous by noise to latents whose distribution is known.
+
+    `forward` and `inverse` are the family's own; the prior is standard normal unless it says otherwise.
+    """
+
+    family = "flow"
+    taxonomy = "explicit tractable"
+    likelihood = "bound"
+    dequantisation_samples: int  # K noises in `log_prob`; more make the bound tighter, at K times the cost
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents h (N, D) of y (N, D), pixels in [0, 1], and log |det dh/dy|, (N,) or, if all have the same, ()."""
+        raise NotImplementedError
+
+    def inverse(self, h: Tensor) -> Tensor:
+        """The y (N, D) of which h (N, D) are the latents."""
+        raise NotImplementedError
+
+    def latent_log_prob(self, h: Tensor) -> Tensor:
+        """Log-density of each component of h under the prior; any shape."""
+        return -0.5 * (h.square() + math.log(2 * math.pi))
+
+    def draw_latents(self, n: int, generator: Generator) -> Tensor:
+        """n draws from the prior, float32 (n, D)."""
+        return torch.randn((n, math.prod(self.shape)), generator=generator, device=self.device)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Negative lower bound of log p(x), one noise an image, nats per image."""
+        return {"loss": -self._log_prob_given_noise(x, generator).mean()}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """Lower bound of log p(x): x uint8 (N, C, H, W), nats (N,).
+
+        p(x) is the integral of the density over the cell of width 1/levels that the integers stand for (Theis et al.
+        2016, A note on the evaluation of generative models), estimated from K uniform noises (Ho et al. 2019,
+        Flow++, section 3.1, with a uniform proposal). It is a bound by Jensen's inequality.
+        """
+        draws = [self._log_prob_given_noise(x, generator) for _ in range(self.dequantisation_samples)]
+        return log_mean_exp(torch.stack(draws))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """n images, uint8 (n, C, H, W), from latents of the very prior that the model was trained with."""
+        return self._to_images(self.inverse(self.draw_latents(n, generator)))
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents h (N, D) of the cells' centres."""
+        h: Tensor = self(((x + 0.5) / self.levels).flatten(1))[0]
+        return h
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
+        h = walk(self.encode(a), self.encode(b), steps)
+        return self._to_images(self.inverse(h.flatten(0, 1))).view(len(a), steps, *self.shape)
+
+    def dequantised(self, x: Tensor, generator: Generator) -> Tensor:
+        """A uniform draw from the cell of each image: x uint8 (N, C, H, W), float (N, D) in [0, 1]."""
+        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        return ((x + noise) / self.levels).flatten(1)
+
+    def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
+        h, log_determinant = self.forward(self.dequantised(x, generator))
+        cell = math.prod(self.shape) * math.log(self.levels)  # the cell has volume levels**-D
+        return self.latent_log_prob(h.float()).sum(1) + log_determinant - cell
+
+    def _to_images(self, y: Tensor) -> Tensor:
+        return (y * self.levels).floor().clamp(0, self.levels - 1).to(torch.uint8).view(-1, *self.shape)
+
+
+class Step(nn.Module):
+    """An invertible map of (N, C, H, W) to a shape of as many numbers: a part of a `MultiScaleFlow`."""
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """What becomes of y, and the log-determinant of the Jacobian, (N,)."""
+        raise NotImplementedError
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        raise NotImplementedError
+
+
+class Logit(Step):
+    """Pixels y in [0, 1] to logit(alpha + (1 - 2 alpha) y).
+
+    (Dinh et al. 2017, section 4.1, but for the 2: without it, as printed there, white would be infinite.)
+    """
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and the log-determinant (N,)."""
+        p = self.alpha + (1 - 2 * self.alpha) * y
+        log_p, log_q = p.log(), (-p).log1p()
+        return log_p - log_q, (math.log(1 - 2 * self.alpha) - log_p - log_q).flatten(1).sum(1)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`; what is beyond the logits of pixels comes out a little outside [0, 1]."""
+        return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
+
+
+class Squeeze(Step):
+    """Trades space for channels, (N, C, H, W) to (N, 4C, H/2, W/2), keeping volumes.
+
+    The upper left pixels of the blocks of 2x2 come first, in all colours, then upper right, lower left, lower right.
+    """
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Squeezed, and the log-determinant, zeros (N,)."""
+        blocks = y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (N, C, H/2, 2, W/2, 2)
+        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3), y.new_zeros(len(y))
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undoes `forward`."""
+        blocks: Tensor = z.unflatten(1, (2, 2, -1))  # (N, 2, 2, C, H/2, W/2)
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4).flatten(2, 3)
+
+
+class MultiScaleFlow(Flow):
+    """Invertible steps in groups; between groups half of the channels are done and leave as latents.
+
+    (Dinh et al. 2017, section 3.6.) groups: a ModuleList of ModuleLists of `Step`s. last: shape (C, H, W) of what
+    comes out of the last group.
+    """
+
+    groups: nn.ModuleList
+    last: tuple[int, int, int]
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents h (N, D) of y (N, D), those that left first coming last, and log |det dh/dy|, (N,)."""
+        z, log_determinant = y.view(-1, *self.shape), y.new_zeros(len(y))
+        left: list[Tensor] = []
+        for i, group in enumerate(self.groups):
+            if i:
+                z, leaving = z.chunk(2, dim=1)
+                left.insert(0, leaving.flatten(1))
+            for step in cast(Sequence[Step], group):
+                z, change = step(z)
+                log_determinant = log_determinant + change
+        return torch.cat([z.flatten(1), *left], 1), log_determinant
+
+    def inverse(self, h: Tensor) -> Tensor:
+        """The y (N, D) of which h (N, D) are the latents; of random ones, a little outside [0, 1] at times."""
+        z, rest = h.tensor_split([math.prod(self.last)], dim=1)
+        z = z.view(-1, *self.last)
+        for i, group in reversed(list(enumerate(self.groups))):
+            for step in reversed(cast(Sequence[Step], group)):
+                z = step.inverse(z)
+            if i:
+                left, rest = rest.tensor_split([math.prod(z.shape[1:])], dim=1)
+                z = torch.cat([z, left.view_as(z)], 1)
+        return z.flatten(1)
