@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from workflow.models import layers
+from workflow.models.layers import autoregressive
 from workflow.models.layers.autoregressive import MaskedNetwork
 from workflow.models.layers.common import draw_categorical
 from workflow.models.pixelrnn import Cell, DiagonalBiLstm, DiagonalLstm, PixelRNN, RowLstm, lstm, skew, unskew
@@ -205,7 +205,7 @@ def test_drawing_has_the_logits_of_the_full_forward(
         seen.append(logits)
         return draw_categorical(logits, generator)
 
-    monkeypatch.setattr(layers, "draw_categorical", draw)
+    monkeypatch.setattr(autoregressive, "draw_categorical", draw)
     model = _model(shape, 4, cell)
     given = torch.randint(4, (3, *shape), dtype=torch.uint8, generator=_generator())
     x = model.complete(given, row, _generator())
