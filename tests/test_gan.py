@@ -233,6 +233,8 @@ def test_the_generators_gradient_goes_through_the_unrolled_steps(steps: int) -> 
         second = torch.autograd.grad(-(d_real.log() + (1 - d_fake).log()).mean(), one, create_graph=True)
         two = [p - 0.3 * g for p, g in zip(one, second, strict=True)]
     loss = -_by_hand(two, fake).sigmoid().log().mean()
+    if steps:
+        loss = loss + _by_hand(two, real).sigmoid().log().mean()
     expected = torch.autograd.grad(loss, list(model.generator.parameters()), retain_graph=True)
     if steps:  # what one would get if the critic's next steps did not answer the generator
         deaf = -_by_hand([p.detach() for p in two], fake).sigmoid().log().mean()
