@@ -2,18 +2,23 @@
 
 import itertools
 import math
+from typing import Literal
 
 import pytest
 import torch
 from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from workflow.models.layers.autoregressive import GatedPixelCNN
+from workflow.models.layers.codes import DEAD, TRIAL, Codebook, straight_through
 from workflow.models.layers.common import to_unit
-from workflow.models.vqvae import DEAD, TRIAL, Codebook, VqVae, straight_through
+from workflow.models.vqvae import VqVae
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
 CODES, SIZE = 6, 3
+Prior = Literal["pixelcnn", "transformer"]
+PRIORS: tuple[Prior, ...] = ("pixelcnn", "transformer")
 
 
 def _generator(seed: int = 0) -> Generator:
@@ -28,12 +33,14 @@ def _latents(n: int, *, seed: int = 0) -> Tensor:
     return torch.randn(n, SIZE, 2, 4, generator=_generator(seed), dtype=torch.float64)
 
 
-def _model(shape: tuple[int, int, int] = (1, 8, 8), levels: int = 3, codes: int = CODES) -> VqVae:
+def _model(
+    shape: tuple[int, int, int] = (1, 8, 8), levels: int = 3, codes: int = CODES, prior: Prior = "pixelcnn"
+) -> VqVae:
     """A tiny model, its weights enlarged and its encodings normalised, so that images differ in their codes."""
     torch.manual_seed(1)
     model = VqVae(
         shape, levels, codes=codes, code_size=SIZE, decay=0.9, commitment=0.25, channels=4,
-        prior_channels=6, prior_layers=2, dropout=0.2,
+        prior_channels=6, prior_layers=2, dropout=0.2, prior=prior,
     )  # fmt: skip
     with torch.no_grad():
         for parameter in (*model.decoder.parameters(), *model.prior.parameters()):
@@ -52,7 +59,7 @@ def _images(model: VqVae, n: int = 16) -> Tensor:
 
 def _grids(model: VqVae) -> Tensor:
     """All grids of codes, int64 (codes ** (h w), h, w)."""
-    _, height, width = model.prior.shape
+    height, width = model.grid
     grids = itertools.product(range(len(model.codebook.counts)), repeat=height * width)
     return torch.tensor(list(grids)).view(-1, height, width)
 
@@ -200,31 +207,58 @@ def test_averaged_weights_come_with_the_newest_codebook() -> None:
 
 def test_perplexity_counts_the_codes_as_if_equally_used() -> None:
     model = _model()
-    assert model._perplexity(torch.full((3, 2, 2), 4)).item() == pytest.approx(1)
-    assert model._perplexity(torch.arange(CODES).view(1, 2, 3)).item() == pytest.approx(CODES)
+    assert model.codebook.perplexity(torch.full((3, 2, 2), 4)).item() == pytest.approx(1)
+    assert model.codebook.perplexity(torch.arange(CODES).view(1, 2, 3)).item() == pytest.approx(CODES)
     expected = math.exp(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)))
-    assert model._perplexity(torch.tensor([[[0, 0], [0, 1]]])).item() == pytest.approx(expected)
+    assert model.codebook.perplexity(torch.tensor([[[0, 0], [0, 1]]])).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("on_trial", [[], [1]], ids=["all in use", "one on trial"])
-def test_priors_density_sums_to_one_and_leaves_out_codes_on_trial(on_trial: list[int]) -> None:
-    model = _model(codes=4)
+def test_priors_density_sums_to_one_and_leaves_out_codes_on_trial(prior: Prior, on_trial: list[int]) -> None:
+    model = _model(codes=4, prior=prior)
     model.codebook.counts[on_trial] = TRIAL
     grids = _grids(model)
     with torch.no_grad():
         probabilities = model.prior_log_prob(grids).double().exp()
     assert probabilities.sum().item() == pytest.approx(1, rel=1e-5)
+    assert probabilities.std() > 1e-3  # not all grids are alike
     assert not probabilities[torch.isin(grids, torch.tensor(on_trial)).any((1, 2))].any()
 
 
-def test_neither_prior_nor_encoder_uses_a_code_on_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(codes=4)
+@pytest.mark.parametrize("prior", PRIORS)
+def test_neither_prior_nor_encoder_uses_a_code_on_trial(prior: Prior) -> None:
+    model = _model(codes=4, prior=prior)
     model.codebook.counts[1] = TRIAL
-    drawn: list[Tensor] = []
-    monkeypatch.setattr(model, "decode", drawn.append)
-    model.sample(3000, _generator())
-    assert drawn[0].unique().tolist() == [0, 2, 3]
+    assert model.draw_indices(3000, _generator()).unique().tolist() == [0, 2, 3]
     assert 1 not in model.indices(_images(model, 200))
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+def test_grids_are_drawn_as_often_as_the_prior_says_and_repeatably(prior: Prior) -> None:
+    model = _model(codes=3, prior=prior)
+    grids = _grids(model)
+    with torch.no_grad():
+        expected = model.prior_log_prob(grids).exp()
+    drawn = model.draw_indices(20_000, _generator())
+    place = (drawn.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(1)
+    share = place.bincount(minlength=81) / len(drawn)
+    assert ((share - expected).abs() < 5 * (expected / len(drawn)).sqrt() + 1e-4).all()
+    assert expected.max() > 3 / 81
+    assert torch.equal(drawn, model.draw_indices(20_000, _generator()))
+
+
+def test_transformer_prior_reads_the_grid_in_rows() -> None:
+    """The logits of a code change with those above it and to its left, and with no others."""
+    model = _model((1, 8, 12), prior="transformer")
+    grid = torch.zeros(1, 2, 3, dtype=torch.long)
+    with torch.no_grad():
+        before = model.prior_logits(grid)
+        for i, j in itertools.product(range(2), range(3)):
+            other = grid.clone()
+            other[0, i, j] = 1
+            changed = (model.prior_logits(other) != before).any(1)[0].flatten()
+            assert changed.tolist() == [place > 3 * i + j for place in range(6)]
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 4, 8)], ids=["grey", "colour"])
@@ -238,6 +272,7 @@ def test_bound_is_the_two_parts_computed_by_hand(shape: tuple[int, int, int]) ->
             latents = z[n].movedim(0, -1)
             grid = (latents.unsqueeze(-2) - model.codebook.vectors).norm(dim=-1).argmin(-1)
             pixels = model.decoder(model.codebook.vectors[grid].movedim(-1, 0).unsqueeze(0))[0].log_softmax(0)
+            assert isinstance(model.prior, GatedPixelCNN)
             codes = model.prior(grid[None, None])[0].log_softmax(0)
             expected = sum(pixels[v, c, i, j] for (c, i, j), v in _entries(x[n]))
             expected += sum(codes[k, 0, i, j] for (i, j), k in _entries(grid))

@@ -9,7 +9,16 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers.common import categorical_log_prob, from_unit, log_mean_exp, quarter, to_unit, walk
+from workflow.models.layers.common import (
+    categorical_log_prob,
+    draw_classes,
+    from_unit,
+    log_mean_exp,
+    over_classes,
+    quarter,
+    to_unit,
+    walk,
+)
 
 Decoder = Literal["categorical", "logistic"]
 ROWS = 2**22  # numbers in the largest tensor of a chunk of `log_prob`: 16 MiB
@@ -22,7 +31,10 @@ class Vae(Model):
     dropout: on encoder and decoder, while training. beta: weight of the KL term (Higgins et al. 2017; 1 is the VAE).
     decoder: p(x|z) of a pixel: a probability for each level, or a discretised logistic (Salimans et al. 2017,
     PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers instead of `levels`.
-    importance_samples: K of the bound in `log_prob`.
+    importance_samples: K of the bound in `log_prob`. classes: if not 0, it is p(x|y): the decoder is given the class
+    beside the latents (Kingma et al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). The encoder
+    is not, in contrast to that model: as q(z|x) it serves images of which no class is known, and the bound is one for
+    any q. A code, below, is a latent and, if there are classes, how much of each: (N, latents + classes).
     """
 
     title = "VAE"
@@ -50,10 +62,11 @@ class Vae(Model):
         beta: Annotated[float, Field(ge=0)],
         decoder: Decoder,
         importance_samples: Annotated[int, Field(ge=1)],
+        classes: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.channels, self.beta = latents, channels, beta
-        self.decoder, self.importance_samples = decoder, importance_samples
+        self.decoder, self.importance_samples, self.classes = decoder, importance_samples, classes
         self.outputs = levels if decoder == "categorical" else 2  # numbers that describe a pixel's distribution
         colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
         self.encode_layers = nn.Sequential(
@@ -68,7 +81,7 @@ class Vae(Model):
             nn.Linear(wide * height * width, 2 * latents),
         )
         self.decode_layers = nn.Sequential(
-            nn.Linear(latents, wide * height * width),
+            nn.Linear(latents + classes, wide * height * width),
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Unflatten(1, (wide, height, width)),
@@ -85,45 +98,62 @@ class Vae(Model):
         mean, log_variance = self.encode_layers(to_unit(x, self.levels)).float().chunk(2, dim=1)
         return mean, log_variance
 
-    def log_likelihood(self, x: Tensor, z: Tensor) -> Tensor:
-        """log p(x|z) in nats, (N,). x: uint8 (N, C, H, W), z: (N, latents)."""
-        pixels: Tensor = self.decode_layers(z)
+    def code(self, z: Tensor, y: Tensor) -> Tensor:
+        """What the decoder is given: z (N, latents) and, if there are classes, y: int64 (N,), as a 1 among 0s."""
+        return torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1) if self.classes else z
+
+    def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
+        """log p(x|code) in nats, (N,). x: uint8 (N, C, H, W), code: (N, latents + classes)."""
+        pixels: Tensor = self.decode_layers(code)
         if self.decoder == "categorical":
             return categorical_log_prob(pixels, x)
         return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image."""
-        return self._negative_bound(x, generator, self.beta)
+        return self._negative_bound(x, y, generator, self.beta)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The same with beta 1: a bound of the likelihood whatever beta is, so checkpoints and runs can be compared."""
-        return self._negative_bound(x, generator, 1.0)
+        return self._negative_bound(x, y, generator, 1.0)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """Importance-weighted lower bound of log p(x) from K draws of z (Burda et al. 2016, eq. 8), nats (N,)."""
+        """Importance-weighted lower bound of log p(x) from K draws of z (Burda et al. 2016, eq. 8), nats (N,).
+
+        With classes that of the mean of p(x|y) over them, from the same draws for each.
+        """
         mean, log_variance = self.posterior(x)
         size = (self.importance_samples, *mean.shape)
         noise = torch.randn(size, generator=generator, device=x.device)
         z = mean + (log_variance / 2).exp() * noise
         log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(2)  # log p(z) - log q(z|x), (K, N)
 
-        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
-        image = torch.arange(len(x), device=x.device).repeat(self.importance_samples)
-        chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
-        log_likelihood = torch.cat([self.log_likelihood(x[i], z_i) for z_i, i in chunks])
-        return log_mean_exp(log_likelihood.view_as(log_ratio) + log_ratio)
+        def given(y: Tensor) -> Tensor:
+            return log_mean_exp(self._log_likelihoods(x, z, y) + log_ratio)
+
+        if self.classes:
+            return over_classes(given, len(x), self.classes, x.device)
+        return given(torch.zeros(len(x), dtype=torch.long, device=x.device))
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """The most probable image of each of n latents from the prior, uint8 (n, C, H, W)."""
-        return self.decode(torch.randn(n, self.latents, generator=generator, device=self.device))
+        """The most probable image of each of n latents, and classes, from the prior, uint8 (n, C, H, W)."""
+        y = torch.zeros(n, dtype=torch.long, device=self.device)
+        if self.classes:
+            y = draw_classes(n, self.classes, generator, self.device)
+        return self.sample_given(y, generator)
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """The most probable image given z: (N, latents). uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(z)
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        """The most probable image of each class y, int64 (N,), and a latent from the prior. uint8 (N, C, H, W)."""
+        z = torch.randn(len(y), self.latents, generator=generator, device=self.device)
+        return self.decode(self.code(z, y))
+
+    @torch.no_grad()
+    def decode(self, code: Tensor) -> Tensor:
+        """The most probable image given a code, (N, latents + classes). uint8 (N, C, H, W)."""
+        pixels: Tensor = self.decode_layers(code)
         if self.decoder == "categorical":
             return pixels.argmax(1).to(torch.uint8)
         return logistic_mode(pixels[:, 0], pixels[:, 1], self.levels)
@@ -134,22 +164,43 @@ class Vae(Model):
         return self.posterior(x)[0]
 
     @torch.no_grad()
+    def likeliest_code(self, x: Tensor) -> Tensor:
+        """The mean of q(z|x) and the class y that makes p(x|z, y) greatest there, (N, latents + classes)."""
+        z = self.encode(x)
+        y = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        if self.classes:
+            y = torch.stack([self.log_likelihood(x, self.code(z, y + k)) for k in range(self.classes)]).argmax(0)
+        return self.code(z, y)
+
+    @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable image given the mean of q(z|x), uint8 (N, C, H, W)."""
-        return self.decode(self.encode(x))
+        """The most probable image given the likeliest code, uint8 (N, C, H, W)."""
+        return self.decode(self.likeliest_code(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the means of q(z|a) and q(z|b), decoded: uint8 (N, steps, C, H, W)."""
-        z = walk(self.encode(a), self.encode(b), steps)
-        return self.decode(z.flatten(0, 1)).view(len(a), steps, *self.shape)
+        """Straight walks between the likeliest codes, decoded: uint8 (N, steps, C, H, W).
 
-    def _negative_bound(self, x: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
+        With classes, one class fades into the other along the way.
+        """
+        codes = walk(self.likeliest_code(a), self.likeliest_code(b), steps)
+        return self.decode(codes.flatten(0, 1)).view(len(a), steps, *self.shape)
+
+    def _negative_bound(self, x: Tensor, y: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
         mean, log_variance = self.posterior(x)
         noise = torch.randn(mean.shape, generator=generator, device=x.device)
-        reconstruction = -self.log_likelihood(x, mean + (log_variance / 2).exp() * noise).mean()
+        code = self.code(mean + (log_variance / 2).exp() * noise, y)
+        reconstruction = -self.log_likelihood(x, code).mean()
         kl = kl_to_standard_normal(mean, log_variance).mean()
         return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+    def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        """log p(x|z, y) of each of K latents z of each image, (K, N), in chunks. x, y: of the images, z: (K, N, d)."""
+        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
+        image = torch.arange(len(x), device=x.device).repeat(len(z))
+        chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
+        parts = [self.log_likelihood(x[i], self.code(z_i, y[i])) for z_i, i in chunks]
+        return torch.cat(parts).view(z.shape[:2])
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

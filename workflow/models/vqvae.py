@@ -1,75 +1,25 @@
 """VQ-VAE: van den Oord et al. 2017, Neural Discrete Representation Learning."""
 
-from typing import Annotated
+import math
+from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.autoregressive import GatedPixelCNN
+from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
-
-DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, starts again elsewhere
-TRIAL = 0.1  # the average with which it starts; as long as it has no more, it is on trial
-
-
-class Codebook(nn.Module):
-    """`codes` vectors of `size` numbers, each moved towards the latents that choose it (appendix A.1 of the paper).
-
-    counts and sums are moving averages, over batches, of how many latents chose each code and of their sum; a code is
-    their ratio. Buffers, not parameters: no gradient touches them.
-    """
-
-    vectors: Tensor
-    counts: Tensor
-    sums: Tensor
-
-    def __init__(self, codes: int, size: int, decay: float) -> None:
-        super().__init__()
-        self.decay = decay
-        self.register_buffer("vectors", torch.randn(codes, size))
-        self.register_buffer("counts", torch.ones(codes))
-        self.register_buffer("sums", self.vectors.clone())
-
-    @property
-    def available(self) -> Tensor:
-        """Which codes can be chosen and drawn, bool (codes,): outside training, those that are not on trial."""
-        return self.counts > (0 if self.training else TRIAL)
-
-    def nearest(self, z: Tensor) -> Tensor:
-        """Index of the available code that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
-        distance = torch.cdist(z.movedim(1, -1), self.vectors)
-        return distance.masked_fill(~self.available, torch.inf).argmin(-1)
-
-    def lookup(self, indices: Tensor) -> Tensor:
-        """int64 (N, h, w) to vectors (N, size, h, w)."""
-        return F.embedding(indices, self.vectors).movedim(-1, 1)
-
-    @torch.no_grad()
-    def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
-        """Move the codes towards the latents that chose them; dead ones start again at latents drawn from the batch.
-
-        z: (N, size, h, w), indices: what `nearest` gives for it.
-        """
-        flat = z.movedim(1, -1).flatten(0, -2)
-        chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
-        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
-        dead = self.counts < DEAD
-        drawn = flat[torch.randint(len(flat), dead.shape, generator=generator, device=flat.device)]
-        self.counts.masked_fill_(dead, TRIAL)
-        self.sums.copy_(torch.where(dead[:, None], TRIAL * drawn, self.sums))
-        self.vectors.copy_(self.sums / self.counts[:, None])
 
 
 class VqVae(Model):
-    """An autoencoder whose code is a small grid of entries of a codebook, and a PixelCNN over those grids.
+    """An autoencoder whose code is a small grid of entries of a codebook, and an autoregressive model of those grids.
 
     codes, code_size: entries of the codebook and their length. decay: of the codebook's moving averages.
     commitment: weight β of the term that holds the encoder to its codes. channels: of the convolutions at full size;
-    twice as many at half and quarter size. prior_channels, prior_layers: of the PixelCNN. dropout: on all of them.
+    twice as many at half and quarter size. prior: what models the grids, row by row: the paper's PixelCNN, or a causal
+    transformer (Ramesh et al. 2021, DALL-E). prior_channels, prior_layers: its width and depth. dropout: on all three.
     """
 
     title = "VQ-VAE"
@@ -80,10 +30,10 @@ class VqVae(Model):
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
         "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid back, and a PixelCNN "
-        "learns which grids occur. Its density is bounded by the two-part code log p(x|z) + log p(z), for the one z "
-        "that the encoder picks. It samples much faster than a PixelCNN on pixels, as the grid is small; its codes are "
-        "features. Pictures show the decoder's most probable pixels, as for the VAE: a true draw from p(x|z), which is "
-        "what the bound judges, adds noise that is independent for each pixel."
+        "or a transformer learns which grids occur. Its density is bounded by the two-part code log p(x|z) + log p(z), "
+        "for the one z that the encoder picks. It samples much faster than a PixelCNN on pixels, as the grid is small; "
+        "its codes are features. Pictures show the decoder's most probable pixels, as for the VAE: a true draw from "
+        "p(x|z), which is what the bound judges, adds noise that is independent for each pixel."
     )
 
     def __init__(
@@ -99,6 +49,7 @@ class VqVae(Model):
         prior_channels: Annotated[int, Field(ge=1)],
         prior_layers: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
+        prior: Literal["pixelcnn", "transformer"] = "pixelcnn",
     ) -> None:
         super().__init__(shape, levels)
         colours, wide, self.commitment = shape[0], 2 * channels, commitment
@@ -126,7 +77,8 @@ class VqVae(Model):
             nn.Conv2d(channels, levels * colours, 3, padding=1),
             nn.Unflatten(1, (levels, colours)),
         )
-        self.prior = GatedPixelCNN((1, *quarter(shape)), codes, prior_channels, prior_layers, dropout, ordered=False)
+        self.grid = quarter(shape)
+        self.prior = _prior(prior, self.grid, codes, prior_channels, prior_layers, dropout)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Reconstruction, commitment and prior terms, nats per image; the prior sees codes, and sends nothing back."""
@@ -139,14 +91,18 @@ class VqVae(Model):
         if self.training:
             self.codebook.update(z.detach(), indices, generator)
         loss = terms["reconstruction"] + self.commitment * commitment + terms["prior"]
-        return {"loss": loss, **terms, "commitment": commitment, "perplexity": self._perplexity(indices)}
+        return {"loss": loss, **terms, "commitment": commitment, "perplexity": self.codebook.perplexity(indices)}
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The two-part code length, nats per image: what `log_prob` bounds, without the commitment term."""
         indices = self.indices(x)
         terms = self._two_parts(x, indices, self.codebook.lookup(indices))
-        return {"loss": terms["reconstruction"] + terms["prior"], **terms, "perplexity": self._perplexity(indices)}
+        return {
+            "loss": terms["reconstruction"] + terms["prior"],
+            **terms,
+            "perplexity": self.codebook.perplexity(indices),
+        }
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """log p(x|z) + log p(z) for the encoder's z, nats (N,).
@@ -160,9 +116,16 @@ class VqVae(Model):
 
     def prior_log_prob(self, indices: Tensor) -> Tensor:
         """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have no share of it."""
-        logits = self.prior(indices.unsqueeze(1))
-        on_trial = ~self.codebook.available.view(1, -1, 1, 1, 1)
-        return categorical_log_prob(logits.masked_fill(on_trial, -torch.inf), indices.unsqueeze(1))
+        on_trial = ~self.codebook.available.view(1, -1, 1, 1)
+        return categorical_log_prob(self.prior_logits(indices).masked_fill(on_trial, -torch.inf), indices)
+
+    def prior_logits(self, indices: Tensor) -> Tensor:
+        """Logits of each code given those before it in reading order, (N, codes, h, w). indices: int64 (N, h, w)."""
+        if isinstance(self.prior, GatedPixelCNN):
+            logits: Tensor = self.prior(indices.unsqueeze(1))
+            return logits.squeeze(2)
+        in_order: Tensor = self.prior(indices.flatten(1))
+        return in_order.view(len(indices), -1, *self.grid)
 
     @torch.no_grad()
     def indices(self, x: Tensor) -> Tensor:
@@ -171,9 +134,17 @@ class VqVae(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw grids from the prior and decode each to its most probable image, uint8 (n, C, H, W)."""
-        blank = torch.zeros(n, *self.prior.shape, dtype=torch.long, device=self.device)
-        return self.decode(self.prior.sample(blank, 0, generator, self.codebook.available).squeeze(1))
+        """Draw grids of codes and decode each to its most probable image, uint8 (n, C, H, W)."""
+        return self.decode(self.draw_indices(n, generator))
+
+    @torch.no_grad()
+    def draw_indices(self, n: int, generator: Generator) -> Tensor:
+        """n grids of codes from the prior, none of them on trial, int64 (n, h, w)."""
+        available = self.codebook.available
+        if isinstance(self.prior, GatedPixelCNN):
+            blank = torch.zeros(n, 1, *self.grid, dtype=torch.long, device=self.device)
+            return self.prior.sample(blank, 0, generator, available).squeeze(1)
+        return self.prior.sample(n, generator, available[:, None].expand(-1, self.prior.length)).view(n, *self.grid)
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
@@ -203,16 +174,13 @@ class VqVae(Model):
         reconstruction = -categorical_log_prob(self.decoder(quantised), x).mean()
         return {"reconstruction": reconstruction, "prior": -self.prior_log_prob(indices).mean()}
 
-    def _perplexity(self, indices: Tensor) -> Tensor:
-        """exp of the entropy of the codes' frequencies: how many codes are used, as if equally often."""
-        share = indices.flatten().bincount(minlength=len(self.codebook.counts)).float() / indices.numel()
-        entropy: Tensor = torch.special.entr(share).sum()
-        return entropy.exp()
 
-
-def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
-    """The value of `quantised` with the gradient of z (section 3.2)."""
-    return z + (quantised - z).detach()
+def _prior(
+    kind: str, grid: tuple[int, int], codes: int, channels: int, layers: int, dropout: float
+) -> GatedPixelCNN | CausalTransformer:
+    if kind == "pixelcnn":
+        return GatedPixelCNN((1, *grid), codes, channels, layers, dropout, ordered=False)
+    return CausalTransformer(math.prod(grid), codes, channels, layers, dropout)
 
 
 MODEL = VqVae

@@ -1,0 +1,145 @@
+"""Autoencoder with a density fitted to its latents: Hinton & Salakhutdinov 2006; Ghosh et al. 2020, From Variational to
+Deterministic Autoencoders.
+"""
+
+import warnings
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers.common import from_unit, quarter, to_unit, walk
+
+FITTED = 10_000  # images at most whose latents the density is fitted to
+BATCH = 1000  # images encoded at once for it
+
+
+class Autoencoder(Model):
+    """A convolutional encoder to a few latents and a decoder back, neither of them random, and a mixture of Gaussians.
+
+    latents: their number. channels: of the convolutions at full size; twice as many at half and quarter size.
+    dropout: on encoder and decoder, while training. components: Gaussians, each with a covariance of its own, in the
+    mixture that `calibrate` fits to the latents of training images (Ghosh et al. 2020, section 4, ex-post density
+    estimation); before that it is a standard normal.
+    """
+
+    title = "Autoencoder"
+    paper = "Ghosh et al. 2020, From Variational to Deterministic Autoencoders"
+    family = "autoencoder"
+    taxonomy = "implicit"
+    likelihood = "implicit"
+    objective = "min 𝔼ₓ ‖x − D(E(x))‖²,  then max Σₓ log Σₖ πₖ N(E(x); μₖ, Σₖ)"
+    about = (
+        "An encoder squeezes an image into a few latents and a decoder restores it; nothing is random and no latent "
+        "has a probability, so by itself it reconstructs and interpolates but cannot generate. It samples only through "
+        "a mixture of Gaussians that is fitted afterwards to the latents of training images, and that gives no density "
+        "of images."
+    )
+
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        latents: Annotated[int, Field(ge=1)],
+        channels: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+        components: Annotated[int, Field(ge=1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
+        self.encoder = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(wide * height * width, latents),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latents, wide * height * width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Unflatten(1, (wide, height, width)),
+            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, colours, 3, padding=1),
+        )
+        # The mixture: πₖ, μₖ and the lower triangles Lₖ, with Σₖ = Lₖ Lₖᵀ.
+        self.register_buffer("weights", torch.full((components,), 1 / components))
+        self.register_buffer("means", torch.zeros(components, latents))
+        self.register_buffer("factors", torch.eye(latents).repeat(components, 1, 1))
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Squared error of the reconstruction on the scale -1..1, summed over pixels, per image."""
+        original = to_unit(x, self.levels)
+        back = self.decoder(self.encoder(original))
+        return {"loss": (back - original).square().flatten(1).sum(1).mean()}
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, generator: Generator) -> None:
+        """Fit the mixture, by expectation-maximisation, to the latents of the first FITTED images.
+
+        x: uint8 (N, C, H, W). If there are fewer images than components, the others get no weight.
+        """
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        z = torch.cat([self.encode(part) for part in x[:FITTED].split(BATCH)]).double().cpu()
+        components = min(len(self.weights), len(z))
+        start = int(torch.randint(2**31, (), generator=generator, device=x.device))
+        mixture = GaussianMixture(components, random_state=start, reg_covar=1e-5 * float(z.var(0).mean()) + 1e-12)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # one that has not converged is a density, too
+            mixture.fit(z.numpy())
+        self.weights.zero_()[:components] = torch.from_numpy(mixture.weights_)
+        self.means[:components] = torch.from_numpy(mixture.means_)
+        self.factors[:components] = torch.linalg.cholesky(torch.from_numpy(mixture.covariances_))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw latents from the mixture and decode them, uint8 (n, C, H, W)."""
+        return self.decode(self.draw_latents(n, generator))
+
+    @torch.no_grad()
+    def draw_latents(self, n: int, generator: Generator) -> Tensor:
+        """n draws from the mixture, (n, latents)."""
+        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        noise = torch.randn(n, self.means.shape[1], 1, generator=generator, device=self.device, dtype=self.means.dtype)
+        return self.means[chosen] + (self.factors[chosen] @ noise).squeeze(2)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (N, latents) to images, uint8 (N, C, H, W)."""
+        return from_unit(self.decoder(z), self.levels)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The latents, (N, latents)."""
+        z: Tensor = self.encoder(to_unit(x, self.levels))
+        return z
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Images through the latents and back, uint8 (N, C, H, W)."""
+        return self.decode(self.encode(x))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between the latents of a and b, decoded: uint8 (N, steps, C, H, W)."""
+        z = walk(self.encode(a), self.encode(b), steps)
+        return self.decode(z.flatten(0, 1)).view(len(a), steps, *self.shape)
+
+
+MODEL = Autoencoder

@@ -1,0 +1,165 @@
+"""Codebooks, and a transformer over codes."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workflow.models.layers.common import draw_categorical
+
+HEAD = 16  # features of a transformer's attention head
+DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, starts again elsewhere
+TRIAL = 0.1  # the average with which it starts; as long as it has no more, it is on trial
+
+
+class Codebook(nn.Module):
+    """`codes` vectors of `size` numbers, each moved towards the latents that choose it (van den Oord et al. 2017,
+    Neural Discrete Representation Learning, appendix A.1).
+
+    counts and sums are moving averages, over batches, of how many latents chose each code and of their sum; a code is
+    their ratio. Buffers, not parameters: no gradient touches them.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, codes: int, size: int, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("vectors", torch.randn(codes, size))
+        self.register_buffer("counts", torch.ones(codes))
+        self.register_buffer("sums", self.vectors.clone())
+
+    @property
+    def available(self) -> Tensor:
+        """Which codes can be chosen and drawn, bool (codes,): outside training, those that are not on trial."""
+        return self.counts > (0 if self.training else TRIAL)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Index of the available code that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
+        distance = torch.cdist(z.movedim(1, -1), self.vectors)
+        return distance.masked_fill(~self.available, torch.inf).argmin(-1)
+
+    def lookup(self, indices: Tensor) -> Tensor:
+        """int64 (N, h, w) to vectors (N, size, h, w)."""
+        return F.embedding(indices, self.vectors).movedim(-1, 1)
+
+    @torch.no_grad()
+    def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
+        """Move the codes towards the latents that chose them; dead ones start again at latents drawn from the batch.
+
+        z: (N, size, h, w), indices: what `nearest` gives for it.
+        """
+        flat = z.movedim(1, -1).flatten(0, -2)
+        chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
+        self.counts.lerp_(chosen.sum(0), 1 - self.decay)
+        self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
+        dead = self.counts < DEAD
+        drawn = flat[torch.randint(len(flat), dead.shape, generator=generator, device=flat.device)]
+        self.counts.masked_fill_(dead, TRIAL)
+        self.sums.copy_(torch.where(dead[:, None], TRIAL * drawn, self.sums))
+        self.vectors.copy_(self.sums / self.counts[:, None])
+
+    def perplexity(self, indices: Tensor) -> Tensor:
+        """exp of the entropy of the codes' frequencies in int64 (N, h, w): how many are used, as if equally often."""
+        share = indices.flatten().bincount(minlength=len(self.counts)).float() / indices.numel()
+        entropy: Tensor = torch.special.entr(share).sum()
+        return entropy.exp()
+
+
+def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
+    """The value of `quantised` with the gradient of z (van den Oord et al. 2017, section 3.2)."""
+    return z + (quantised - z).detach()
+
+
+class TransformerLayer(nn.Module):
+    """Causal self-attention and a two-layer network, each on normalised features and added to what it was given.
+
+    Vaswani et al. 2017, Attention Is All You Need, with the normalisation first, as in GPT-2.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.before_attention, self.before_network = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.to_all = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Features (N, length, width) to the next."""
+        query, key, value = self.project(h)
+        return self.combine(h, F.scaled_dot_product_attention(query, key, value, is_causal=True))
+
+    def project(self, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of features (N, length, width), each (N, heads, length, width / heads)."""
+        query, key, value = (
+            self.to_all(self.before_attention(h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )
+        return query, key, value
+
+    def combine(self, h: Tensor, attended: Tensor) -> Tensor:
+        """The layer's output, (N, length, width), from its input and what the heads (N, heads, length, ·) found."""
+        h = h + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
+        out: Tensor = h + self.dropout(self.network(self.before_network(h)))
+        return out
+
+
+class CausalTransformer(nn.Module):
+    """p of sequences of `length` codes, each given all before it (Ramesh et al. 2021, DALL-E, section 2.2).
+
+    width: features of each position (rounded up to a multiple of HEAD, the features of one attention head). layers:
+    their number. dropout: while training.
+    """
+
+    def __init__(self, length: int, codes: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        heads = -(-width // HEAD)
+        self.length, self.width = length, heads * HEAD
+        self.start = nn.Parameter(0.02 * torch.randn(self.width))  # stands where a sequence has nothing before it
+        self.positions = nn.Parameter(0.02 * torch.randn(length, self.width))
+        self.embedding = nn.Embedding(codes, self.width)
+        self.layers = nn.ModuleList([TransformerLayer(self.width, heads, dropout) for _ in range(layers)])
+        self.head = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, codes))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Logits of each code given those before it, (N, codes, length). indices: int64 (N, length)."""
+        start = self.start.expand(len(indices), 1, -1)
+        h = torch.cat([start, self.embedding(indices[:, :-1])], 1) + self.positions
+        for layer in self.layers:
+            h = layer(h)
+        logits: Tensor = self.head(h)
+        return logits.transpose(1, 2)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator, allowed: Tensor) -> Tensor:
+        """Draw n sequences, int64 (n, length). allowed: bool (codes, length): only these are drawn at each position."""
+        drawn, caches = torch.zeros(n, 0, dtype=torch.long, device=allowed.device), self.caches(n)
+        for i in range(self.length):
+            logits = self.step(drawn, caches).masked_fill(~allowed[:, i], -torch.inf)
+            drawn = torch.cat([drawn, draw_categorical(logits, generator)[:, None]], 1)
+        return drawn
+
+    def caches(self, n: int) -> list[Tensor]:
+        """Room for each layer's keys and values of n sequences, (2, n, heads, length, HEAD)."""
+        size = (2, n, self.width // HEAD, self.length, HEAD)
+        return [self.positions.new_zeros(size) for _ in self.layers]
+
+    def step(self, drawn: Tensor, caches: list[Tensor]) -> Tensor:
+        """Logits of the code after those drawn, int64 (N, i), as `forward` gives them, (N, codes).
+
+        caches: what the steps before this one left in them; this one's keys and values are written beside.
+        """
+        i = drawn.shape[1]
+        last = self.embedding(drawn[:, -1]) if i else self.start.expand(len(drawn), -1)
+        h = (last + self.positions[i]).unsqueeze(1)
+        for layer, cache in zip(cast(Sequence[TransformerLayer], self.layers), caches, strict=True):
+            query, cache[0, :, :, i, None], cache[1, :, :, i, None] = layer.project(h)
+            key, value = cache[:, :, :, : i + 1]
+            h = layer.combine(h, F.scaled_dot_product_attention(query, key, value))
+        logits: Tensor = self.head(h[:, 0])
+        return logits

@@ -1,0 +1,216 @@
+"""VQ-VAE-2: Razavi, van den Oord & Vinyals 2019, Generating Diverse High-Fidelity Images with VQ-VAE-2."""
+
+import math
+from typing import Annotated, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
+from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
+
+
+class Coded(NamedTuple):
+    """One level's encodings, float (N, code_size, h, w), and the codes chosen for them, int64 (N, h, w)."""
+
+    z: Tensor
+    indices: Tensor
+
+
+class VqVae2(Model):
+    """An autoencoder with a coarse and a fine grid of codes, top and bottom, and a transformer over both.
+
+    codes, code_size: entries of each level's codebook and their length. decay: of the codebooks' moving averages.
+    commitment: weight β of the terms that hold the encoders to their codes. channels: of the convolutions at full size;
+    twice as many at half size, where the bottom grid is, and quarter size, where the top grid is. prior_channels,
+    prior_layers: of the transformer. dropout: on all of them.
+
+    The paper has a PixelCNN for each grid, the bottom one given the top. Here both are one causal transformer that
+    reads the top grid, then the bottom grid, as one sequence with a vocabulary of its own for each (as Ramesh et al.
+    2021, DALL-E, joins text and image): also exactly p(top) p(bottom | top), and every bottom code sees all of the top.
+    """
+
+    title = "VQ-VAE-2"
+    paper = "Razavi, van den Oord & Vinyals 2019, Generating Diverse High-Fidelity Images with VQ-VAE-2"
+    family = "vector-quantised"
+    taxonomy = "explicit approximate"
+    likelihood = "bound"
+    objective = "min −log p(x|z₁,z₂) − log p(z₂|z₁) − log p(z₁) + β Σₗ ‖zₑ,ₗ(x) − sg(e_zₗ)‖²"
+    about = (
+        "A VQ-VAE with two grids of codes: a coarse one for what is in the picture and a fine one, chosen in its "
+        "light, for the detail; a transformer learns which coarse grids occur and which fine ones go with them. Its "
+        "density is bounded by the code log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁), and drawing an image takes a step "
+        "for each code of both grids. Pictures show the decoder's most probable pixels."
+    )
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        codes: Annotated[int, Field(ge=2)],
+        code_size: Annotated[int, Field(ge=1)],
+        decay: Annotated[float, Field(gt=0, lt=1)],
+        commitment: Annotated[float, Field(ge=0)],
+        channels: Annotated[int, Field(ge=1)],
+        prior_channels: Annotated[int, Field(ge=1)],
+        prior_layers: Annotated[int, Field(ge=1)],
+        dropout: Annotated[float, Field(ge=0, lt=1)],
+    ) -> None:
+        super().__init__(shape, levels)
+        colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
+        self.commitment, self.codes = commitment, codes
+        self.top_grid, self.bottom_grid = (height, width), (2 * height, 2 * width)
+        self.encoder = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+        )
+        self.to_top = nn.Sequential(
+            nn.Conv2d(wide, wide, 4, stride=2, padding=1), nn.SiLU(), *_to_codes(wide, code_size, dropout)
+        )
+        self.top = Codebook(codes, code_size, decay)
+        self.decode_top = nn.Sequential(
+            nn.Conv2d(code_size, wide, 3, padding=1),
+            nn.SiLU(),
+            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
+            nn.SiLU(),
+        )
+        self.to_bottom = nn.Sequential(*_to_codes(2 * wide, code_size, dropout))
+        self.bottom = Codebook(codes, code_size, decay)
+        self.enlarge_top = nn.ConvTranspose2d(code_size, code_size, 4, stride=2, padding=1)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(2 * code_size, wide, 3, padding=1),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, levels * colours, 3, padding=1),
+            nn.Unflatten(1, (levels, colours)),
+        )
+        self.prior = CausalTransformer(5 * height * width, 2 * codes, prior_channels, prior_layers, dropout)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """The three parts of the code, and the commitment, nats per image; the prior sends nothing back to the rest."""
+        top, bottom = self.coded(x)
+        e_top, e_bottom = self.top.lookup(top.indices), self.bottom.lookup(bottom.indices)
+        pixels = self.pixels(straight_through(top.z, e_top), straight_through(bottom.z, e_bottom))
+        terms = self._terms(x, pixels, top.indices, bottom.indices)
+        commitment = ((top.z - e_top).square().sum() + (bottom.z - e_bottom).square().sum()) / len(x)
+        if self.training:
+            self.top.update(top.z.detach(), top.indices, generator)
+            self.bottom.update(bottom.z.detach(), bottom.indices, generator)
+        return {**terms, "loss": terms["loss"] + self.commitment * commitment, "commitment": commitment}
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """The length of the code in its three parts, nats per image: what `log_prob` bounds, without the commitment."""
+        top, bottom = self.indices(x)
+        return self._terms(x, self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)), top, bottom)
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁) for the encoders' z, nats (N,): as for the VQ-VAE, a bound."""
+        top, bottom = self.indices(x)
+        pixels = self.pixels(self.top.lookup(top), self.bottom.lookup(bottom))
+        of_top, of_bottom = self.prior_log_prob(top, bottom)
+        return categorical_log_prob(pixels, x) + of_bottom + of_top
+
+    def coded(self, x: Tensor) -> tuple[Coded, Coded]:
+        """Top and bottom: the encodings and their nearest codes. The bottom is encoded given the top's codes."""
+        features = self.encoder(to_unit(x, self.levels))
+        z = self.to_top(features).float()
+        top = Coded(z, self.top.nearest(z.detach()))
+        above = self.decode_top(straight_through(z, self.top.lookup(top.indices)))
+        z = self.to_bottom(torch.cat([features, above], 1)).float()
+        return top, Coded(z, self.bottom.nearest(z.detach()))
+
+    @torch.no_grad()
+    def indices(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The grids of codes that stand for each image: top, int64 (N, h, w), and bottom, (N, 2h, 2w)."""
+        top, bottom = self.coded(x)
+        return top.indices, bottom.indices
+
+    def pixels(self, top: Tensor, bottom: Tensor) -> Tensor:
+        """Logits of the pixels, (N, levels, C, H, W), given vectors (N, size, h, w) and (N, size, 2h, 2w)."""
+        logits: Tensor = self.decoder(torch.cat([self.enlarge_top(top), bottom], 1))
+        return logits
+
+    @property
+    def allowed(self) -> Tensor:
+        """Which word of the vocabulary may stand where in the sequence, bool (2 codes, 5 h w).
+
+        At the top's places the first half, the top's codes, at the bottom's the second; none that is on trial.
+        """
+        top, words = math.prod(self.top_grid), self.top.available.new_zeros(2 * self.codes, self.prior.length)
+        words[: self.codes, :top] = self.top.available[:, None]
+        words[self.codes :, top:] = self.bottom.available[:, None]
+        return words
+
+    def prior_log_prob(self, top: Tensor, bottom: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(top) and log p(bottom | top), nats, each (N,). top: int64 (N, h, w), bottom: (N, 2h, 2w)."""
+        words, places = torch.cat([top.flatten(1), bottom.flatten(1) + self.codes], 1), math.prod(self.top_grid)
+        logits = self.prior(words).masked_fill(~self.allowed, -torch.inf)
+        of_top = categorical_log_prob(logits[:, :, :places], words[:, :places])
+        return of_top, categorical_log_prob(logits[:, :, places:], words[:, places:])
+
+    @torch.no_grad()
+    def draw_indices(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """n pairs of grids from the prior, no code on trial: top, int64 (n, h, w), and bottom, (n, 2h, 2w)."""
+        words, places = self.prior.sample(n, generator, self.allowed), math.prod(self.top_grid)
+        return words[:, :places].view(n, *self.top_grid), (words[:, places:] - self.codes).view(n, *self.bottom_grid)
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Draw pairs of grids and decode each to its most probable image, uint8 (n, C, H, W)."""
+        return self.decode(*self.draw_indices(n, generator))
+
+    @torch.no_grad()
+    def decode(self, top: Tensor, bottom: Tensor) -> Tensor:
+        """The most probable image given its codes, int64 (N, h, w) and (N, 2h, 2w). uint8 (N, C, H, W)."""
+        return self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)).argmax(1).to(torch.uint8)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """The chosen codebook vectors of both levels, (N, code_size · 5 h w)."""
+        top, bottom = self.indices(x)
+        return torch.cat([self.top.lookup(top).flatten(1), self.bottom.lookup(bottom).flatten(1)], 1)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The most probable image given the encoders' codes, uint8 (N, C, H, W)."""
+        return self.decode(*self.indices(x))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Straight walks between both levels' encodings before quantisation, quantised at each step and decoded."""
+        grids = []
+        for codebook, start, end in zip((self.top, self.bottom), self.coded(a), self.coded(b), strict=True):
+            path = walk(start.z.flatten(1), end.z.flatten(1), steps).flatten(0, 1)
+            grids.append(codebook.nearest(path.unflatten(1, start.z.shape[1:])))
+        return self.decode(*grids).view(len(a), steps, *self.shape)
+
+    def _terms(self, x: Tensor, pixels: Tensor, top: Tensor, bottom: Tensor) -> dict[str, Tensor]:
+        """The code's length, nats per image, its three parts, and how many codes each level uses."""
+        of_top, of_bottom = self.prior_log_prob(top, bottom)
+        parts = {
+            "reconstruction": -categorical_log_prob(pixels, x).mean(),
+            "prior_bottom": -of_bottom.mean(),
+            "prior_top": -of_top.mean(),
+        }
+        used = {"perplexity_top": self.top.perplexity(top), "perplexity_bottom": self.bottom.perplexity(bottom)}
+        return {"loss": torch.stack(list(parts.values())).sum(), **parts, **used}
+
+
+def _to_codes(channels: int, code_size: int, dropout: float) -> list[nn.Module]:
+    """From features to encodings on the codes' own scale, normalised as in the VQ-VAE here."""
+    return [
+        nn.Dropout(dropout),
+        nn.Conv2d(channels, code_size, 3, padding=1, bias=False),
+        nn.BatchNorm2d(code_size, affine=False),
+    ]
+
+
+MODEL = VqVae2
