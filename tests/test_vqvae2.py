@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from workflow.images import ImageSet
-from workflow.models.layers import TRIAL
+from workflow.models.layers.codes import TRIAL
 from workflow.models.vqvae2 import VqVae2
 from workflow.params import Train
 from workflow.training import fit

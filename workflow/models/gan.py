@@ -34,8 +34,8 @@ class Gan(Model):
     Nets), and the critic compares it to the image by a scalar product (Miyato & Koyama 2018, cGANs with Projection
     Discriminator, eq. 3), so that its features are of the image alone.
     unrolled_steps: if not 0, the generator plays against the critic as it will be that many steps of gradient descent
-    at rate unrolled_lr later (Metz et al. 2017, Unrolled Generative Adversarial Networks, eq. 7 to 10). Its loss then has
-    the game's term of real images too, as what that later critic makes of them is the generator's doing as well.
+    at rate unrolled_lr later (Metz et al. 2017, Unrolled Generative Adversarial Networks, eq. 7 to 10). Its loss
+    then has the game's term of real images too, as what that later critic makes of them is the generator's doing.
     network: "dense" has two hidden layers of `channels` features (the critic's second: `features`), for images of any
     size.
     """
