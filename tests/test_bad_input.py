@@ -20,7 +20,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
         ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
         ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: "),
-        ("name: digits", "name: mnits", "data.name: 'mnits': should be 'digits'"),
+        ("name: digits", "name: mnits", "data.name: 'mnits': should be 'digits', 'stacked_digits', 'ring' or 'grid'"),
         ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
         ("  gan:\n", "  ../gan:\n", "a model's name must be"),
     ],
@@ -39,6 +39,18 @@ def test_bad_parameters_stop_both_engines_and_touch_nothing(
     assert expected in printed
     assert "Traceback" not in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
+
+
+def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(project: Project) -> None:
+    good = (project.folder / "params.yaml").read_text()
+    project.edit("params.yaml", "    channels: 8\n    layers: 2\n", "    channels: 8\n    layers: 2\n    classes: 7\n")
+    try:
+        printed = project.run("python", "-m", "stages.train", "pixelcnn", "0", good=False)
+    finally:
+        (project.folder / "params.yaml").write_text(good)
+    assert "params.yaml: models.pixelcnn.classes: 7: the data have 10 classes; set 10, or 0" in printed
+    assert "Traceback" not in printed
+    assert not (project.folder / "runs/pixelcnn").exists()
 
 
 def test_damaged_data_is_named_and_never_used(project: Project) -> None:
