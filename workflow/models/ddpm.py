@@ -1,6 +1,4 @@
-"""DDPM: Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models, and the sampler
-of Song, Meng & Ermon 2021, Denoising Diffusion Implicit Models.
-"""
+"""DDPM: Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models; with the sampler DDIM: Song et al. 2021."""
 
 import math
 from itertools import pairwise
@@ -15,7 +13,7 @@ from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, over_classes, quarter, to_unit
 
 Schedule = Literal["linear", "cosine"]
-GROUPS = 8  # of channels that are normalised together
+GROUPS = 4  # of channels that are normalised together
 ROWS = 2**10  # noisy images that the network sees at once in `log_prob`
 FEATURE_SHARE = 0.1  # of the steps: how noisy a time `encode` lets the network believe in
 VALIDATION_TIMES = 8  # at which each image is looked at
@@ -29,7 +27,9 @@ class Ddpm(Model):
     steps: T. schedule: the noise of each step, as in Ho et al. or Nichol & Dhariwal. sampling_steps: how many of the T
     times sampling visits, evenly spread. eta: the noise that it adds there: 1 is DDPM's (with all steps, ancestral
     sampling), 0 is none (DDIM). channels: of the convolutions at full size; twice as many at half and quarter size.
-    dropout: while training.
+    dropout: while training. classes: an embedding of the image's is added to that of the time; 0 if there is none.
+
+    The variance of each step back is that of the posterior (β̃ of section 3.2), both in the walk and in the bound.
     """
 
     title = "Diffusion"
@@ -41,9 +41,9 @@ class Ddpm(Model):
     about = (
         "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "
         "pure noise to a sample, one pass a step; DDIM leaves out steps. The density is bounded by what all steps of "
-        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network; DDIM runs "
-        "both ways, so noise is a latent to interpolate in, but as large as the image: there is no reconstruction to "
-        "judge."
+        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network, and DDIM "
+        "runs both ways, so that noise is a latent to interpolate in; but it is as large as the image, nothing is "
+        "compressed, and there is no reconstruction to judge."
     )
     betas: Tensor
     alpha_bar: Tensor
@@ -94,19 +94,20 @@ class Ddpm(Model):
         return a_s.sqrt() * x_0 + (1 - a_s - variance).clamp(min=0).sqrt() * noise, variance.sqrt()
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """L_simple (eq. 14) as nats per image: ½‖ε − ε_θ‖² is the divergence of unit Gaussians about the two."""
-        return {"loss": self._at_random_times(x, y, generator)[0]}
+        """L_simple (eq. 14) in nats per image, as ½‖ε − ε_θ‖² is the divergence of unit Gaussians about the two.
+
+        Beside it, from the same times, an estimate of what bounds -log p(x|y), nats per image, which is not minimised.
+        """
+        return self._at_random_times(x, y, generator)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The same at several times for each image, and from those an estimate of -log p(x|y)'s bound, nats per image.
+        """The same at several times for each image.
 
         Checkpoints are chosen by what is trained: it weighs all times alike, and samples look as it says. In the
         bound, the last few steps, which nobody sees, outweigh the others.
         """
-        x, y = x.repeat(VALIDATION_TIMES, 1, 1, 1), y.repeat(VALIDATION_TIMES)
-        simple, bound = self._at_random_times(x, y, generator)
-        return {"loss": simple, "bound": bound}
+        return self._at_random_times(x.repeat(VALIDATION_TIMES, 1, 1, 1), y.repeat(VALIDATION_TIMES), generator)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """Lower bound of log p(x) (eq. 5) for the ancestral walk through all T times, one noise for each, nats (N,)."""
@@ -227,10 +228,10 @@ class Ddpm(Model):
         """All but T, as the step to it may forget the image altogether and cannot be undone."""
         return spaced_times(self.steps, min(self.steps, LATENT_STEPS))[:-1]
 
-    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         t = spread_times(len(x), self.steps, generator, x.device)
         simple, term = self.terms(x, t, self._noise(x.shape, generator), y if self.classes else None)
-        return simple.mean(), (self.prior_term(x) + self.steps * term).mean()
+        return {"loss": simple.mean(), "bound": (self.prior_term(x) + self.steps * term.detach()).mean()}
 
     def _noise(self, size: tuple[int, ...], generator: Generator) -> Tensor:
         return torch.randn(size, generator=generator, device=self.device, dtype=self._dtype)
@@ -262,18 +263,13 @@ class UNet(nn.Module):
         frequencies = torch.exp(-math.log(1e4) * torch.arange(channels // 2) / (channels // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.first = nn.Conv2d(colours, channels, 3, padding=1)
-        self.down = nn.ModuleList(
-            [Block(channels, channels, embedding, dropout), Block(wide, wide, embedding, dropout)]
-        )
-        self.halve = nn.ModuleList([nn.Conv2d(inputs, wide, 3, stride=2, padding=1) for inputs in (channels, wide)])
-        self.middle = nn.ModuleList([Block(wide, wide, embedding, dropout) for _ in range(2)])
+        sizes = (channels, wide)
+        self.down = nn.ModuleList(Block(c, c, embedding, dropout) for c in sizes)
+        self.halve = nn.ModuleList(nn.Conv2d(c, wide, 3, stride=2, padding=1) for c in sizes)
+        self.middle = nn.ModuleList(Block(wide, wide, embedding, dropout) for _ in range(2))
         self.attention = Attention(wide)
-        self.enlarge = nn.ModuleList(
-            [nn.ConvTranspose2d(wide, outputs, 4, stride=2, padding=1) for outputs in (channels, wide)]
-        )
-        self.up = nn.ModuleList(
-            [Block(2 * channels, channels, embedding, dropout), Block(2 * wide, wide, embedding, dropout)]
-        )
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(wide, c, 4, stride=2, padding=1) for c in sizes)
+        self.up = nn.ModuleList(Block(2 * c, c, embedding, dropout) for c in sizes)
         self.last = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
