@@ -27,7 +27,7 @@ ui: .venv/installed  ## open the MLflow UI on this machine alone
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/raw keeps what you put there)
 	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json
-	rm -rf data/raw/digits .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
+	rm -rf $(addprefix data/raw/,digits stacked_digits ring grid) .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
 	$(LOCKING) --upgrade -o requirements.lock

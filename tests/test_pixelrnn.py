@@ -12,7 +12,17 @@ from torch import Generator, Tensor, nn
 from workflow.models.layers import autoregressive
 from workflow.models.layers.autoregressive import MaskedNetwork
 from workflow.models.layers.common import draw_categorical
-from workflow.models.pixelrnn import Cell, DiagonalBiLstm, DiagonalLstm, PixelRNN, RowLstm, lstm, skew, unskew
+from workflow.models.pixelrnn import (
+    Cell,
+    DiagonalBiLstm,
+    DiagonalLstm,
+    PixelRNN,
+    RowLstm,
+    along_diagonals,
+    lstm,
+    skew,
+    unskew,
+)
 
 CELLS: tuple[Cell, ...] = ("row", "diagonal")
 TINY = [((1, 2, 2), 3), ((3, 1, 2), 2)]  # few enough images to list them all
@@ -160,10 +170,9 @@ def test_diagonals_compute_what_pixel_after_pixel_would(height: int, width: int,
     for parameter in layer.parameters():
         parameter.mul_(2)
     x = torch.randn(2, 12, height, width, dtype=torch.float64)
-    left = _cell_by_cell(layer.left, x)
-    torch.testing.assert_close(layer.left(x), left, rtol=1e-12, atol=1e-12)
-
-    right = _cell_by_cell(layer.right, x.flip(3)).flip(3)
+    left, right = _cell_by_cell(layer.left, x), _cell_by_cell(layer.right, x.flip(3))
+    torch.testing.assert_close(along_diagonals([layer.left], [x])[0], left, rtol=1e-12, atol=1e-12)
+    right = right.flip(3)
     both = left + torch.cat([torch.zeros_like(right[:, :, :1]), right[:, :, :-1]], 2)  # one row late
     widened = F.conv2d(both, layer.widen.weight * layer.widen.mask, layer.widen.bias)
     torch.testing.assert_close(layer(x), x + widened, rtol=1e-12, atol=1e-12)
