@@ -104,8 +104,8 @@ class Ddpm(Model):
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The same at several times for each image.
 
-        Checkpoints are chosen by what is trained: it weighs all times alike, and samples look as it says. In the
-        bound, the last few steps, which nobody sees, outweigh the others.
+        Checkpoints are chosen by what is trained, which weighs all times alike. In the bound, a few times with hardly
+        any noise, of which nothing is seen in samples, outweigh all others.
         """
         return self._at_random_times(x.repeat(VALIDATION_TIMES, 1, 1, 1), y.repeat(VALIDATION_TIMES), generator)
 
