@@ -358,13 +358,33 @@ def test_network_tells_times_and_classes_apart() -> None:
     assert torch.pdist(noise.flatten(1)).min() > 1e-3
 
 
-def test_density_of_a_model_with_classes_is_the_mean_over_them_on_the_same_noises() -> None:
+def test_density_of_a_model_with_classes_is_bounded_by_its_likeliest_class_on_new_noises() -> None:
+    """log p(x) = log Σ p(x|y) / classes, of which each term alone is a lower bound."""
     model = _model(22, classes=3)
-    x = _images(model)
+    x = torch.randint(17, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator(3))
+    generator = _generator(1)
     with torch.no_grad():
-        given = torch.stack([model.log_prob_given(x, torch.full((6,), y), _generator(2)) for y in range(3)])
-        torch.testing.assert_close(model.log_prob(x, _generator(2)), given.exp().mean(0).log())
-    assert (given[0] != given[1]).all()
+        y = model.likeliest_class(x, generator)
+        expected = model.log_prob_given(x, y, generator) - math.log(3)
+        torch.testing.assert_close(model.log_prob(x, _generator(1)), expected)
+        again = model.likeliest_class(x, _generator(1))
+    assert torch.equal(y, again)
+
+
+def test_the_likeliest_class_is_the_one_whose_images_the_network_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that knows of each class its only image tells the noise of that image exactly."""
+    model = _model(22, classes=3)
+    images = torch.tensor([0, 8, 16]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    units = to_unit(images, 17).double()
+
+    def predict(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        a = model.alpha_bar[t].view(-1, 1, 1, 1)
+        noise: Tensor = (x - a.sqrt() * units[y]) / (1 - a).sqrt()
+        return noise
+
+    monkeypatch.setattr(model.network, "forward", predict)
+    asked = torch.tensor([2, 0, 1, 1, 0])
+    assert torch.equal(model.likeliest_class(images[asked].to(torch.uint8), _generator()), asked)
 
 
 def test_draws_of_p_x_are_of_classes_drawn_first() -> None:
