@@ -222,7 +222,10 @@ class Store:
             place, levels = Path(temporary), read_card().levels
             for file in ("samples.png", "metrics.json", "history.jsonl"):
                 (place / file).write_bytes((folder / file).read_bytes())
-            for key, images in read_tensors(folder / "pictures.safetensors")[0].items():
+            stored, _ = read_tensors(folder / "pictures.safetensors")
+            for key, images in stored.items():
+                if images.ndim < 4:  # numbers, which the report makes histograms of
+                    continue
                 columns = images.shape[1] if images.ndim == 5 else 8
                 flat = images.flatten(0, 1) if images.ndim == 5 else images
                 (place / f"{key}.png").write_bytes(png(grid(flat, levels, columns)))
