@@ -174,7 +174,7 @@ def _fooled(summary: dict[str, Any]) -> Finding | None:
     return Finding(
         "Likelihoods can be fooled: a model may find odd inputs likelier than the data it learned.",
         "Nalisnick et al. 2019",
-        "AUROC of −log p(x), below 0.5",
+        "AUROC of log p(x), below 0.5",
         (f"{names[name]} on {kind}: {value:.3f}",),
         "holds here" if value < 0.5 else "does not hold here",
         f"{sum(score < 0.5 for score, *_ in scores)} of {len(scores)} pairs of model and odd input are below 0.5",
