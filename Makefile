@@ -15,7 +15,7 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	@python -m stages.report --show
 
 test: .venv/installed  ## install what is missing, run the tests
-	python -m pytest -n auto --dist loadfile
+	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed  ## lint, format check, types
 	pre-commit run --all-files

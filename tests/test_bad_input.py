@@ -43,14 +43,14 @@ def test_bad_parameters_stop_both_engines_and_touch_nothing(
 
 def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(project: Project) -> None:
     good = (project.folder / "params.yaml").read_text()
-    project.edit("params.yaml", "    channels: 8\n    layers: 2\n", "    channels: 8\n    layers: 2\n    classes: 7\n")
+    project.edit("params.yaml", "    critic_steps: 1\n", "    critic_steps: 1\n    classes: 7\n")
     try:
-        printed = project.run("python", "-m", "stages.train", "pixelcnn", "0", good=False)
+        printed = project.run("python", "-m", "stages.train", "gan", "0", good=False)
     finally:
         (project.folder / "params.yaml").write_text(good)
-    assert "params.yaml: models.pixelcnn.classes: 7: the data have 10 classes; set 10, or 0" in printed
+    assert "params.yaml: models.gan.classes: 7: the data have 10 classes; set 10, or 0" in printed
     assert "Traceback" not in printed
-    assert not (project.folder / "runs/pixelcnn").exists()
+    assert not (project.folder / "runs/gan").exists()
 
 
 def test_damaged_data_is_named_and_never_used(project: Project) -> None:

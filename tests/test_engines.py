@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.copied_project import DVC, SNAKEMAKE, Project
-
-MODELS = ("gan", "nice", "pixelcnn", "vae", "vqvae")
+from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
 
 
 def _chain(model: str) -> set[str]:
@@ -45,10 +43,10 @@ def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Proje
 EDITS = {
     "a hyper-parameter": ("params.yaml", "couplings: 2", "couplings: 3", {"check", *_chain("nice"), "track", "report"}),
     "a model's file": (
-        "workflow/models/vae.py",
+        "workflow/models/gan.py",
         "",
         "\nMODEL.title = 'Changed'\n",
-        {"code@vae", *_chain("vae"), "track", "report"},
+        {"code@gan", *_chain("gan"), "track", "report"},
     ),
     "the report's template": ("workflow/report/page.html.j2", "</body>", "<!-- new --></body>", {"report"}),
 }

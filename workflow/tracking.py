@@ -122,8 +122,10 @@ class Store:
             logging.getLogger(chatty).setLevel(logging.ERROR)
         uri = store_uri()
         local = uri.startswith("sqlite:")
-        # The client makes the tables of a fresh SQLite file: of several processes at once, all but one would fail.
-        with FileLock("mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext():
+        # What MLflow does in a SQLite file by looking first and writing then (the tables of a fresh file, the
+        # experiment, the data set) fails for all but one of several processes at once. A server is asked again.
+        self.alone = FileLock("mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext()
+        with self.alone:
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment = self._experiment(f"generative-bakeoff/{data}", local)
 
@@ -208,7 +210,8 @@ class Store:
             schema=json.dumps(TensorDatasetSchema(images).to_dict()),
             profile=json.dumps({**card.counts, "levels": card.levels, "classes": len(card.classes)}),
         )
-        self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
+        with self.alone:
+            self.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
         entry = settings.models[name].model_dump(mode="json")
         flat = {"seed": seed, **entry, **{f"train.{key}": value for key, value in entry["train"].items()}}
         del flat["train"]

@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -75,7 +77,14 @@ def train_at_once(settings: Settings, seed: int, barrier: Any) -> None:
             log(record)
 
 
-def test_eight_processes_at_once_on_a_fresh_store(project: Settings, capfd: pytest.CaptureFixture[str]) -> None:
+def test_eight_processes_at_once_on_a_fresh_store(
+    project: Settings, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow() -> uuid.UUID:  # MLflow asks for a new id between looking for a data set and writing it
+        time.sleep(0.2)
+        return uuid.uuid4()
+
+    monkeypatch.setattr("mlflow.store.tracking.sqlalchemy_store.uuid", SimpleNamespace(uuid4=slow))
     for file in Path().glob("mlflow.db*"):
         file.unlink()
     barrier = FORK.Barrier(8)

@@ -1,8 +1,11 @@
 """p(x) as a judge: whether a model finds odd inputs less likely than images like those that it has learned from."""
 
+from importlib.metadata import distribution
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Generator, Tensor
 
 from workflow.metrics.baseline import PixelHistogram
@@ -33,10 +36,8 @@ def odd_inputs(test: Tensor, train: Tensor, levels: int, count: int, generator: 
 
 def _photographs(shape: tuple[int, ...], levels: int, count: int, generator: Generator) -> Tensor:
     """Square parts of the two photographs that come with scikit-learn, of random size, shrunk to the images' size."""
-    from sklearn.datasets import load_sample_images
-
     colours, height, width = shape
-    pictures = [torch.from_numpy(np.array(image)).permute(2, 0, 1).float() for image in load_sample_images().images]
+    pictures = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() for file in _photograph_files()]
     parts = []
     for i in range(count):
         picture = pictures[i % len(pictures)]
@@ -48,6 +49,12 @@ def _photographs(shape: tuple[int, ...], levels: int, count: int, generator: Gen
         part = picture[None, :, top : top + side, left : left + side]
         parts.append(F.interpolate(part, (height, width), mode="area"))
     return (torch.cat(parts) * levels / 256).floor().to(torch.uint8)
+
+
+def _photograph_files() -> list[str]:
+    """Where scikit-learn keeps them. Asking `sklearn.datasets` for them takes longer than most evaluations."""
+    folder, names = "sklearn/datasets/images", ("china.jpg", "flower.jpg")
+    return [str(distribution("scikit-learn").locate_file(f"{folder}/{name}")) for name in names]
 
 
 def auroc(usual: Tensor, odd: Tensor) -> float:

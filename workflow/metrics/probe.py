@@ -1,7 +1,9 @@
 """How useful are features? The accuracy of a linear classifier on them (Alain & Bengio 2017)."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import Tensor
 
 STEPS = 1000  # at the most; it ends where the loss no longer falls
@@ -17,23 +19,22 @@ def probe_accuracy(
     """
     mean, scale = train.double().mean(0), train.double().std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1)
-    train, test = ((x.double() - mean) / scale for x in (train, test))
-    classes = int(train_labels.max()) + 1
-    weights = train.new_zeros(classes, train.shape[1], requires_grad=True)
-    bias = train.new_zeros(classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [weights, bias], max_iter=STEPS, tolerance_grad=1e-6, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
+    # A last feature of ones takes the bias, which has no penalty.
+    train, test = (F.pad((x.double() - mean) / scale, (0, 1), value=1.0) for x in (train, test))
+    wanted = F.one_hot(train_labels).double()
+    shape = (wanted.shape[1], train.shape[1])
+    strength = train.new_full(shape, 1 / (regularisation * len(train)))
+    strength[:, -1] = 0
 
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        penalty = weights.square().sum() / (2 * regularisation * len(train))
-        value = F.cross_entropy(F.linear(train, weights, bias), train_labels) + penalty
-        value.backward()
-        return value
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        """The mean loss and its gradient. flat: float64 (classes * (d + 1),)."""
+        weights = torch.from_numpy(flat).view(shape)
+        log_p = (train @ weights.T).log_softmax(1)
+        value = -(wanted * log_p).sum(1).mean() + (strength * weights.square()).sum() / 2
+        gradient = (log_p.exp() - wanted).T @ train / len(train) + strength * weights
+        return float(value), gradient.flatten().numpy()
 
-    with torch.enable_grad():
-        optimiser.step(loss)
-    with torch.no_grad():
-        predicted = F.linear(test, weights, bias).argmax(1)
+    options = {"maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": 1e-6, "ftol": 1e-14}
+    found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
+    predicted = (test @ torch.from_numpy(found.x).view(shape).T).argmax(1)
     return float((predicted == test_labels).double().mean())
