@@ -42,9 +42,8 @@ class Ddpm(Model):
     about = (
         "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "
         "pure noise to a sample, one pass a step; DDIM leaves out steps. The density is bounded by what all steps of "
-        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network, and DDIM "
-        "runs both ways, so that noise is a latent to interpolate in; but it is as large as the image, nothing is "
-        "compressed, and there is no reconstruction to judge."
+        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network; DDIM runs "
+        "both ways, so that noise, as large as the image, is a latent to interpolate in, but nothing is compressed."
     )
     betas: Tensor
     alpha_bar: Tensor
@@ -142,8 +141,7 @@ class Ddpm(Model):
     def prior_term(self, x: Tensor) -> Tensor:
         """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ), what the last time still knows of the image, nats (N,)."""
         a = self.alpha_bar[-1]
-        numbers = a * self._unit(x).square() - a - torch.log1p(-a)
-        return 0.5 * numbers.flatten(1).sum(1).to(self._dtype)
+        return 0.5 * (a * self._unit(x).square() - a - torch.log1p(-a)).flatten(1).sum(1).to(self._dtype)
 
     def terms(self, x: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """½‖ε − ε_θ‖² and the bound's term L_{t-1}, each in nats (N,), of images at times t: int64 (N,), 1..T.
@@ -183,7 +181,7 @@ class Ddpm(Model):
         """
         x_0 = self._unit(x)
         t = torch.full((len(x),), max(1, round(FEATURE_SHARE * self.steps)), device=x.device)
-        inner = self.network.inner(self.diffuse(x_0, t, torch.zeros_like(x_0)), t, None)
+        inner, _ = self.network.inward(self.diffuse(x_0, t, torch.zeros_like(x_0)), self.network.embed(t, None))
         return F.adaptive_avg_pool2d(inner, 2).flatten(1)
 
     @torch.no_grad()
@@ -256,10 +254,7 @@ class Ddpm(Model):
 
 
 class UNet(nn.Module):
-    """Predicts the noise in images of three sizes (appendix B of the paper), smaller: one block a size and direction.
-
-    classes: how many classes have an embedding, which is added to that of the time.
-    """
+    """Predicts the noise, in images of three sizes (appendix B of the paper), smaller: a block a size and direction."""
 
     frequencies: Tensor
 
@@ -283,15 +278,11 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
         """The noise in x_t, (N, C, H, W), at times t: int64 (N,), given classes y: int64 (N,) or on average."""
         embedding = self.embed(t, y)
-        h, passed = self._inward(x, embedding)
+        h, passed = self.inward(x, embedding)
         for i in (1, 0):
             h = self.up[i](torch.cat([self.enlarge[i](h), passed[i]], 1), embedding)
         noise: Tensor = self.last(h)
         return noise
-
-    def inner(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """Activations at a quarter of the size, (N, 2 channels, H/4, W/4)."""
-        return self._inward(x, self.embed(t, y))[0]
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
         """What all blocks hear of time and class, (N, 4 channels)."""
@@ -305,7 +296,8 @@ class UNet(nn.Module):
         angles = t[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], 1)
 
-    def _inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Activations at a quarter of the size, (N, 2 channels, H/4, W/4), and those passed to the way outward."""
         h, passed = self.first(x), []
         for block, halve in zip(self.down, self.halve, strict=True):
             passed.append(block(h, embedding))

@@ -30,10 +30,9 @@ class VqVae(Model):
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
         "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid back, and a PixelCNN "
-        "or a transformer learns which grids occur. Its density is bounded by the two-part code log p(x|z) + log p(z), "
-        "for the one z that the encoder picks. It samples much faster than a PixelCNN on pixels, as the grid is small; "
-        "its codes are features. Pictures show the decoder's most probable pixels, as for the VAE: a true draw from "
-        "p(x|z), which is what the bound judges, adds noise that is independent for each pixel."
+        "or a transformer learns which grids occur; drawing takes a step a code, not a pixel, and the codes are "
+        "features. Its density is bounded by the two-part code log p(x|z) + log p(z), for the one z that the encoder "
+        "picks. Pictures show the decoder's most probable pixels, without the noise that a true draw from p(x|z) adds."
     )
 
     def __init__(
