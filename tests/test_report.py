@@ -117,6 +117,18 @@ def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float)
     assert best(summary["models"], UNDERSTANDING[0]) == {"vae", "pixelcnn" if exact < 1 else "gan"}
 
 
+def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_them(project: Path) -> None:
+    edit(project / "runs/vqvae/0/metrics.json", class_accuracy=0.9)
+    models = summary_now()["models"]
+    probe = next(c for c in MEASURED if c.key == "probe_accuracy")
+    others = {name: m["mean"][probe.key] for name, m in models.items() if m["mean"][probe.key] and name != "vqvae"}
+    assert max(others.values()) < models["vqvae"]["mean"][probe.key]
+    assert best(models, probe) == {name for name, value in others.items() if value == max(others.values())}
+    report.build()
+    page = Reader((project / "report/index.html").read_text())
+    assert " ".join(page.text.split()).count("was told the classes") == 1
+
+
 def test_best_marks_follow_the_direction_and_need_a_difference(project: Path) -> None:
     models = summary_now()["models"]
     tops = {column.key: best(models, column) for column in MEASURED}
@@ -264,6 +276,18 @@ def test_entries_of_one_kind_share_a_card_that_names_their_differences(project: 
     page = Reader((project / "report/index.html").read_text())
     assert sum(tag == "article" for tag, _ in page.elements) == 4
     assert "Beside nice: vae (depth 2)." in " ".join(page.text.split())
+
+
+def test_any_number_of_models_has_a_report(project: Path) -> None:
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    for i in range(20):
+        settings["models"][f"gan_{i}"] = settings["models"]["gan"] | {"width": i}
+        shutil.copytree(project / "runs/gan", project / f"runs/gan_{i}")
+    write_yaml(project / "params.yaml", settings)
+    report.build()
+    page = Reader((project / "report/index.html").read_text())
+    assert "25 generative models on digits" in " ".join(page.text.split())
+    assert sum(tag == "article" for tag, _ in page.elements) == 5
 
 
 def test_a_critics_distance_has_a_chart_of_its_own(project: Path) -> None:

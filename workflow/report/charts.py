@@ -25,7 +25,7 @@ COLOURS = 6  # --series-0 .. --series-5 in style.css; further models take them a
 MARKERS = "osD^vP"
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))
 MANY = 60  # classes that can still be told apart in a histogram
-SMALL, WIDE = (300.0, 180.0), (470.0, 300.0)  # points; the page scales a chart to the width there is
+SMALL, WIDE, FULL = (300.0, 180.0), (470.0, 300.0), (960.0, 420.0)  # points; a chart is scaled to the page
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bakeoff",
@@ -178,17 +178,22 @@ def odd_inputs(label: str, bits: dict[str, Sequence[float]], series: int) -> Mar
     return _chart(label, SMALL, paint, left=104)
 
 
-def quality_against_cost(label: str, points: Sequence[Point], floor: float, x_title: str, y_title: str) -> Markup:
-    """Labelled points, the horizontal axis logarithmic, the vertical one too if all is positive; floor: a line."""
+def quality_against_cost(
+    label: str, points: Sequence[Point], floor: float, titles: tuple[str, str], crowded: bool
+) -> Markup:
+    """Labelled points, the horizontal axis logarithmic, the vertical one too if all is positive; floor: a line.
+
+    titles: of both axes. crowded: the chart has the whole width of the page, for more labels than half of it holds.
+    """
 
     def paint(axes: "Axes") -> None:
         from matplotlib.ticker import LogLocator, NullLocator
 
         heights = [*(p.y for p in points), floor]
-        axes.set(xscale="log", xlabel=x_title, xlim=_room([p.x for p in points], 0.16))
+        axes.set(xscale="log", xlabel=titles[0], xlim=_room([p.x for p in points], 0.16))
         if min(heights) > 0:
             axes.set(yscale="log", ylim=_room(heights, 0.12))
-        axes.set_title(y_title, loc="left", fontsize=10.5, color=MUTED)
+        axes.set_title(titles[1], loc="left", fontsize=10.5, color=MUTED)
         for axis in (axes.xaxis, axes.yaxis) if min(heights) > 0 else (axes.xaxis,):
             low, high = axis.get_view_interval()
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
@@ -200,7 +205,7 @@ def quality_against_cost(label: str, points: Sequence[Point], floor: float, x_ti
             axes.errorbar(p.x, p.y, yerr=p.y_std or None, fmt=marker, markersize=7.5, color=colour(p.series))
         _write_labels(axes, points, floor)
 
-    return _chart(label, WIDE, paint)
+    return _chart(label, FULL if crowded else WIDE, paint)
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:
@@ -252,7 +257,7 @@ def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        right, bottom, top = 8, 38 if size == WIDE else 22, 24 if size == WIDE else 8
+        right, bottom, top = 8, 22 if size == SMALL else 38, 8 if size == SMALL else 24
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         paint(figure.add_axes(box))
         file = io.StringIO()

@@ -130,9 +130,8 @@ def _compare(claim: Claim, summary: dict[str, Any]) -> Finding | None:
 
 def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
     for name, model in summary["models"].items():
-        value = model["mean"].get(column.key)
-        if value is not None and {model["family"], model["kind"]} & set(group):
-            yield name, value
+        if column.ranks(model) and {model["family"], model["kind"]} & set(group):
+            yield name, model["mean"][column.key]
 
 
 def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:

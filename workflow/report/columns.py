@@ -17,8 +17,8 @@ class Column:
 
     key: its name in the summary. path: where it stands in `metrics.json` (`timing.json` if volatile), parts joined by
     dots; by default the key. form: decimals, or how else to print it. spread: path of the metric's own standard
-    deviation within one run. within: the key that must be equal for two values to be
-    comparable. volatile: depends on the machine.
+    deviation within one run. within: the key that must be equal for two values to be comparable. untold: comparable
+    only between models that were not told the classes in training. volatile: depends on the machine.
     """
 
     key: str
@@ -30,6 +30,7 @@ class Column:
     path: str = ""
     spread: str = ""
     within: str = ""
+    untold: bool = False
     volatile: bool = False
 
     @property
@@ -40,6 +41,11 @@ class Column:
     def read(self, metrics: Mapping[str, Any]) -> float | None:
         """The number in what a `metrics.json` holds; None where there is none."""
         return look_up(metrics, self.path or self.key)
+
+    def ranks(self, model: Mapping[str, Any]) -> bool:
+        """Whether a model of the summary has a number here that may be compared with another's at all."""
+        told = model["mean"].get("class_accuracy") is not None
+        return model["mean"].get(self.key) is not None and not (self.untold and told)
 
     def text(self, value: float | None) -> str:
         """The value as the tables print it; a dash for a missing one."""
@@ -220,8 +226,9 @@ UNDERSTANDING = (
         title="probe accuracy",
         form="percent",
         better="higher",
-        measures="Test accuracy of a linear classifier on the features that the model, trained without labels, "
-        "computes of an image: whether classes became easy to tell apart.",
+        untold=True,
+        measures="Test accuracy of a linear classifier on the features that the model computes of an image: whether "
+        "classes became easy to tell apart without being told. Models that are told them, p(x|y), are not ranked.",
         caveat="Features of more dimensions have it easier; compare it with the same probe on raw pixels.",
     ),
     Column(

@@ -20,6 +20,7 @@ from workflow.report.summary import best, fingerprint
 
 WALL = 20  # pictures a family on the wall of samples
 WALL_POINTS = 2500
+CROWD = 10  # models beside each other, at the most, before charts need the whole width
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
@@ -92,6 +93,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         claims=claims.judge(timed if len(machines) == 1 else summary),
         odd_kinds=next((list(f.facts["oddity"]) for f in families if f.facts["oddity"]), []),
         trade_offs=_trade_offs(timed, families),
+        crowded=len(families) > CROWD,
         kinds_of_picture=_kinds_of_picture(families),
         commit=origin.commit(),
         machines=machines,
@@ -213,19 +215,21 @@ def _cards(families: list[Family], settings: Params) -> list[Card]:
 def _trade_offs(summary: dict[str, Any], families: list[Family]) -> list[Markup]:
     """Quality against the work of drawing an image, and, where it was measured, against the speed."""
     found = []
-    floor = summary["reference"]["real"]["fid"]
+    floor, crowded = summary["reference"]["real"]["fid"], len(families) > CROWD
     for column in (COST[-1], TIMES[0]):
-        points = [
-            charts.Point(
-                f.label, f.series, f.facts["mean"][column.key], f.facts["mean"]["fid"], f.facts["std"]["fid"] or 0
-            )
-            for f in families
-            if f.facts["mean"][column.key]
-        ]
+        points = []
+        for f in families:
+            mean, deviation = f.facts["mean"], f.facts["std"]["fid"] or 0
+            if cost := mean[column.key]:
+                label = f.name if crowded else f.label
+                points.append(charts.Point(label, f.series, cost, mean["fid"], deviation))
         if points:
-            title = f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})"
+            titles = (
+                f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})",
+                "classifier FID (lower is better)",
+            )
             what = f"classifier FID of each model against its {column.title}, with the real-against-real floor"
-            found.append(charts.quality_against_cost(what, points, floor, title, "classifier FID (lower is better)"))
+            found.append(charts.quality_against_cost(what, points, floor, titles, crowded))
     return found
 
 
@@ -235,7 +239,7 @@ def _answers(summary: dict[str, Any]) -> list[Answer]:
 
     def leaders(column: Column) -> list[tuple[str, str, str]]:
         """Name, value and kind of each model that is best in the column, alone in its kind included."""
-        present = {name: m for name, m in models.items() if m["mean"][column.key] is not None}
+        present = {name: m for name, m in models.items() if column.ranks(m)}
         kinds = sorted({str(m.get(column.within)) for m in present.values()})
         found = []
         for kind in kinds:

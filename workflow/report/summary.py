@@ -73,8 +73,8 @@ def best(models: dict[str, Any], column: Column) -> set[str]:
     found: set[str] = set()
     groups: dict[Any, dict[str, float]] = {}
     for name, model in models.items():
-        if (value := model["mean"].get(column.key)) is not None:
-            groups.setdefault(model.get(column.within), {})[name] = value
+        if column.ranks(model):
+            groups.setdefault(model.get(column.within), {})[name] = model["mean"][column.key]
     for values in groups.values():
         if column.better and len(set(values.values())) > 1:
             top = min(values.values()) if column.better == "lower" else max(values.values())

@@ -45,10 +45,13 @@ class Table:
 
 
 def labels(models: dict[str, Any]) -> dict[str, str]:
-    """How each model is called in print: its title, with its name where several share the title."""
+    """How each model is called in print: its title, with its name where several share the title.
+
+    The one whose name is its kind keeps the title alone.
+    """
     titles = Counter(model["title"] for model in models.values())
     return {
-        name: model["title"] if titles[model["title"]] == 1 else f"{model['title']} ({name})"
+        name: model["title"] if titles[model["title"]] == 1 or name == model["kind"] else f"{model['title']} ({name})"
         for name, model in models.items()
     }
 
@@ -81,6 +84,8 @@ def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baselin
         note = f"± {column.text(own)}" if own is not None else ""
     if column.key == "bits_per_dim" and value >= baseline:
         note = f"{note}; not below independent pixels".removeprefix("; ")
+    if not column.ranks(model):
+        note = f"{note}; was told the classes".removeprefix("; ")
     return Cell(column.text(value), kind=model[column.within] if column.within else "", note=note, best=top)
 
 
