@@ -290,6 +290,17 @@ def test_any_number_of_models_has_a_report(project: Path) -> None:
     assert sum(tag == "article" for tag, _ in page.elements) == 5
 
 
+def test_a_page_without_claims_to_judge_has_no_place_for_them(project: Path) -> None:
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["models"] = {"gan": settings["models"]["gan"]}
+    write_yaml(project / "params.yaml", settings)
+    report.build()
+    page = Reader((project / "report/index.html").read_text())
+    assert not {("section", "claims"), ("a", "#claims")} & {
+        (tag, value) for tag, attributes in page.elements for value in attributes.values()
+    }
+
+
 def test_a_critics_distance_has_a_chart_of_its_own(project: Path) -> None:
     history = project / "runs/gan/0/history.jsonl"
     lines = [json.loads(line) for line in history.read_text().splitlines()]

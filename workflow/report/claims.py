@@ -59,6 +59,11 @@ CLAIMS = (
         ("adversarial",), "less", ("autoregressive", "flow", "variational", "vector-quantised", "diffusion"), "recall",
     ),
     Claim(
+        "A critic that estimates the Wasserstein distance loses fewer modes than a classifier.",
+        "Arjovsky et al. 2017",
+        ("wgan",), "less", ("gan",), "modes_kl",
+    ),
+    Claim(
         "Autoregressive models are the slowest to draw from.",
         "van den Oord et al. 2016",
         ("autoregressive",), "less",
