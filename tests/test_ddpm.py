@@ -9,6 +9,7 @@ from scipy import stats
 from torch import Generator, Tensor
 from torch.distributions import Normal, kl_divergence
 
+from tests.tiny_models import tiny_ddpm
 from workflow.models import ddpm
 from workflow.models.ddpm import Ddpm, Schedule, gaussian_log_prob, great_circle, noise_schedule, spread_times
 from workflow.models.layers.common import to_unit
@@ -21,24 +22,6 @@ MEAN, SPREAD = 0.1, 0.25  # of the Gaussian data whose best noise prediction is 
 
 def _generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def _model(
-    steps: int = 25,
-    schedule: Schedule = "linear",
-    *,
-    sampling_steps: int | None = None,
-    eta: float = 1.0,
-    levels: int = 17,
-    shape: tuple[int, int, int] = (1, 4, 4),
-) -> Ddpm:
-    """A tiny model with an untrained network, all of it in double precision."""
-    torch.manual_seed(1)
-    model = Ddpm(
-        shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
-        channels=8, dropout=0.1,
-    )  # fmt: skip
-    return model.double().eval()
 
 
 def _images(model: Ddpm, n: int = 6) -> Tensor:
@@ -89,7 +72,7 @@ def test_schedules_are_those_of_the_papers() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_noise_of_many_steps_is_that_of_single_steps_one_after_the_other(schedule: Schedule) -> None:
-    model = _model(40, schedule)
+    model = tiny_ddpm(40, schedule)
     factor, variance = 1.0, 0.0  # of x_t given x_0
     one = torch.ones(1, 1, 4, 4, dtype=torch.float64)
     for t in range(41):
@@ -104,7 +87,7 @@ def test_noise_of_many_steps_is_that_of_single_steps_one_after_the_other(schedul
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [25, 100])
 def test_noise_only_grows_and_nothing_is_left_in_the_end(schedule: Schedule, steps: int) -> None:
-    model = _model(steps, schedule)
+    model = tiny_ddpm(steps, schedule)
     ratio = torch.tensor([a / (1 - a) for a in _alpha_bar(model)[1:]])
     assert (ratio.diff() < 0).all()
     x = _images(model)
@@ -118,7 +101,7 @@ def test_noise_only_grows_and_nothing_is_left_in_the_end(schedule: Schedule, ste
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_ancestral_step_is_bayes_rule(schedule: Schedule) -> None:
     """q(x_s|x_t, x_0) with s = t - 1 as the product of the Gaussians q(x_s|x_0) and q(x_t|x_s), normalised."""
-    model = _model(30, schedule)
+    model = tiny_ddpm(30, schedule)
     x_0, x_t = _noise(model, 1), _noise(model, 1, seed=4)
     a = _alpha_bar(model)
     for t in range(1, 31):
@@ -134,7 +117,7 @@ def test_ancestral_step_is_bayes_rule(schedule: Schedule) -> None:
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 def test_steps_of_any_length_and_noise_keep_the_marginals(eta: float) -> None:
     """x_s made from x_t is as if made from x_0: lemma 1 of the DDIM paper."""
-    model = _model(30, "cosine")
+    model = tiny_ddpm(30, "cosine")
     x_0, a = _noise(model, 1), _alpha_bar(model)
     for t, s in [(30, 29), (30, 11), (17, 16), (9, 2), (2, 1), (5, 0)]:
         times = torch.tensor([t]), torch.tensor([s])
@@ -147,7 +130,7 @@ def test_steps_of_any_length_and_noise_keep_the_marginals(eta: float) -> None:
 
 
 def test_deterministic_step_is_the_same_in_either_notation() -> None:
-    model = _model(30, "cosine")
+    model = tiny_ddpm(30, "cosine")
     x_t, noise, a = _noise(model, 1), 0.1 * _noise(model, 1, seed=4), _alpha_bar(model)
     for t, s in [(20, 19), (20, 7), (5, 0)]:
         x_0 = (x_t - math.sqrt(1 - a[t]) * noise) / math.sqrt(a[t])
@@ -157,7 +140,7 @@ def test_deterministic_step_is_the_same_in_either_notation() -> None:
 
 
 def test_what_the_network_believes_undoes_the_noise_and_is_an_image() -> None:
-    model = _model()
+    model = tiny_ddpm()
     x, noise, t = to_unit(_images(model), 17).double(), _noise(model, 6), torch.arange(1, 25, 4)
     x_t = model.diffuse(x, t, noise)
     torch.testing.assert_close(model.clean(x_t, t, noise), x)
@@ -166,7 +149,7 @@ def test_what_the_network_believes_undoes_the_noise_and_is_an_image() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_terms_are_divergences_of_gaussians(schedule: Schedule) -> None:
-    model = _model(25, schedule)
+    model = tiny_ddpm(25, schedule)
     x, noise = _images(model, 24), _noise(model, 24)
     t = torch.arange(2, 26)
     with torch.no_grad():
@@ -184,7 +167,7 @@ def test_terms_are_divergences_of_gaussians(schedule: Schedule) -> None:
 @pytest.mark.parametrize("rows", [1, 20, 10_000], ids=["a time at once", "some", "all"])
 def test_bound_is_the_sum_of_all_its_terms(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ddpm, "ROWS", rows)
-    model = _model(23, "cosine")
+    model = tiny_ddpm(23, "cosine")
     x = _images(model)
     x_0, generator = to_unit(x, 17).double(), _generator(5)
     with torch.no_grad():
@@ -236,7 +219,7 @@ def test_samples_are_the_data_if_the_network_is_right(
     count: int, eta: float, off: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """But for a spread that is a little too small, the more so the longer the steps."""
-    model = _model(100, "cosine", sampling_steps=count, eta=eta, levels=256)
+    model = tiny_ddpm(100, "cosine", sampling_steps=count, eta=eta, levels=256)
     _knows_the_gaussian(model, monkeypatch)
     samples = to_unit(model.sample(2000, _generator()), 256).double()
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.006)
@@ -265,7 +248,7 @@ def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_r
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Near it with levels finer than the first step's noise; with coarse ones the network must know the levels, too."""
-    model = _model(25, "cosine", levels=256)
+    model = tiny_ddpm(25, "cosine", levels=256)
     exact = _density_of_draws(model, _knows_the_gaussian(model, monkeypatch))
     assert exact.exp().sum().item() == pytest.approx(1, abs=1e-9)
     level = torch.arange(0, 256, 5)
@@ -278,7 +261,7 @@ def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_r
 
 
 def test_loss_and_validation_are_means_over_spread_times() -> None:
-    model = _model(22)
+    model = tiny_ddpm(22)
     x, generator = _images(model, 1).expand(300, *model.shape), _generator(4)
     t = spread_times(300, 22, generator, torch.device("cpu"))
     noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
@@ -305,7 +288,7 @@ def test_times_are_spread_evenly_and_all_alike(n: int, steps: int) -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_noise_after_the_first_is_drawn_only_if_eta_asks_for_it(eta: float) -> None:
-    model = _model(24, sampling_steps=6, eta=eta)
+    model = tiny_ddpm(24, sampling_steps=6, eta=eta)
     model.sample(5, used := _generator())
     expected = _generator()
     for _ in range(6 if eta else 1):  # the last step adds none
@@ -315,7 +298,7 @@ def test_noise_after_the_first_is_drawn_only_if_eta_asks_for_it(eta: float) -> N
 
 @pytest.mark.parametrize(("steps", "count"), [(24, 6), (25, 10), (24, 24), (24, 2)])
 def test_sampling_visits_as_many_times_as_asked_from_the_last_on(steps: int, count: int) -> None:
-    model, visited = _model(steps, sampling_steps=count), list[int]()
+    model, visited = tiny_ddpm(steps, sampling_steps=count), list[int]()
     model.network.register_forward_pre_hook(lambda _module, inputs: visited.append(int(inputs[1][0])))
     model.sample(2, _generator())
     assert (len(visited), visited[0]) == (count, steps)
@@ -323,7 +306,7 @@ def test_sampling_visits_as_many_times_as_asked_from_the_last_on(steps: int, cou
 
 
 def test_interpolation_begins_and_ends_at_the_very_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(50, "cosine", sampling_steps=2, eta=0.5)
+    model = tiny_ddpm(50, "cosine", sampling_steps=2, eta=0.5)
     _knows_the_gaussian(model, monkeypatch)
     a, b = _images(model, 8).chunk(2)
     walk = model.interpolate(a, b, 5)
@@ -332,7 +315,7 @@ def test_interpolation_begins_and_ends_at_the_very_images(monkeypatch: pytest.Mo
 
 
 def test_noise_of_data_is_standard_normal_if_the_network_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(100, "cosine")
+    model = tiny_ddpm(100, "cosine")
     _knows_the_gaussian(model, monkeypatch)
     noise = model.to_noise(MEAN + SPREAD * _noise(model, 2000))
     assert [noise.mean().item(), noise.std().item()] == pytest.approx([0, 1], rel=0.2, abs=0.03)
@@ -349,8 +332,8 @@ def test_great_circle_turns_evenly_and_keeps_the_length() -> None:
 
 def test_settings_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="sampling_steps 26 is more than there are steps"):
-        _model(25, sampling_steps=26)
+        tiny_ddpm(25, sampling_steps=26)
     with pytest.raises(ValueError, match="20 steps are too few for the linear schedule"):
-        _model(20)
+        tiny_ddpm(20)
     with pytest.raises(ValueError, match="6x8 pixels"):
-        _model(shape=(1, 6, 8))
+        tiny_ddpm(shape=(1, 6, 8))

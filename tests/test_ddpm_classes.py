@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from workflow.models.ddpm import Ddpm, Schedule
+from tests.tiny_models import tiny_ddpm
 from workflow.models.layers.common import draw_classes, to_unit
 
 
@@ -14,18 +14,8 @@ def _generator(seed: int = 0) -> Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def _model(steps: int, schedule: Schedule = "linear", *, sampling_steps: int | None = None) -> Ddpm:
-    """A tiny model of three classes with an untrained network, all of it in double precision."""
-    torch.manual_seed(1)
-    model = Ddpm(
-        (1, 4, 4), 17, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=1.0, channels=8,
-        dropout=0.1, classes=3,
-    )  # fmt: skip
-    return model.double().eval()
-
-
 def test_network_tells_times_and_classes_apart() -> None:
-    model = _model(100)
+    model = tiny_ddpm(100, classes=3)
     with torch.no_grad():
         embeddings = model.network.embed(torch.arange(1, 101).repeat(3), torch.arange(3).repeat_interleave(100))
         x = torch.randn(1, *model.shape, dtype=torch.float64, generator=_generator(3)).expand(3, *model.shape)
@@ -36,7 +26,7 @@ def test_network_tells_times_and_classes_apart() -> None:
 
 def test_density_of_a_model_with_classes_is_bounded_by_its_likeliest_class_on_new_noises() -> None:
     """log p(x) = log Σ p(x|y) / classes, of which each term alone is a lower bound."""
-    model = _model(22)
+    model = tiny_ddpm(22, classes=3)
     x = torch.randint(17, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator(3))
     generator = _generator(1)
     with torch.no_grad():
@@ -49,7 +39,7 @@ def test_density_of_a_model_with_classes_is_bounded_by_its_likeliest_class_on_ne
 
 def test_the_likeliest_class_is_the_one_whose_images_the_network_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that knows of each class its only image tells the noise of that image exactly."""
-    model = _model(22)
+    model = tiny_ddpm(22, classes=3)
     images = torch.tensor([0, 8, 16]).view(3, 1, 1, 1).expand(3, 1, 4, 4)
     units = to_unit(images, 17).double()
 
@@ -64,7 +54,7 @@ def test_the_likeliest_class_is_the_one_whose_images_the_network_knows(monkeypat
 
 
 def test_draws_of_p_x_are_of_classes_drawn_first() -> None:
-    model = _model(24, sampling_steps=4)
+    model = tiny_ddpm(24, sampling_steps=4, classes=3)
     first, generator = model.sample(20, _generator()), _generator()
     y = draw_classes(20, 3, generator, torch.device("cpu"))
     assert torch.equal(model.sample_given(y, generator), first)
@@ -73,7 +63,7 @@ def test_draws_of_p_x_are_of_classes_drawn_first() -> None:
 
 def test_a_trained_model_draws_the_class_it_is_asked_for() -> None:
     """Three patterns with some noise; the nearest pattern tells what was drawn."""
-    model = _model(24, "cosine", sampling_steps=8).float().train()
+    model = tiny_ddpm(24, "cosine", sampling_steps=8, classes=3).float().train()
     patterns = torch.randint(0, 2, (3, 1, 4, 4), generator=_generator(2)) * 10 + 3
     optimiser, generator = torch.optim.Adam(model.parameters(), lr=1e-2), _generator()
     for _ in range(70):

@@ -320,7 +320,7 @@ def test_training_with_classes_teaches_which_images_they_are(
     torch.manual_seed(0)
     model = PixelCNN((1, 8, 8), 17, channels=8, layers=2, dropout=0.0, stack=stack, classes=10)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    for start in range(0, 1000, 15):
+    for start in range(0, 1500, 15):
         x, y = digits[start : start + 15], digit_labels[start : start + 15]
         optimiser.zero_grad()
         model.loss(x, y, "model", _generator())["loss"].backward()
@@ -328,4 +328,4 @@ def test_training_with_classes_teaches_which_images_they_are(
     x, y = digits[1500:], digit_labels[1500:]
     with torch.no_grad():
         given = torch.stack([model.log_prob_given(x, torch.full_like(y, label)) for label in range(10)])
-    assert (given.argmax(0) == y).double().mean() > 0.3  # by chance: 0.1
+    assert (given.argmax(0) == y).double().mean() > 0.4  # by chance: 0.1

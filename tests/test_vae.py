@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from tests.tiny_models import tiny_vae
 from workflow.models import vae
 from workflow.models.layers.common import from_unit
 from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
@@ -15,34 +16,6 @@ from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_lo
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
 DECODERS: tuple[Decoder, ...] = ("categorical", "logistic")
-
-
-def _model(
-    decoder: Decoder = "categorical",
-    *,
-    latents: int = 1,
-    levels: int = 2,
-    beta: float = 1.0,
-    k: int = 4,
-    classes: int = 0,
-) -> Vae:
-    """A tiny model whose decoder listens to its latents and whose encoder knows nothing of the posterior."""
-    torch.manual_seed(1)
-    model = Vae(
-        (1, 4, 4),
-        levels,
-        latents=latents,
-        channels=2,
-        dropout=0.2,
-        beta=beta,
-        decoder=decoder,
-        importance_samples=k,
-        classes=classes,
-    )
-    with torch.no_grad():
-        for parameter in model.decode_layers.parameters():
-            parameter.mul_(3)
-    return model.eval()
 
 
 def _generator(seed: int = 0) -> torch.Generator:
@@ -63,7 +36,7 @@ def test_kl_is_the_mean_log_ratio_of_its_draws() -> None:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoder_sums_to_one_over_all_images(decoder: Decoder) -> None:
     x = torch.tensor(list(itertools.product(range(2), repeat=16)), dtype=torch.uint8).view(-1, 1, 4, 4)
-    model = _model(decoder)
+    model = tiny_vae(decoder)
     for z in (-1.5, 0.7):
         with torch.no_grad():
             log_likelihood = model.log_likelihood(x, torch.tensor([[z]]).expand(len(x), 1)).double()
@@ -109,7 +82,7 @@ def test_logistic_mode_is_the_most_probable_level() -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_decoded_image_is_the_most_probable_one(decoder: Decoder) -> None:
-    model = _model(decoder, latents=2, levels=5)
+    model = tiny_vae(decoder, latents=2, levels=5)
     z = torch.tensor([[0.5, -1.0]])
     best = model.decode(z)
     with torch.no_grad():
@@ -122,7 +95,7 @@ def test_decoded_image_is_the_most_probable_one(decoder: Decoder) -> None:
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_bound_rises_with_k_to_the_exact_likelihood(decoder: Decoder) -> None:
-    model = _model(decoder, levels=3)
+    model = tiny_vae(decoder, levels=3)
     x = torch.randint(0, 3, (4, 1, 4, 4), dtype=torch.uint8, generator=_generator(1))
     grid = torch.linspace(-7, 7, 4001).view(-1, 1)
     log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(grid).squeeze(1)
@@ -142,7 +115,7 @@ def test_bound_rises_with_k_to_the_exact_likelihood(decoder: Decoder) -> None:
 
 
 def test_bound_with_one_draw_is_the_training_objective_on_average() -> None:
-    model = _model(latents=2, k=1)
+    model = tiny_vae(latents=2, k=1)
     x = torch.randint(0, 2, (1, 1, 4, 4), dtype=torch.uint8, generator=_generator(1)).expand(50_000, 1, 4, 4)
     with torch.no_grad():
         bound = model.log_prob(x, _generator(2))
@@ -151,7 +124,7 @@ def test_bound_with_one_draw_is_the_training_objective_on_average() -> None:
 
 
 def test_chunks_do_not_change_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _model(latents=3)
+    model = tiny_vae(latents=3)
     x = torch.randint(0, 2, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     with torch.no_grad():
         whole = model.log_prob(x, _generator())
@@ -162,7 +135,7 @@ def test_chunks_do_not_change_the_bound(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_beta_weighs_the_kl_in_training_but_not_in_the_bounds(decoder: Decoder) -> None:
     x = torch.randint(0, 2, (8, 1, 4, 4), dtype=torch.uint8, generator=_generator())
-    plain, heavy = _model(decoder, beta=1.0), _model(decoder, beta=4.0)
+    plain, heavy = tiny_vae(decoder, beta=1.0), tiny_vae(decoder, beta=4.0)
     terms, plain_terms = (model.loss(x, Y, "model", _generator()) for model in (heavy, plain))
     assert terms["kl"] > 0
     torch.testing.assert_close(terms["loss"] - plain_terms["loss"], 3 * terms["kl"], rtol=1e-4, atol=1e-5)
@@ -189,7 +162,7 @@ def _gradients(plain: Vae, heavy: Vae, x: Tensor) -> dict[str, tuple[Tensor, Ten
 
 
 def test_without_classes_labels_change_nothing() -> None:
-    model = _model(latents=2)
+    model = tiny_vae(latents=2)
     x = torch.randint(0, 2, (4, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     one, other = (model.loss(x, torch.full((4,), y), "model", _generator())["loss"] for y in (0, 7))
     assert torch.equal(one, other)
@@ -197,7 +170,7 @@ def test_without_classes_labels_change_nothing() -> None:
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_interpolation_starts_and_ends_at_the_reconstructions(classes: int) -> None:
-    model = _model(latents=2, levels=17, classes=classes)
+    model = tiny_vae(latents=2, levels=17, classes=classes)
     a, b = torch.randint(0, 17, (2, 3, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     walk = model.interpolate(a, b, 5)
     assert torch.equal(walk[:, 0], model.reconstruct(a))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.tiny_models import tiny_vae
 from workflow.images import ImageSet
 from workflow.models.vae import Decoder, Vae, logistic_log_prob
 from workflow.params import Train
@@ -15,19 +16,6 @@ CLASSES = 3
 DECODERS: tuple[Decoder, ...] = ("categorical", "logistic")
 
 
-def _model(decoder: Decoder = "categorical", *, latents: int = 1, levels: int = 2, k: int = 4) -> Vae:
-    """A tiny model whose decoder listens to its latents and to the class."""
-    torch.manual_seed(1)
-    model = Vae(
-        (1, 4, 4), levels, latents=latents, channels=2, dropout=0.2, beta=1.0, decoder=decoder, importance_samples=k,
-        classes=CLASSES,
-    )  # fmt: skip
-    with torch.no_grad():
-        for parameter in model.decode_layers.parameters():
-            parameter.mul_(3)
-    return model.eval()
-
-
 def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
@@ -35,7 +23,7 @@ def _generator(seed: int = 0) -> torch.Generator:
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_density_of_each_class_sums_to_one_and_the_marginal_is_their_mean(decoder: Decoder) -> None:
     """All 65,536 binary images of 4x4, the latent integrated on a grid; the bound is below and close."""
-    model = _model(decoder, k=256)
+    model = tiny_vae(decoder, k=256, classes=CLASSES)
     x = ((torch.arange(2**16)[:, None] >> torch.arange(16)) & 1).to(torch.uint8).view(-1, 1, 4, 4)
     grid = torch.linspace(-6, 6, 61).view(-1, 1)
     weight = torch.distributions.Normal(0.0, 1.0).log_prob(grid).squeeze(1) + math.log(12 / 60)
@@ -66,7 +54,7 @@ def _ink(model: Vae, grid: Tensor, y: int) -> Tensor:
 
 
 def test_marginal_bound_is_the_log_mean_of_the_classes_bounds_from_the_same_draws() -> None:
-    model = _model(latents=2)
+    model = tiny_vae(latents=2, classes=CLASSES)
     x = torch.randint(0, 2, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     with torch.no_grad():
         mean, log_variance = model.posterior(x)
@@ -85,7 +73,7 @@ def test_marginal_bound_is_the_log_mean_of_the_classes_bounds_from_the_same_draw
 
 
 def test_reconstruction_takes_the_class_that_explains_the_image_best() -> None:
-    model = _model("logistic", latents=2, levels=5)
+    model = tiny_vae("logistic", latents=2, levels=5, classes=CLASSES)
     x = torch.randint(0, 5, (20, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     code, chosen = model.likeliest_code(x), set()
     with torch.no_grad():
