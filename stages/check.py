@@ -4,7 +4,7 @@ from pathlib import Path
 
 from workflow import params
 from workflow.compute import prepare_torch
-from workflow.errors import one_line
+from workflow.errors import BakeoffError, one_line
 from workflow.files import write_json
 from workflow.models.registry import check_entries
 
@@ -12,6 +12,8 @@ from workflow.models.registry import check_entries
 def check() -> None:
     """Raise BakeoffError for the first parameter that is wrong, or that this machine cannot give."""
     settings = params.load()
+    if not settings.data.root.is_dir():
+        raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
     check_entries(settings)
     prepare_torch(settings.compute)
 

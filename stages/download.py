@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from workflow import datasets, params
+from workflow import params
+from workflow.datasets import catalogue
 from workflow.errors import one_line
 
 if __name__ == "__main__":
     with one_line():
-        name = params.load().data.name
-        datasets.download(name, Path("data/raw") / name)
+        settings = params.load().data
+        catalogue.download(settings, Path("data/raw") / settings.name)

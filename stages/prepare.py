@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from workflow import datasets, params
+from workflow import params
+from workflow.datasets import catalogue
 from workflow.errors import one_line
 from workflow.images import PREPARED, write_prepared
 
 if __name__ == "__main__":
     with one_line():
         settings = params.load().data
-        sets, about = datasets.prepare(settings, Path("data/raw") / settings.name)
+        sets, about = catalogue.prepare(settings, Path("data/raw") / settings.name)
         write_prepared(PREPARED, sets, **about)

@@ -1,22 +1,32 @@
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from workflow.datasets import download, prepare
-from workflow.images import ImageSet, read_card, read_split, write_prepared, write_tensors
+from workflow.datasets import catalogue, embedded
+from workflow.datasets.catalogue import download
+from workflow.datasets.splits import write_raw
+from workflow.images import SPLITS, ImageSet, read_card, read_split, write_prepared
 from workflow.metrics.modes import nearest_mode
-from workflow.params import Data
+from workflow.params import Embedded
 
-SETTINGS = Data(name="digits", valid=0.1, test=0.2, seed=0)
+SETTINGS = Embedded(name="digits", root=Path(), valid=0.1, test=0.2, seed=0)
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
-    download("digits", folder)
+    download(SETTINGS, folder)
     return folder
+
+
+def prepare(settings: Embedded, raw: Path) -> tuple[dict[str, ImageSet], dict[str, Any]]:
+    """The splits as they stand in their files."""
+    sets, about = catalogue.prepare(settings, raw)
+    write_prepared(raw / "prepared", sets, **about)
+    return {split: read_split(split, raw / "prepared") for split in SPLITS}, about
 
 
 def _rows(images: ImageSet) -> set[bytes]:
@@ -57,7 +67,7 @@ def test_the_seed_decides(raw: Path) -> None:
 
 def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
     images = torch.randint(0, 17, (100, 1, 4, 4), dtype=torch.uint8).repeat(3, 1, 1, 1)
-    write_tensors(tmp_path / "images.safetensors", {"images": images, "labels": torch.arange(300) % 100 % 2})
+    write_raw(tmp_path, ImageSet(images, torch.arange(300) % 100 % 2), **embedded.DIGITS)
     sets, _ = prepare(SETTINGS, tmp_path)
     assert not _rows(sets["train"]) & (_rows(sets["test"]) | _rows(sets["valid"]))
     assert sum(len(s) for s in sets.values()) == 300
@@ -65,11 +75,12 @@ def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
 
 def test_prepared_files_repeat_to_the_byte(raw: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        sets, about = prepare(SETTINGS, raw)
+        sets, about = catalogue.prepare(SETTINGS, raw)
         write_prepared(tmp_path / name, sets, **about)
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
-    assert torch.equal(read_split("train", tmp_path / "one").labels, sets["train"].labels)
+    whole = next(iter(sets["train"].pieces()))
+    assert torch.equal(read_split("train", tmp_path / "one").images, whole.images)
 
 
 STACKED = SETTINGS.model_copy(update={"name": "stacked_digits"})
@@ -99,8 +110,8 @@ def test_stacked_digits_have_a_thousand_modes_about_equally_often(raw: Path) -> 
 
 @pytest.mark.parametrize(("name", "modes", "std"), [("ring", 8, 0.02), ("grid", 25, 0.05)])
 def test_points_are_those_of_the_papers_mixture(tmp_path: Path, name: str, modes: int, std: float) -> None:
-    download(name, tmp_path)
     settings = SETTINGS.model_copy(update={"name": name})
+    download(settings, tmp_path)
     sets, about = prepare(settings, tmp_path)
     width = {"ring": 5.0, "grid": 10.0}[name] / 255
     centres = torch.tensor(about["mixture"]["centres"]) * width - width * 127.5
@@ -124,17 +135,17 @@ def test_points_are_those_of_the_papers_mixture(tmp_path: Path, name: str, modes
 
 
 def test_points_repeat_and_the_splits_differ(tmp_path: Path) -> None:
-    download("ring", tmp_path)
     settings = SETTINGS.model_copy(update={"name": "ring"})
+    download(settings, tmp_path)
     first, again = prepare(settings, tmp_path)[0], prepare(settings, tmp_path)[0]
     assert all(torch.equal(first[split].images, again[split].images) for split in first)
     assert not torch.equal(first["test"].images[:2000], first["valid"].images[:2000])
 
 
 def test_the_card_of_points_survives_its_file(tmp_path: Path) -> None:
-    download("grid", tmp_path)
-    sets, about = prepare(SETTINGS.model_copy(update={"name": "grid"}), tmp_path)
-    write_prepared(tmp_path / "prepared", sets, **about)
+    settings = SETTINGS.model_copy(update={"name": "grid"})
+    download(settings, tmp_path)
+    prepare(settings, tmp_path)
     card = read_card(tmp_path / "prepared")
     assert card.mixture is not None
     assert (len(card.mixture.centres), card.shape, card.levels) == (25, (1, 1, 2), 256)

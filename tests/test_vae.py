@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.tiny_models import tiny_vae
 from workflow.models import vae
 from workflow.models.layers.common import from_unit
-from workflow.models.vae import Decoder, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
+from workflow.models.vae import Decoder, Kind, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
@@ -33,10 +33,11 @@ def test_kl_is_the_mean_log_ratio_of_its_draws() -> None:
     assert kl[1] == 0
 
 
+@pytest.mark.parametrize("network", ["convolutional", "dense"])
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_decoder_sums_to_one_over_all_images(decoder: Decoder) -> None:
+def test_decoder_sums_to_one_over_all_images(decoder: Decoder, network: Kind) -> None:
     x = torch.tensor(list(itertools.product(range(2), repeat=16)), dtype=torch.uint8).view(-1, 1, 4, 4)
-    model = tiny_vae(decoder)
+    model = tiny_vae(decoder, network=network)
     for z in (-1.5, 0.7):
         with torch.no_grad():
             log_likelihood = model.log_likelihood(x, torch.tensor([[z]]).expand(len(x), 1)).double()
@@ -123,6 +124,23 @@ def test_bound_with_one_draw_is_the_training_objective_on_average() -> None:
     assert abs(bound.mean() + loss) < 6 * bound.std() / math.sqrt(len(x))
 
 
+def test_several_training_samples_make_it_maximise_the_importance_weighted_bound() -> None:
+    x = torch.randint(0, 2, (6, 1, 4, 4), dtype=torch.uint8, generator=_generator(1))
+    model = tiny_vae(latents=2, k=5, training_samples=5)
+    loss = model.loss(x, Y, "model", _generator(2))["loss"]
+    torch.testing.assert_close(loss, -model.log_prob(x, _generator(2)).mean())
+    assert torch.equal(model.validate(x, Y, _generator(2))["loss"], loss)
+    # The gradient by its own formula: each draw's, weighted by its share of the sum (Burda et al. 2016, eq. 14).
+    weight = model.get_parameter("encode_layers.8.weight")
+    (gradient,) = torch.autograd.grad(loss, weight)
+    log_ratio, z = model._draw(x, 5, _generator(2))
+    terms = torch.stack([model.log_likelihood(x, draw) for draw in z]) + log_ratio
+    weighted = -(terms.softmax(0).detach() * terms).sum(0).mean()
+    (expected,) = torch.autograd.grad(weighted, weight)
+    torch.testing.assert_close(gradient, expected)
+    assert gradient.abs().max() > 0
+
+
 def test_chunks_do_not_change_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_vae(latents=3)
     x = torch.randint(0, 2, (5, 1, 4, 4), dtype=torch.uint8, generator=_generator())
@@ -175,6 +193,14 @@ def test_interpolation_starts_and_ends_at_the_reconstructions(classes: int) -> N
     walk = model.interpolate(a, b, 5)
     assert torch.equal(walk[:, 0], model.reconstruct(a))
     assert torch.equal(walk[:, -1], model.reconstruct(b))
+
+
+def test_dense_layers_take_images_of_any_size() -> None:
+    model = Vae(
+        (1, 3, 5), 2, latents=2, channels=6, dropout=0, beta=1, decoder="categorical", importance_samples=2,
+        network="dense",
+    )  # fmt: skip
+    assert model.sample(4, _generator()).shape == (4, 1, 3, 5)
 
 
 def test_sizes_that_cannot_be_halved_twice_are_refused() -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from workflow.models.ddpm import Ddpm, Schedule
-from workflow.models.vae import Decoder, Vae
+from workflow.models.vae import Decoder, Kind, Vae
 
 
 def tiny_vae(
@@ -14,12 +14,14 @@ def tiny_vae(
     beta: float = 1.0,
     k: int = 4,
     classes: int = 0,
+    network: Kind = "convolutional",
+    training_samples: int = 1,
 ) -> Vae:
     """A model whose decoder listens to its latents and to the class, and whose encoder knows nothing of either."""
     torch.manual_seed(1)
     model = Vae(
         (1, 4, 4), levels, latents=latents, channels=2, dropout=0.2, beta=beta, decoder=decoder, importance_samples=k,
-        classes=classes,
+        classes=classes, network=network, training_samples=training_samples,
     )  # fmt: skip
     with torch.no_grad():
         for parameter in model.decode_layers.parameters():

@@ -1,19 +1,22 @@
 """Image sets on disk and in memory."""
 
 import io
+import itertools
+import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from workflow.errors import BakeoffError
-from workflow.files import read_json, sha256, write_bytes, write_json
+from workflow.files import read_json, replacing, sha256, write_bytes, write_json
 
 PREPARED = Path("data/prepared")
 POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
@@ -38,9 +41,23 @@ class ImageSet:
         """The same on another device."""
         return ImageSet(self.images.to(device), self.labels.to(device))
 
+    def pieces(self) -> Iterator["ImageSet"]:
+        """All of it, at once; with `__len__` what `write_images` asks for."""
+        yield self
+
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in batches of up to `size`, in order."""
         return zip(self.images.split(size), self.labels.split(size), strict=True)
+
+
+class Pieces(Protocol):
+    """Images that come a piece at a time, so that they need not be in memory together."""
+
+    def __len__(self) -> int:
+        """Number of images in all pieces."""
+
+    def pieces(self) -> Iterator[ImageSet]:
+        """The images, in order."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +72,8 @@ class Mixture:
 class Card:
     """What `data/prepared/card.json` says of the prepared data.
 
+    classes: their names; empty if none are known, then all labels are 0. files: what became of the user's own files.
+    leaks: number of test images that stand among the training or validation images too.
     channelwise: each channel is a picture with a class of its own; that of the whole is the number that they spell.
     mixture: of data that are points, stored as images of two pixels.
     """
@@ -68,6 +87,8 @@ class Card:
     counts: dict[str, int]
     sha256: dict[str, str]
     split: str
+    leaks: int = 0
+    files: dict[str, int] = field(default_factory=dict)
     channelwise: bool = False
     mixture: Mixture | None = None
 
@@ -84,7 +105,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") ->
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read what `write_tensors` wrote: the tensors, on the CPU, and the metadata.
+    """Read what `write_tensors` wrote: the tensors, on the CPU, in the file's memory map, and the metadata.
 
     Raises BakeoffError, naming the file, if it is missing or damaged.
     """
@@ -100,10 +121,41 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         raise BakeoffError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
 
 
-def write_prepared(folder: Path, sets: dict[str, ImageSet], **about: Any) -> None:
+def write_images(path: Path, images: Pieces) -> None:
+    """Write images and labels piece by piece, atomically: the bytes that `write_tensors` would write of the whole."""
+    pieces, count = images.pieces(), len(images)
+    first = next(pieces)
+    shape = (count, *first.images.shape[1:])
+    ends = (8 * count, 8 * count + math.prod(shape))
+    header = json.dumps(
+        {
+            "__metadata__": {"bakeoff": ""},
+            "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, ends[0]]},
+            "images": {"dtype": "U8", "shape": shape, "data_offsets": ends},
+        },
+        separators=(",", ":"),
+    ).encode()
+    header += b" " * (-len(header) % 8)  # the format's layout: the header's length, the header, the tensors
+    start = 8 + len(header)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            file.truncate(start + ends[1])
+        labels = np.memmap(temporary, "<i8", "r+", start, (count,))
+        pixels = np.memmap(temporary, np.uint8, "r+", start + ends[0], shape)
+        done = 0
+        for piece in itertools.chain([first], pieces):
+            labels[done : done + len(piece)] = piece.labels.numpy()
+            pixels[done : done + len(piece)] = piece.images.numpy()
+            done += len(piece)
+        labels.flush()
+        pixels.flush()
+
+
+def write_prepared(folder: Path, sets: Mapping[str, Pieces], **about: Any) -> None:
     """Write the three splits and their `card.json`; `about` gives the card's fields but counts and hashes."""
     for split in SPLITS:
-        write_tensors(folder / f"{split}.safetensors", {"images": sets[split].images, "labels": sets[split].labels})
+        write_images(folder / f"{split}.safetensors", sets[split])
     write_json(
         folder / "card.json",
         {

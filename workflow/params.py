@@ -1,12 +1,12 @@
 """`params.yaml`: its schema and the one function that loads it.
 
 Every number of the project stands in that file, so nothing here has a default that a result depends on, but for
-the options of training that are off unless asked for.
+options that are off unless asked for, and the split of a user's own pictures.
 """
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,6 +19,13 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Place = Annotated[Path, Field(strict=False)]
+
+
+def _below_one(data: Any) -> Any:
+    if data.valid + data.test >= 1:
+        raise ValueError("valid + test must be below 1")
+    return data
 
 
 class Section(BaseModel):
@@ -27,19 +34,55 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Data(Section):
-    """Which images, and how they are split."""
+class Embedded(Section):
+    """Data that need no network. root: see Published; it holds nothing of these."""
 
     name: Literal["digits", "stacked_digits", "ring", "grid"]
+    root: Place
     valid: Share
     test: Share
     seed: Seed
 
+    _something_left_to_train_on = model_validator(mode="after")(_below_one)
+
+
+class Published(Section):
+    """Data sets that are fetched, with the test images of their authors.
+
+    root: the folder where fetched files are kept and looked for. limit: at most so many images in each split. draws: of
+    each training image, if the binarisation is stochastic.
+    """
+
+    name: Literal["mnist", "stacked_mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"]
+    root: Place
+    valid: Share
+    seed: Seed
+    limit: Annotated[int, Field(ge=10)] | None = None
+    binarise: Literal["none", "threshold", "stochastic"] = "none"
+    draws: Count = 1
+    test: ClassVar[None] = None
+
     @model_validator(mode="after")
-    def _something_left_to_train_on(self) -> "Data":
-        if self.valid + self.test >= 1:
-            raise ValueError("valid + test must be below 1")
+    def _draws_that_differ(self) -> "Published":
+        if self.draws > 1 and self.binarise != "stochastic":
+            raise ValueError("draws: more than 1 are all the same without binarise: stochastic")
+        if self.binarise != "none" and self.name == "stacked_mnist":
+            raise ValueError("binarise: not for stacked_mnist")
         return self
+
+
+class Folder(Section):
+    """A user's own pictures: those under `root`, cut to squares of `size` pixels."""
+
+    name: Literal["folder"]
+    root: Place
+    size: Annotated[int, Field(ge=4, le=1024)]
+    grey: bool = False
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: Seed = 0
+
+    _something_left_to_train_on = model_validator(mode="after")(_below_one)
 
 
 class Compute(Section):
@@ -124,7 +167,7 @@ def _distinct(seeds: list[int]) -> list[int]:
 class Params(Section):
     """The whole file."""
 
-    data: Data
+    data: Annotated[Embedded | Published | Folder, Field(discriminator="name")]
     compute: Compute
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     extractor: Extractor
@@ -156,9 +199,15 @@ def explain(error: ValidationError, where: str, known: list[str] | None = None) 
     Of a misspelt key, which is unknown while the right one is missing, the line names what stands in the file.
     """
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    parts = (where, *(str(part).encode("unicode_escape").decode() for part in first["loc"] if part != "[key]"))
-    path = ".".join(filter(None, parts)) or "the file"
-    if first["type"] == "missing":
+    location = [str(part) for part in first["loc"] if part != "[key]"]
+    if first["type"].startswith("union_tag"):  # which keys there are depends on one, which is wrong or missing
+        location.append("name")
+    elif location[:1] == ["data"]:
+        del location[1:2]  # pydantic puts the data set's name there
+    path = ".".join(filter(None, (where, *(part.encode("unicode_escape").decode() for part in location)))) or "the file"
+    if first["type"] == "union_tag_invalid":
+        return f"{path}: {first['ctx']['tag']!r}: should be one of {first['ctx']['expected_tags']}"
+    if first["type"] in ("missing", "union_tag_not_found"):
         return f"{path}: missing; add it (presets/smoke.yaml is an example of a whole file)"
     if first["type"] == "extra_forbidden":
         keys = known if known is not None else _known_keys(first["loc"][:-1])
@@ -173,11 +222,14 @@ def _readable(message: str) -> str:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    if location[:1] == ("models",):
+        return list(Train.model_fields)  # an entry itself takes any key: the registry knows which
+    if location[:1] == ("data",):
+        kinds: tuple[type[BaseModel], ...] = (Embedded, Published, Folder)
+        return next(list(k.model_fields) for k in kinds if location[1] in get_args(k.model_fields["name"].annotation))
     section: type[BaseModel] = Params
     for part in location:
-        annotation = section.model_fields[str(part)].annotation if str(part) in section.model_fields else None
-        if location[0] == "models":
-            return list(Train.model_fields)  # an entry itself takes any key: the registry knows which
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        section = annotation
     return list(section.model_fields)

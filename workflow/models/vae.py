@@ -21,17 +21,22 @@ from workflow.models.layers.common import (
 )
 
 Decoder = Literal["categorical", "logistic"]
+Kind = Literal["convolutional", "dense"]
 ROWS = 2**22  # numbers in the largest tensor of a chunk of `log_prob`: 16 MiB
 
 
 class Vae(Model):
-    """A convolutional encoder to a Gaussian over latents, and a decoder to independent discrete pixels.
+    """An encoder to a Gaussian over latents, and a decoder to independent discrete pixels.
 
     latents: their number. channels: of the convolutions at full size; twice as many at half and quarter size.
+    network: "dense" has two hidden layers of `channels` tanh features each way instead, as in Burda et al. 2016, for
+    images of any size.
     dropout: on encoder and decoder, while training. beta: weight of the KL term (Higgins et al. 2017; 1 is the VAE).
     decoder: p(x|z) of a pixel: a probability for each level, or a discretised logistic (Salimans et al. 2017,
     PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers instead of `levels`.
-    importance_samples: K of the bound in `log_prob`. classes: if not 0, it is p(x|y): the decoder is given the class
+    importance_samples: K of the bound in `log_prob`. training_samples: K of the bound that it is trained on; with more
+    than 1 it is the importance weighted autoencoder, IWAE (Burda et al. 2016), with beta on the log-ratio of prior and
+    posterior. classes: if not 0, it is p(x|y): the decoder is given the class
     beside the latents (Kingma et al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). The encoder
     is not, in contrast to that model: as q(z|x) it serves images of which no class is known, and the bound is one for
     any q. A code, below, is a latent and, if there are classes, how much of each: (N, latents + classes).
@@ -63,34 +68,17 @@ class Vae(Model):
         decoder: Decoder,
         importance_samples: Annotated[int, Field(ge=1)],
         classes: Annotated[int, Field(ge=0)] = 0,
+        network: Kind = "convolutional",
+        training_samples: Annotated[int, Field(ge=1)] = 1,
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.channels, self.beta = latents, channels, beta
         self.decoder, self.importance_samples, self.classes = decoder, importance_samples, classes
+        self.training_samples = training_samples
         self.outputs = levels if decoder == "categorical" else 2  # numbers that describe a pixel's distribution
-        colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
-        self.encode_layers = nn.Sequential(
-            nn.Conv2d(colours, channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(wide * height * width, 2 * latents),
-        )
-        self.decode_layers = nn.Sequential(
-            nn.Linear(latents + classes, wide * height * width),
-            nn.SiLU(),
-            nn.Dropout(dropout),
-            nn.Unflatten(1, (wide, height, width)),
-            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, self.outputs * colours, 3, padding=1),
-            nn.Unflatten(1, (self.outputs, colours)),
+        build = _convolutional if network == "convolutional" else _dense
+        self.encode_layers, self.decode_layers = build(
+            shape, channels, dropout, inputs=latents + classes, outputs=self.outputs, latents=latents
         )
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,12 +98,19 @@ class Vae(Model):
         return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image."""
+        """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image.
+
+        With several training samples the importance-weighted bound from as many z instead.
+        """
+        if self.training_samples > 1:
+            return self._weighted_bound(x, y, generator, self.beta)
         return self._negative_bound(x, y, generator, self.beta)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """The same with beta 1: a bound of the likelihood whatever beta is, so checkpoints and runs can be compared."""
+        if self.training_samples > 1:
+            return self._weighted_bound(x, y, generator, 1.0)
         return self._negative_bound(x, y, generator, 1.0)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
@@ -123,11 +118,7 @@ class Vae(Model):
 
         With classes that of the mean of p(x|y) over them, from the same draws for each.
         """
-        mean, log_variance = self.posterior(x)
-        size = (self.importance_samples, *mean.shape)
-        noise = torch.randn(size, generator=generator, device=x.device)
-        z = mean + (log_variance / 2).exp() * noise
-        log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(2)  # log p(z) - log q(z|x), (K, N)
+        log_ratio, z = self._draw(x, self.importance_samples, generator)
 
         def given(y: Tensor) -> Tensor:
             return log_mean_exp(self._log_likelihoods(x, z, y) + log_ratio)
@@ -194,13 +185,69 @@ class Vae(Model):
         kl = kl_to_standard_normal(mean, log_variance).mean()
         return {"loss": reconstruction + beta * kl, "reconstruction": reconstruction, "kl": kl}
 
+    def _weighted_bound(self, x: Tensor, y: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
+        log_ratio, z = self._draw(x, self.training_samples, generator)
+        return {"loss": -log_mean_exp(self._log_likelihoods(x, z, y) + beta * log_ratio).mean()}
+
+    def _draw(self, x: Tensor, samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """K latents of each image from q(z|x), (K, N, latents), and log p(z) - log q(z|x) of each, (K, N)."""
+        mean, log_variance = self.posterior(x)
+        noise = torch.randn((samples, *mean.shape), generator=generator, device=x.device)
+        z = mean + (log_variance / 2).exp() * noise
+        return 0.5 * (noise.square() + log_variance - z.square()).sum(2), z
+
     def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """log p(x|z, y) of each of K latents z of each image, (K, N), in chunks. x, y: of the images, z: (K, N, d)."""
         rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
         image = torch.arange(len(x), device=x.device).repeat(len(z))
         chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
-        parts = [self.log_likelihood(x[i], self.code(z_i, y[i])) for z_i, i in chunks]
+        parts = [self.log_likelihood(x[i], self.code(z_i, y[i] if self.classes else y)) for z_i, i in chunks]
         return torch.cat(parts).view(z.shape[:2])
+
+
+def _convolutional(
+    shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers of encoder and decoder, which halve the image twice and double it twice."""
+    colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
+    encoder = nn.Sequential(
+        nn.Conv2d(colours, channels, 3, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(channels, wide, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(wide, wide, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(wide * height * width, 2 * latents),
+    )
+    decoder = nn.Sequential(
+        nn.Linear(inputs, wide * height * width),
+        nn.SiLU(),
+        nn.Dropout(dropout),
+        nn.Unflatten(1, (wide, height, width)),
+        nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
+        nn.SiLU(),
+        nn.Conv2d(channels, outputs * colours, 3, padding=1),
+        nn.Unflatten(1, (outputs, colours)),
+    )
+    return encoder, decoder
+
+
+def _dense(
+    shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers of encoder and decoder: two of `channels` tanh features, and a linear one."""
+
+    def layers(first: int, last: int) -> list[nn.Module]:
+        tanh = [nn.Linear(first, channels), nn.Tanh(), nn.Linear(channels, channels), nn.Tanh()]
+        return [*tanh, nn.Dropout(dropout), nn.Linear(channels, last)]
+
+    d = math.prod(shape)
+    encoder = nn.Sequential(nn.Flatten(), *layers(d, 2 * latents))
+    return encoder, nn.Sequential(*layers(inputs, outputs * d), nn.Unflatten(1, (outputs, *shape)))
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:

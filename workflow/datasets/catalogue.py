@@ -1,0 +1,28 @@
+"""From the settings of a data set to what fetches it and what splits it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workflow.datasets import embedded, folder, published, splits
+from workflow.images import Pieces
+from workflow.params import Embedded, Folder, Published
+
+
+def download(settings: Embedded | Published | Folder, raw: Path) -> None:
+    """Fetch the data set as it comes into the folder `raw`; raises BakeoffError if that cannot be done."""
+    if isinstance(settings, Folder):
+        folder.read_pictures(settings, raw)
+    elif isinstance(settings, Published):
+        published.download(settings.name, settings.root, raw)
+    elif settings.name in embedded.MIXTURES:
+        embedded.download_mixture(settings.name, raw)
+    else:
+        embedded.download_digits(raw)
+
+
+def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, Any]]:
+    """The three splits of what `download` fetched, and what the card says of them."""
+    if isinstance(settings, Embedded) and settings.name in embedded.MIXTURES:
+        return embedded.prepare_mixture(settings, raw)
+    return splits.prepare(settings, raw)

@@ -1,0 +1,187 @@
+"""From the images of a data set as it came to the three splits that every family sees.
+
+Images stay in the memory map of the file that they came in, and go from there to the splits' files piece by piece, so
+a million pictures need no more memory than a thousand.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from workflow.errors import BakeoffError
+from workflow.files import read_json, write_json
+from workflow.images import SPLITS, ImageSet, Pieces, read_tensors, write_images
+from workflow.params import Embedded, Folder, Published
+
+PIECE = 4096  # images in memory at once
+STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
+FEW_BYTES = 2**20  # of pixels that are compared as they are
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
+    """Write a data set as it came into `folder`: `images.safetensors`, and `about.json` with what is known of it.
+
+    about: source, licence, levels, classes; `given`, if the set comes with splits: the number of images in each, in
+    the order in which they stand in the file.
+    """
+    write_images(folder / "images.safetensors", images)
+    write_json(folder / "about.json", about)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images of a set in a chosen order.
+
+    indices: (n,), or (n, 3) for pictures of which each channel is an image of the set. binarise: how to make each pixel
+    black or white: if it is brighter than half ("threshold"), or with its brightness as the probability of white
+    ("stochastic": Salakhutdinov & Murray 2008).
+    """
+
+    images: ImageSet
+    indices: Indices
+    binarise: str = "none"
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pieces(self) -> Iterator[ImageSet]:
+        """The images in their order, a few thousand at a time."""
+        rng = np.random.default_rng(self.seed)
+        for start in range(0, len(self), PIECE):
+            chosen = torch.from_numpy(self.indices[start : start + PIECE])
+            x, y = self.images.images[chosen], self.images.labels[chosen]
+            if chosen.ndim == 2:  # the label is the number that the channels spell, the first one leading
+                x, y = x.squeeze(2), y @ torch.tensor([100, 10, 1])
+            if self.binarise == "threshold":
+                x = (x > 127).to(torch.uint8)
+            elif self.binarise == "stochastic":
+                x = torch.from_numpy(rng.random(x.shape, np.float32) * 255 < x.numpy()).to(torch.uint8)
+            yield ImageSet(x, y)
+
+
+def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
+    """The splits of what `write_raw` wrote, and what the card says of them.
+
+    Splits that the set comes with are kept. What is missing of them is split off, each class by itself, so that all
+    splits have the same mixture; images that occur twice go to the same split, so that none of the test images has been
+    trained on. Raises BakeoffError if a split would be empty.
+    """
+    tensors, _ = read_tensors(raw / "images.safetensors")
+    everything, about = ImageSet(tensors["images"], tensors["labels"]), read_json(raw / "about.json")
+    given: dict[str, int] = about.pop("given", {})
+    rng = np.random.default_rng(settings.seed)
+    shares = {"test": settings.test, "valid": settings.valid} if settings.test else {"valid": settings.valid}
+    where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
+    _split_off({split: share for split, share in shares.items() if split not in given}, where, everything, rng)
+    places = {split: np.flatnonzero(where == split) for split in SPLITS}
+    for split, indices in places.items():
+        if not len(indices):
+            raise BakeoffError(
+                f"data: no image would be left for the {split} split of {len(everything)}; add images or change data"
+            )
+    about |= {
+        "name": settings.name,
+        "shape": list(everything.images.shape[1:]),
+        "split": _how([split for split in SPLITS if split in given], settings.seed),
+        "leaks": _leaks(everything, places),
+    }
+    if settings.name in ("stacked_digits", "stacked_mnist"):
+        return _stack(everything, places, settings, rng), _about_stacked(about)
+    if isinstance(settings, Published):
+        return _published(everything, places, settings, rng), _about_published(about, settings)
+    return {split: Chosen(everything, indices) for split, indices in places.items()}, about
+
+
+def _split_off(shares: dict[str, float], where: Any, everything: ImageSet, rng: np.random.Generator) -> None:
+    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`."""
+    mine = np.flatnonzero(where == "train")
+    labels = everything.labels.numpy()[mine]
+    # One group for equal images, numbered in the order of their pixels.
+    _, first, group = np.unique(_rows(everything)[mine], axis=0, return_index=True, return_inverse=True)
+    for label in np.unique(labels[first]):
+        groups = rng.permutation(np.flatnonzero(labels[first] == label))
+        start = 0
+        for split, share in shares.items():
+            count = round(share * len(groups))
+            where[mine[np.isin(group, groups[start : start + count])]] = split
+            start += count
+
+
+def _rows(images: ImageSet) -> np.ndarray[Any, Any]:
+    """What tells images apart, a row an image: the pixels, or where they are many, a hash of them."""
+    pixels = images.images.flatten(1).numpy()
+    if pixels.nbytes <= FEW_BYTES:
+        return pixels
+    digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in pixels)
+    return np.frombuffer(digests, np.uint64).reshape(len(pixels), 2)
+
+
+def _leaks(images: ImageSet, places: dict[str, Indices]) -> int:
+    """Number of test images that stand among the training or validation images too, to the last pixel."""
+    rows = _rows(images)
+    known = {rows[i].tobytes() for split in ("train", "valid") for i in places[split]}
+    return sum(rows[i].tobytes() in known for i in places["test"])
+
+
+def _how(given: list[str], seed: int) -> str:
+    """How the set was split, for the card."""
+    if len(given) == len(SPLITS):
+        return "as the set comes"
+    rest = f"by class, equal images together, seed {seed}"
+    return f"{' and '.join(given)} as the set comes, the rest {rest}" if given else rest
+
+
+def _published(
+    images: ImageSet, places: dict[str, Indices], settings: Published, rng: np.random.Generator
+) -> dict[str, Chosen]:
+    """At most `limit` images of each split, black and white if asked for."""
+    splits = {}
+    for number, split in enumerate(SPLITS):
+        indices = places[split]
+        if settings.limit and len(indices) > settings.limit:
+            indices = np.sort(rng.choice(indices, settings.limit, replace=False))
+        if split == "train":
+            indices = np.tile(indices, settings.draws)
+        splits[split] = Chosen(images, indices, settings.binarise, 3 * settings.seed + number)
+    return splits
+
+
+def _about_published(about: dict[str, Any], settings: Published) -> dict[str, Any]:
+    if settings.binarise == "none":
+        return about
+    draws = f", each training image drawn {settings.draws} times" if settings.draws > 1 else ""
+    return {**about, "name": f"{settings.name}, {settings.binarise} binarisation{draws}", "levels": 2}
+
+
+def _stack(
+    images: ImageSet, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
+) -> dict[str, Chosen]:
+    """Pictures of three digits of the same split, drawn at random, one a colour channel: a thousand known modes.
+
+    The label is the number that they spell, red first. After Metz et al. 2017, section 3.3.1, and Che et al. 2017.
+    """
+    sizes = {split: len(indices) for split, indices in places.items()}
+    if isinstance(settings, Embedded):  # so few that each has to stand in many pictures
+        shares = {"test": settings.test, "valid": settings.valid, "train": 1 - settings.test - settings.valid}
+        sizes = {split: round(share * STACKED_DIGITS) for split, share in shares.items()}
+    return {
+        split: Chosen(images, indices[rng.integers(len(indices), size=(sizes[split], 3))])
+        for split, indices in places.items()
+    }
+
+
+def _about_stacked(digits: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **digits,
+        "shape": [3, *digits["shape"][1:]],
+        "classes": [f"{number:03d}" for number in range(1000)],
+        "split": f"digits split {digits['split']}; three of the same split drawn at random for each picture",
+        "channelwise": True,
+    }
