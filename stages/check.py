@@ -4,6 +4,7 @@ from pathlib import Path
 
 from workflow import params
 from workflow.compute import prepare_torch
+from workflow.datasets.folder import check_names
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_json
 from workflow.models.registry import check_entries
@@ -14,6 +15,8 @@ def check() -> None:
     settings = params.load()
     if not settings.data.root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
+    if isinstance(settings.data, params.Folder):
+        check_names(settings.data.root)
     check_entries(settings)
     prepare_torch(settings.compute)
 

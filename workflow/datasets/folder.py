@@ -38,6 +38,17 @@ class _LeftOutError(Exception):
     """Why a file is not used, in the words of the card."""
 
 
+def check_names(root: Path) -> None:
+    """Raise BakeoffError for what DVC, which takes a checksum of the folder, could not get past."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if not path.exists():
+                raise BakeoffError(f"data.root: {path}: a link to nothing; remove it")
+            if not str(path).isprintable():
+                raise BakeoffError(f"data.root: {str(path)!a}: a name that is not plain text; rename it")
+
+
 def read_pictures(settings: Folder, raw: Path) -> None:
     """Write the pictures under `settings.root`, cut to squares of `size` pixels, into the folder `raw`.
 

@@ -18,7 +18,7 @@ from workflow.files import read_json, write_json
 from workflow.images import SPLITS, ImageSet, Pieces, read_tensors, write_images
 from workflow.params import Embedded, Folder, Published
 
-PIECE = 4096  # images in memory at once
+PIECE = 1024  # images in memory at once
 STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
 FEW_BYTES = 2**20  # of pixels that are compared as they are
 Indices = np.ndarray[Any, np.dtype[np.int64]]

@@ -1,0 +1,192 @@
+"""Published sets: read from their own formats, fetched from their own addresses, kept apart as their authors did."""
+
+import gzip
+import hashlib
+import io
+import struct
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torchvision import datasets
+
+from tests.datasets.conftest import Mirror
+from workflow.datasets import catalogue, published
+from workflow.errors import BakeoffError
+from workflow.images import ImageSet, read_card, read_split, write_prepared
+from workflow.params import Published
+
+RNG = np.random.default_rng(0)
+TRAIN, TEST = RNG.integers(0, 256, (60, 28, 28), np.uint8), RNG.integers(0, 256, (20, 28, 28), np.uint8)
+LABELS = {"train": np.arange(60) % 10, "t10k": np.arange(20) % 10}
+
+
+def _idx(array: Any) -> bytes:
+    header = struct.pack(f">I{array.ndim}I", 0x0800 + array.ndim, *array.shape)
+    return header + bytes(array.astype(np.uint8).tobytes())
+
+
+FILES = {
+    "train-images-idx3-ubyte": _idx(TRAIN),
+    "train-labels-idx1-ubyte": _idx(LABELS["train"]),
+    "t10k-images-idx3-ubyte": _idx(TEST),
+    "t10k-labels-idx1-ubyte": _idx(LABELS["t10k"]),
+}
+PACKED = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in FILES.items()}
+
+
+@pytest.fixture
+def mirrored(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Mirror:
+    """Two mirrors of a small MNIST, of which the first one lacks everything."""
+    mirror.files |= {f"good/{name}": content for name, content in PACKED.items()}
+    resources = [(name, hashlib.md5(content).hexdigest()) for name, content in PACKED.items()]
+    monkeypatch.setattr(datasets.MNIST, "resources", resources)
+    monkeypatch.setattr(datasets.MNIST, "mirrors", [f"{mirror.address}bad/", f"{mirror.address}good/"])
+    return mirror
+
+
+def _settings(root: Path, **options: Any) -> Published:
+    return Published.model_validate({"name": "mnist", "root": root, "valid": 0.1, "seed": 0, **options})
+
+
+def _prepare(settings: Published, folder: Path) -> dict[str, ImageSet]:
+    catalogue.download(settings, folder / "raw")
+    sets, about = catalogue.prepare(settings, folder / "raw")
+    write_prepared(folder / "prepared", sets, **about)
+    return {split: read_split(split, folder / "prepared") for split in ("train", "valid", "test")}
+
+
+def test_mnist_is_fetched_and_keeps_its_test_split(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path), tmp_path)
+    assert mirrored.asked[:2] == ["bad/train-images-idx3-ubyte.gz", "good/train-images-idx3-ubyte.gz"]
+    assert torch.equal(splits["test"].images, torch.from_numpy(TEST).unsqueeze(1))
+    assert torch.equal(splits["test"].labels, torch.from_numpy(LABELS["t10k"]))
+    assert (len(splits["train"]), len(splits["valid"])) == (50, 10)  # one of the six images of each class
+    assert (splits["valid"].labels.bincount() == 1).all()
+    card = read_card(tmp_path / "prepared")
+    assert (card.name, card.levels, card.shape, card.leaks) == ("mnist", 256, (1, 28, 28), 0)
+    assert card.split.startswith("train and test as the set comes, the rest by class")
+
+
+def test_unpacked_files_are_used_without_the_network(mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    for name, content in FILES.items():
+        (tmp_path / "MNIST/raw" / name).write_bytes(content)
+    splits = _prepare(_settings(tmp_path), tmp_path)
+    assert torch.equal(splits["test"].images.squeeze(1), torch.from_numpy(TEST))
+    assert mirrored.asked == []
+
+
+def test_what_torchvision_unpacked_reads_the_same(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path), tmp_path)
+    for name, content in FILES.items():
+        (tmp_path / "MNIST/raw" / name).write_bytes(content)
+    theirs = datasets.MNIST(str(tmp_path), train=False, download=False)
+    assert torch.equal(theirs.data, splits["test"].images.squeeze(1))
+    assert torch.equal(theirs.targets, splits["test"].labels)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-5], lambda b: b"\0" + b[1:2] + b"\x0d" + b[3:], lambda b: b[:3]])
+def test_a_damaged_file_is_named(damage: Any, mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    for name, content in FILES.items():
+        (tmp_path / "MNIST/raw" / name).write_bytes(damage(content) if "t10k-images" in name else content)
+    with pytest.raises(BakeoffError, match="t10k-images-idx3-ubyte: damaged"):
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+
+
+def test_a_test_image_that_was_trained_on_is_counted(mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    leaky = np.concatenate([TEST[:17], TRAIN[:3]])
+    for name, content in {**FILES, "t10k-images-idx3-ubyte": _idx(leaky)}.items():
+        (tmp_path / "MNIST/raw" / name).write_bytes(content)
+    _prepare(_settings(tmp_path), tmp_path)
+    assert read_card(tmp_path / "prepared").leaks == 3
+
+
+def test_threshold_makes_pixels_black_or_white(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path, binarise="threshold"), tmp_path)
+    assert torch.equal(splits["test"].images, (torch.from_numpy(TEST).unsqueeze(1) > 127).to(torch.uint8))
+    card = read_card(tmp_path / "prepared")
+    assert (card.levels, card.name) == (2, "mnist, threshold binarisation")
+
+
+def test_stochastic_pixels_are_white_as_often_as_they_are_bright(mirrored: Mirror, tmp_path: Path) -> None:
+    plain = _prepare(_settings(tmp_path), tmp_path / "plain")
+    splits = _prepare(_settings(tmp_path, binarise="stochastic", draws=200), tmp_path / "drawn")
+    assert {split: len(images) for split, images in splits.items()} == {"train": 200 * 50, "valid": 10, "test": 20}
+    often = splits["train"].images.view(200, 50, 28, 28).double().mean(0)
+    brightness = plain["train"].images.squeeze(1).double() / 255
+    deviation = (brightness * (1 - brightness) / 200).sqrt()
+    assert ((often - brightness).abs() <= 5.5 * deviation + 1e-9).all()
+    assert torch.equal(splits["train"].labels.view(200, 50)[7], plain["train"].labels)
+    again = _prepare(_settings(tmp_path, binarise="stochastic", draws=200), tmp_path / "again")
+    assert torch.equal(again["train"].images, splits["train"].images)
+
+
+def test_limit_keeps_so_many_of_each_split(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path, limit=15), tmp_path)
+    assert {split: len(images) for split, images in splits.items()} == {"train": 15, "valid": 10, "test": 15}
+    known = {image.tobytes() for image in TEST}
+    assert len({image.numpy().tobytes() for image in splits["test"].images} & known) == 15
+
+
+def test_stacked_mnist_has_a_digit_a_channel(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path, name="stacked_mnist"), tmp_path)
+    label_of = {image.tobytes(): int(label) for image, label in zip(TEST, LABELS["t10k"], strict=True)}
+    assert splits["test"].images.shape == (20, 3, 28, 28)
+    for image, label in zip(splits["test"].images, splits["test"].labels, strict=True):
+        spelt = int("".join(str(label_of[channel.numpy().tobytes()]) for channel in image))
+        assert spelt == label
+
+
+def test_cifar10_is_read_from_its_binary_version(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = RNG.integers(0, 256, (60, 3, 32, 32), np.uint8), (np.arange(60) % 10).astype(np.uint8)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for number, file in enumerate(published.CIFAR10_FILES):
+            part = slice(10 * number, 10 * number + 10)
+            records = np.concatenate([labels[part, None], images[part].reshape(10, -1)], 1).tobytes()
+            about = tarfile.TarInfo(f"cifar-10-batches-bin/{file}")
+            about.size = len(records)
+            archive.addfile(about, io.BytesIO(records))
+    mirror.files["cifar.tar.gz"] = packed.getvalue()
+    monkeypatch.setattr(published, "CIFAR10_ADDRESSES", (mirror.address + "cifar.tar.gz",))
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    monkeypatch.setattr(published, "CIFAR10_CHECKSUM", f"sha256:{digest}")
+    splits = _prepare(_settings(tmp_path, name="cifar10", valid=0.2), tmp_path)
+    assert torch.equal(splits["test"].images, torch.from_numpy(images[50:]))
+    assert torch.equal(splits["test"].labels, torch.from_numpy(labels[50:].astype(np.int64)))
+    assert (len(splits["train"]), len(splits["valid"])) == (40, 10)
+
+
+def test_svhn_calls_ten_zero(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scipy.io import savemat
+
+    expected = {}
+    split_list = {}
+    for split, n in (("train", 40), ("test", 10)):
+        expected[split] = RNG.integers(0, 256, (n, 3, 32, 32), np.uint8)
+        file = io.BytesIO()
+        savemat(file, {"X": expected[split].transpose(2, 3, 1, 0), "y": (np.arange(n) % 10 + 1)[:, None]})
+        mirror.files[f"{split}_32x32.mat"] = file.getvalue()
+        md5 = hashlib.md5(file.getvalue()).hexdigest()
+        split_list[split] = [f"{mirror.address}{split}_32x32.mat", f"{split}_32x32.mat", md5]
+    monkeypatch.setattr(datasets.SVHN, "split_list", split_list)
+    splits = _prepare(_settings(tmp_path, name="svhn", valid=0.25), tmp_path)
+    assert torch.equal(splits["test"].images, torch.from_numpy(expected["test"]))
+    assert splits["test"].labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
+    theirs = datasets.SVHN(str(tmp_path), "test", download=False)
+    assert np.array_equal(theirs.data, splits["test"].images.numpy())
+    assert theirs.labels.tolist() == splits["test"].labels.tolist()
+
+
+def test_every_set_has_an_address_and_ten_classes() -> None:
+    for name, source in published.SOURCES.items():
+        assert len(source.classes) == 10, name
+        assert _settings(Path(), name=name).name == name
