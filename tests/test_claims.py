@@ -7,10 +7,11 @@ import pytest
 from workflow.models.base import Family
 from workflow.models.registry import kinds
 from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
+from workflow.report.seeds import spread
 
 
 def _summary(**models: dict[str, Any]) -> dict[str, Any]:
-    """Models named kind or kind_something, each with the numbers given."""
+    """Models named kind or kind_something, each with the numbers given: one, or a list of one a seed."""
     families = {"vae": "variational", "gan": "adversarial", "pixelcnn": "autoregressive", "nice": "flow"}
     kinds_of_bits = {"vae": "upper bound", "gan": None, "pixelcnn": "exact", "nice": "upper bound"}
     return {
@@ -20,12 +21,16 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
                 "family": families[kind],
                 "title": kind.upper(),
                 "bits_per_dim_kind": kinds_of_bits[kind],
-                "oddity": numbers.get("oddity", {}),
-                "mean": {column: numbers.get(column) for column in COLUMNS},
+                "oddity": _spread(numbers.get("oddity", {})),
+                **_spread({column: numbers.get(column) for column in COLUMNS}),
             }
             for name, numbers in models.items()
         }
     }
+
+
+def _spread(numbers: dict[str, Any]) -> dict[str, Any]:
+    return spread({key: found if isinstance(found, list) else [found] for key, found in numbers.items()})
 
 
 def _finding(summary: dict[str, Any], says: str) -> Finding:
@@ -86,3 +91,53 @@ def test_the_most_fooled_model_is_named() -> None:
     found = _finding(summary, "fooled")
     assert (found.verdict, found.evidence) == ("holds here", ("VAE on plain grey: 0.200",))
     assert "1 of 3" in found.why
+
+
+@pytest.mark.parametrize(
+    ("vae", "gan", "verdict", "why"),
+    [
+        ([0.5, 0.6, 0.4], [0.9, 0.7, 0.8], "holds here", "under 3 of 3 seeds"),
+        ([0.5, 0.75, 0.4], [0.9, 0.7, 0.8], "not decided", "under 2 of 3 seeds"),  # though the mean is far below
+        ([0.9, 0.75, 0.9], [0.9, 0.7, 0.8], "does not hold here", "under 0 of 3 seeds"),  # equal is not less
+    ],
+)
+def test_a_claim_must_hold_under_every_seed(vae: list[float], gan: list[float], verdict: str, why: str) -> None:
+    found = _finding(_summary(vae={"sharpness": vae}, gan={"sharpness": gan}), "blurrier")
+    assert (found.verdict, found.why) == (verdict, why)
+
+
+@pytest.mark.parametrize(
+    ("second", "verdict", "why"),
+    [
+        ([0.1, 0.2], "holds here", "in 2 of 2 pairs under every seed"),
+        ([0.1, 0.9], "mixed", "in 1 of 2 pairs under every seed, in 1 under some"),
+        ([0.9, 0.9], "mixed", "in 1 of 2 pairs under every seed"),
+    ],
+)
+def test_a_pair_on_which_seeds_disagree_counts_neither_way(second: list[float], verdict: str, why: str) -> None:
+    models = {"vae": {"sharpness": [0.2, 0.1]}, "vae_other": {"sharpness": second}, "gan": {"sharpness": [0.8, 0.8]}}
+    found = _finding(_summary(**models), "blurrier")
+    assert (found.verdict, found.why) == (verdict, why)
+    assert found.evidence[0].startswith("VAE 0.15 ± 0.07 [0.10,")
+
+
+def test_a_counterexample_counts_if_it_is_one_under_every_seed() -> None:
+    worse = {"bits_per_dim": [1.9, 1.9], "fid": [3.0, 3.0]}
+    for fids, verdict, count in (([9.0, 8.0], "holds here", 1), ([9.0, 2.0], "not decided", 0)):
+        summary = _summary(vae={"bits_per_dim": [1.8, 1.7], "fid": fids}, nice=worse)
+        found = _finding(summary, "likelihood does not mean")
+        assert (found.verdict, found.why.split(" pairs")[0]) == (verdict, f"{count} of 1")
+    changing = _summary(vae={"bits_per_dim": [1.5, 2.0], "fid": [9.0, 9.0]}, nice=worse)
+    assert _finding(changing, "likelihood does not mean").verdict == "not decided"
+
+
+def test_a_model_is_fooled_if_it_is_under_every_seed() -> None:
+    for scores, verdict in (
+        ([0.4, 0.3], "holds here"),
+        ([0.1, 0.6], "not decided"),
+        ([0.5, 0.6], "does not hold here"),
+    ):
+        summary = _summary(vae={"oddity": {"noise": [1.0, 1.0], "plain grey": scores}})
+        found = _finding(summary, "fooled")
+        assert found.verdict == verdict
+        assert found.evidence[0].startswith("VAE on plain grey: 0.")

@@ -25,8 +25,9 @@ from workflow.errors import BakeoffError
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.columns import DASH, MEASURED, UNDERSTANDING, significant
 from workflow.report.curves import panels
+from workflow.report.ranking import best
 from workflow.report.results import read_results
-from workflow.report.summary import best, fingerprint, summarise
+from workflow.report.summary import fingerprint, summarise
 from workflow.report.tables import generation, understanding
 
 HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
@@ -82,7 +83,8 @@ def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
     assert vae["mean"]["nearest_neighbour_ratio"] == pytest.approx((1.1 + 0.27) / 1.1, rel=1e-12)
     assert vae["mean"]["modes_kl"] == 2.7 / 50
     assert summary["models"]["gan"]["mean"]["bits_per_dim"] is None
-    assert set(vae["std"].values()) == {None}
+    assert set(vae["std"].values()) == set(vae["interval"].values()) == {None}
+    assert summary["ranking"] == {}
     assert summary["reference"]["real"]["fid"] == 0.4
 
 
@@ -149,7 +151,7 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert {label: row.cells[0].kind for label, row in rows.items() if row.series is not None} == {
         "NICE": "upper bound", "Gated PixelCNN": "exact", "VAE": "upper bound", "VQ-VAE": "upper bound", "GAN": "none",
     }  # fmt: skip
-    assert rows["NICE"].cells[0].note == "± 0.010; not below independent pixels"
+    assert rows["NICE"].cells[0].small_print == "± 0.010; not below independent pixels"
     assert rows["Independent pixels"].cells[0].text == "2.430"
     assert rows["Uniform noise"].cells[0].text == f"{math.log2(5):.3f}"
     assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"

@@ -6,6 +6,7 @@ matplotlib draws with placeholder colours; `_svg` turns them into CSS variables,
 import io
 import math
 import re
+import statistics
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from workflow.report.columns import significant
+from workflow.report.seeds import intervals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top
+Ends = Sequence[float]  # low and high
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#050505"
 COLOURS = 6  # --series-0 .. --series-5 in style.css; further models take them again, with another marker
 MARKERS = "osD^vP"
@@ -72,13 +75,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Point:
-    """One model in the chart of quality against cost."""
+    """One model in the chart of quality against cost; x_ends, y_ends: of its interval over the seeds."""
 
     label: str
     series: int
     x: float
     y: float
-    y_std: float = 0.0
+    x_ends: Ends
+    y_ends: Ends
 
 
 def colour(series: int) -> str:
@@ -126,22 +130,38 @@ def _settled(curves: Sequence[Curve]) -> tuple[float, float]:
 
 
 def class_shares(
-    label: str, samples: Sequence[float], test: Sequence[float], classes: Sequence[str], series: int, top: float
+    label: str,
+    samples: Sequence[Sequence[float]],
+    test: Sequence[float],
+    classes: Sequence[str],
+    series: int,
+    top: float,
 ) -> Markup:
-    """A bar a class for the samples, with a line across it where the test images stand; top: end of the axis."""
+    """A bar a class for the mean of the samples' shares, with a line across it where the test images stand.
+
+    samples: a row a seed; of several, each bar has a whisker for the interval of the mean. top: end of the axis.
+    """
 
     def paint(axes: "Axes") -> None:
         from matplotlib.ticker import MaxNLocator
 
-        places = list(range(len(samples)))
+        places = list(range(len(test)))
         if len(places) <= MANY:
-            axes.bar(places, samples, width=0.7, color=colour(series))
+            axes.bar(places, _means(samples), width=0.7, color=colour(series))
+            if len(samples) > 1:
+                low, high = intervals(list(zip(*samples, strict=True))).T
+                axes.vlines(places, low, high, color=PAPER, linewidth=3.5)  # a rim that parts it from the bar
+                axes.vlines(places, low, high, color=INK, linewidth=1.3)
             axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
         else:  # too many to tell apart: from the most to the least frequent, which shows what is missing at the end
-            axes.fill_between(places, sorted(samples, reverse=True), color=colour(series), linewidth=0)
+            ranked = [sorted(shares, reverse=True) for shares in samples]
+            axes.fill_between(places, _means(ranked), color=colour(series), linewidth=0)
             axes.plot(places, sorted(test, reverse=True), color=INK, linewidth=1.2)
+            if len(samples) > 1:
+                low, high = intervals(list(zip(*ranked, strict=True))).T
+                axes.fill_between(places, low, high, color=INK, alpha=0.4, linewidth=0)
         axes.grid(visible=False, axis="x")
-        axes.set(xlim=(-0.6, len(samples) - 0.4), ylim=(0, top))
+        axes.set(xlim=(-0.6, len(test) - 0.4), ylim=(0, top))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         fit = (SMALL[0] - 50) / len(classes) / 5.5  # characters of room under a bar
@@ -149,6 +169,10 @@ def class_shares(
         axes.set_xticks(places if fit >= 2 else [], names if fit >= 2 else [])
 
     return _chart(label, SMALL, paint)
+
+
+def _means(rows: Sequence[Sequence[float]]) -> list[float]:
+    return [statistics.fmean(column) for column in zip(*rows, strict=True)]
 
 
 def odd_inputs(label: str, bits: dict[str, Sequence[float]], series: int) -> Markup:
@@ -189,8 +213,8 @@ def quality_against_cost(
     def paint(axes: "Axes") -> None:
         from matplotlib.ticker import LogLocator, NullLocator
 
-        heights = [*(p.y for p in points), floor]
-        axes.set(xscale="log", xlabel=titles[0], xlim=_room([p.x for p in points], 0.16))
+        heights = [*(y for p in points for y in p.y_ends), floor]
+        axes.set(xscale="log", xlabel=titles[0], xlim=_room([x for p in points for x in p.x_ends], 0.16))
         if min(heights) > 0:
             axes.set(yscale="log", ylim=_room(heights, 0.12))
         axes.set_title(titles[1], loc="left", fontsize=10.5, color=MUTED)
@@ -202,7 +226,9 @@ def quality_against_cost(
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
         for p in points:
             marker = MARKERS[p.series // COLOURS % len(MARKERS)]
-            axes.errorbar(p.x, p.y, yerr=p.y_std or None, fmt=marker, markersize=7.5, color=colour(p.series))
+            axes.plot(p.x_ends, (p.y, p.y), color=colour(p.series))
+            axes.plot((p.x, p.x), p.y_ends, color=colour(p.series))
+            axes.plot(p.x, p.y, marker, markersize=7.5, color=colour(p.series))
         _write_labels(axes, points, floor)
 
     return _chart(label, FULL if crowded else WIDE, paint)
@@ -225,6 +251,11 @@ def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
     )
     centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
     taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    for p in points:
+        left, bottom = axes.transData.transform((p.x_ends[0], p.y_ends[0]))
+        right, top = axes.transData.transform((p.x_ends[1], p.y_ends[1]))
+        x, y = axes.transData.transform((p.x, p.y))
+        taken += [(left, y - 1, right, y + 1), (x - 1, bottom, x + 1, top)]
     taken += [(frame.x0, line - 1, frame.x1, line + 1)]
     for p, (x, y) in zip(points, centres, strict=True):
         width = 5.8 * len(p.label)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from workflow.report.columns import MEASURED, TIMES, Column
-from workflow.report.tables import labels
+from workflow.report.columns import MEASURED, ODDITY, TIMES, Column
+from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
 COLUMNS = {column.key: column for column in (*MEASURED, *TIMES)}
@@ -116,27 +116,47 @@ def judge(summary: dict[str, Any]) -> list[Finding]:
 
 
 def _compare(claim: Claim, summary: dict[str, Any]) -> Finding | None:
-    """Judge by every pair of a model of the one group and one of the other."""
-    column, names = COLUMNS[claim.key], labels(summary["models"])
-    sides = [dict(_of(group, column, summary)) for group in (claim.who, claim.whom)]
+    """Judge by every pair of a model of the one group and one of the other, under every seed."""
+    column, models, names = COLUMNS[claim.key], summary["models"], labels(summary["models"])
+    sides = [list(_of(group, column, summary)) for group in (claim.who, claim.whom)]
     if not all(sides):
         return None
-    models = summary["models"]
-    pairs = list(product(*sides))
-    comparable = [(a, b) for a, b in pairs if models[a].get(column.within) == models[b].get(column.within)]
-    right = [sides[0][a] < sides[1][b] if claim.than == "less" else sides[0][a] > sides[1][b] for a, b in comparable]
-    verdict: Verdict = "holds here" if all(right) else "mixed" if any(right) else "does not hold here"
-    why = f"in {sum(right)} of {len(right)} pairs" if len(right) > 1 else ""
+    comparable = [(a, b) for a, b in product(*sides) if models[a].get(column.within) == models[b].get(column.within)]
+    agree = [_agree(models[a], models[b], column.key, claim.than) for a, b in comparable]
+    verdict, why = _verdict(agree, len(models[sides[0][0]]["values"][column.key]))
     if not comparable:
         verdict, why = "not decided", "an upper bound cannot be ranked against an exact value"
-    evidence = (", ".join(f"{names[name]} {column.text(value)}" for name, value in side.items()) for side in sides)
+    evidence = (", ".join(f"{names[name]} {in_words(column, models[name], column.key)}" for name in s) for s in sides)
     return Finding(claim.says, claim.source, f"{column.title}: {claim.than}", tuple(evidence), verdict, why)
 
 
-def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iterator[str]:
     for name, model in summary["models"].items():
         if column.ranks(model) and {model["family"], model["kind"]} & set(group):
-            yield name, model["mean"][column.key]
+            yield name
+
+
+def _agree(one: dict[str, Any], other: dict[str, Any], key: str, than: str) -> int:
+    """Under how many seeds the one has less, or more, than the other."""
+    both = zip(one["values"][key], other["values"][key], strict=True)
+    return sum(a < b if than == "less" else a > b for a, b in both)
+
+
+def _verdict(agree: list[int], seeds: int) -> tuple[Verdict, str]:
+    """What follows from the number of seeds under which each pair is as claimed, and why.
+
+    A pair counts for or against a claim if all seeds agree on it.
+    """
+    right, wrong = agree.count(seeds), agree.count(0)
+    open_pairs = len(agree) - right - wrong
+    always = " under every seed" if seeds > 1 else ""
+    if len(agree) == 1:
+        why = f"under {agree[0]} of {seeds} seeds" if seeds > 1 else ""
+    else:
+        why = f"in {right} of {len(agree)} pairs{always}" + (f", in {open_pairs} under some" if open_pairs else "")
+    if open_pairs == len(agree):
+        return "not decided", why
+    return "holds here" if right == len(agree) else "does not hold here" if wrong == len(agree) else "mixed", why
 
 
 def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
@@ -151,11 +171,12 @@ def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
     ]
     if not pairs:
         return None
-    gaps = {(a, b): known[a]["mean"]["fid"] - known[b]["mean"]["fid"] for a, b in pairs}
-    against = [pair for pair, gap in gaps.items() if gap > 0]
-    shown = max(pairs, key=lambda pair: gaps[pair])
+    against = {(a, b): _against(known[a]["values"], known[b]["values"]) for a, b in pairs}
+    seeds = len(known[pairs[0][0]]["values"]["fid"])
+    always = sum(count == seeds for count in against.values())
+    shown = max(pairs, key=lambda p: (against[p], known[p[0]]["mean"]["fid"] - known[p[1]]["mean"]["fid"]))
     evidence = tuple(
-        f"{names[n]}: {bits.text(known[n]['mean']['bits_per_dim'])} bits/dim, FID {fid.text(known[n]['mean']['fid'])}"
+        f"{names[n]}: {in_words(bits, known[n], bits.key)} bits/dim, FID {in_words(fid, known[n], fid.key)}"
         for n in shown
     )
     return Finding(
@@ -163,23 +184,34 @@ def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
         "Theis et al. 2016",
         "bits/dim (less) and classifier FID (more)",
         evidence,
-        "holds here" if against else "does not hold here",
-        f"{len(against)} of {len(pairs)} pairs with the same kind of likelihood are ranked the other way by FID",
+        "holds here" if always else "not decided" if any(against.values()) else "does not hold here",
+        f"{always} of {len(pairs)} pairs with the same kind of likelihood are ranked the other way by FID"
+        + (" under every seed" if seeds > 1 else ""),
     )
 
 
+def _against(one: dict[str, list[float]], other: dict[str, list[float]]) -> int:
+    """Under how many seeds the one has fewer bits/dim and the greater FID."""
+    runs = zip(one["bits_per_dim"], other["bits_per_dim"], one["fid"], other["fid"], strict=True)
+    return sum(bits < other_bits and fid > other_fid for bits, other_bits, fid, other_fid in runs)
+
+
 def _fooled(summary: dict[str, Any]) -> Finding | None:
-    """The odd inputs that some model finds likelier than the data."""
-    names = labels(summary["models"])
-    scores = [(value, name, kind) for name, m in summary["models"].items() for kind, value in m["oddity"].items()]
+    """The odd inputs that some model finds likelier than the data, under every seed."""
+    models, names = summary["models"], labels(summary["models"])
+    scores = {(name, kind): found for name, m in models.items() for kind, found in m["oddity"]["values"].items()}
     if not scores:
         return None
-    value, name, kind = min(scores)
+    seeds = len(next(iter(scores.values())))
+    below = {pair: sum(score < 0.5 for score in found) for pair, found in scores.items()}
+    always = sum(count == seeds for count in below.values())
+    name, kind = max(scores, key=lambda pair: (below[pair], -models[pair[0]]["oddity"]["mean"][pair[1]]))
     return Finding(
         "Likelihoods can be fooled: a model may find odd inputs likelier than the data it learned.",
         "Nalisnick et al. 2019",
         "AUROC of log p(x), below 0.5",
-        (f"{names[name]} on {kind}: {value:.3f}",),
-        "holds here" if value < 0.5 else "does not hold here",
-        f"{sum(score < 0.5 for score, *_ in scores)} of {len(scores)} pairs of model and odd input are below 0.5",
+        (f"{names[name]} on {kind}: {in_words(ODDITY, models[name]['oddity'], kind)}",),
+        "holds here" if always else "not decided" if any(below.values()) else "does not hold here",
+        f"{always} of {len(scores)} pairs of model and odd input are below 0.5"
+        + (" under every seed" if seeds > 1 else ""),
     )

@@ -59,6 +59,10 @@ class Column:
             return significant(value)
         return f"{value:.{self.form}f}".replace("-", "−")
 
+    def bare(self, value: float) -> str:
+        """The value as `text` prints it, without a unit: for what stands beside a value that has it."""
+        return self.text(value).removesuffix("\N{NO-BREAK SPACE}%")
+
 
 def significant(value: float) -> str:
     """Three significant digits: plain between 0.0001 and a million, else with a power of ten."""
@@ -278,5 +282,13 @@ TIMES = (
         measures="Seconds in the training loop.",
         caveat="Depends on the machine and its load; families get the epochs that suit them, not equal budgets.",
     ),
+)
+ODDITY = Column(
+    key="oddity",
+    title="AUROC",
+    form=3,
+    better="higher",
+    measures="Probability that log p(x) ranks a test image above an odd input.",
+    caveat="Log p(x) is mostly about how simple an image is.",
 )
 MEASURED = (*GENERATION, *UNDERSTANDING, *COST)  # what metrics.json holds, so what the summary holds

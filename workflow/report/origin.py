@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflow.report.columns import TIMES, look_up
+from workflow.report.ranking import rankings
 from workflow.report.results import Results, Run
-from workflow.report.summary import mean, std
+from workflow.report.seeds import spread
 
 STAGES = ("train", "sample", "evaluate")
 
@@ -61,13 +62,10 @@ def _called(run: Run) -> str:
 
 
 def with_times(summary: dict[str, Any], results: Results) -> dict[str, Any]:
-    """The summary with mean and standard deviation of the volatile columns put into each model."""
+    """The summary with the volatile columns put into each model, and into the ranking if one machine made all runs."""
     models = {}
     for name, model in summary["models"].items():
-        values = {column.key: [column.read(run.timing) for run in results.models[name]] for column in TIMES}
-        models[name] = {
-            **model,
-            "mean": {**model["mean"], **{key: mean(numbers) for key, numbers in values.items()}},
-            "std": {**model["std"], **{key: std(numbers) for key, numbers in values.items()}},
-        }
-    return {**summary, "models": models}
+        times = spread({column.key: [column.read(run.timing) for run in results.models[name]] for column in TIMES})
+        models[name] = {**model, **{what: {**model[what], **found} for what, found in times.items()}}
+    ranked = rankings(models, TIMES, summary["seeds"]) if len(machines(results)) == 1 else {}
+    return {**summary, "models": models, "ranking": {**summary["ranking"], **ranked}}

@@ -12,11 +12,12 @@ from torch import Tensor
 from workflow.images import PLANE_LEVELS, POINT, read_split, read_tensors, scatter
 from workflow.params import PATH, Params
 from workflow.report import charts, claims, origin, tables
-from workflow.report.columns import COST, GENERATION, TIMES, UNDERSTANDING, Column, significant
+from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, significant
 from workflow.report.curves import Panel, panels
 from workflow.report.pictures import PLANE, Strip, over_training, strip
+from workflow.report.ranking import best, comparable, doubt
 from workflow.report.results import TAXONOMY, Results
-from workflow.report.summary import best, fingerprint
+from workflow.report.summary import fingerprint
 
 WALL = 20  # pictures a family on the wall of samples
 WALL_POINTS = 2500
@@ -66,6 +67,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
     cost = (*COST, *TIMES)
     real = read_split("test")
     families = list(_families(timed, results))
+    crowded = len(families) > CROWD
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,6 +78,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
     return environment.get_template("page.html.j2").render(
         fingerprint=fingerprint(summary),
         colours=charts.COLOURS,
+        many=charts.MANY,
         significant=significant,
         card=results.card,
         extractor=results.extractor,
@@ -90,10 +93,14 @@ def render(summary: dict[str, Any], results: Results) -> str:
         understanding=tables.understanding(timed),
         cost=tables.Table(cost, tuple(tables.model_groups(timed, cost, same_machine=len(machines) == 1))),
         wall=_wall(real.images, results.card.levels),
+        stability=tables.stability(timed, (*MEASURED, *TIMES)),
+        columns={column.key: column for column in (*MEASURED, ODDITY)},
+        over_seeds=tables.over_seeds,
+        in_words=tables.in_words,
         claims=claims.judge(timed if len(machines) == 1 else summary),
-        odd_kinds=next((list(f.facts["oddity"]) for f in families if f.facts["oddity"]), []),
-        trade_offs=_trade_offs(timed, families),
-        crowded=len(families) > CROWD,
+        odd_kinds=next((kinds for f in families if (kinds := list(f.facts["oddity"]["mean"]))), []),
+        trade_offs=_trade_offs(timed, families, crowded),
+        crowded=crowded,
         kinds_of_picture=_kinds_of_picture(families),
         commit=origin.commit(),
         machines=machines,
@@ -105,8 +112,9 @@ def render(summary: dict[str, Any], results: Results) -> str:
 
 def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
     names, levels = tables.labels(summary["models"]), results.card.levels
-    modes = {name: runs[0].metrics["modes"] for name, runs in results.models.items()}
-    top = 1.1 * max(share for m in modes.values() for share in (*m["histogram"], *m["test_histogram"]))
+    modes = {name: [run.metrics["modes"] for run in runs] for name, runs in results.models.items()}
+    every = [one for of_model in modes.values() for one in of_model]
+    top = 1.1 * max(share for one in every for share in (*one["histogram"], *one["test_histogram"]))
     for series, (name, runs) in enumerate(results.models.items()):
         samples, _ = read_tensors(runs[0].folder / "samples.safetensors")
         pictures, _ = read_tensors(runs[0].folder / "pictures.safetensors")
@@ -114,7 +122,8 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
         label = names[name]
         classes = charts.class_shares(
             f"{label}: share of each class among the samples, beside that in the test images",
-            modes[name]["histogram"], modes[name]["test_histogram"], results.card.classes, series, top,
+            [one["histogram"] for one in modes[name]], modes[name][0]["test_histogram"], results.card.classes,
+            series, top,
         )  # fmt: skip
         yield Family(
             name=name,
@@ -212,17 +221,18 @@ def _cards(families: list[Family], settings: Params) -> list[Card]:
     return cards
 
 
-def _trade_offs(summary: dict[str, Any], families: list[Family]) -> list[Markup]:
+def _trade_offs(summary: dict[str, Any], families: list[Family], crowded: bool) -> list[Markup]:
     """Quality against the work of drawing an image, and, where it was measured, against the speed."""
     found = []
-    floor, crowded = summary["reference"]["real"]["fid"], len(families) > CROWD
+    floor = summary["reference"]["real"]["fid"]
     for column in (COST[-1], TIMES[0]):
         points = []
         for f in families:
-            mean, deviation = f.facts["mean"], f.facts["std"]["fid"] or 0
-            if cost := mean[column.key]:
-                label = f.name if crowded else f.label
-                points.append(charts.Point(label, f.series, cost, mean["fid"], deviation))
+            means, ends = f.facts["mean"], f.facts["interval"]
+            if cost := means[column.key]:
+                quality, label = means["fid"], f.name if crowded else f.label
+                across, up = ends[column.key] or (cost, cost), ends["fid"] or (quality, quality)
+                points.append(charts.Point(label, f.series, cost, quality, across, up))
         if points:
             titles = (
                 f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})",
@@ -237,22 +247,23 @@ def _answers(summary: dict[str, Any]) -> list[Answer]:
     """The comparison in a few lines, from the same marks as the tables."""
     models, reference, names = summary["models"], summary["reference"], tables.labels(summary["models"])
 
-    def leaders(column: Column) -> list[tuple[str, str, str]]:
-        """Name, value and kind of each model that is best in the column, alone in its kind included."""
-        present = {name: m for name, m in models.items() if column.ranks(m)}
-        kinds = sorted({str(m.get(column.within)) for m in present.values()})
+    def leaders(column: Column) -> list[tuple[str, str, str, str]]:
+        """Name, value and kind of each model that is best in the column, alone in its kind included, and any doubt."""
         found = []
-        for kind in kinds:
-            same = {name: m for name, m in present.items() if str(m.get(column.within)) == kind}
-            found += [(names[n], column.text(models[n]["mean"][column.key]), kind) for n in best(same, column) or same]
+        top = best(models, column)
+        for kind, same in sorted(comparable(models, column).items(), key=lambda group: str(group[0])):
+            for name in [name for name in same if name in top] or same:
+                open_to = doubt(summary, column.key, name)
+                value = tables.in_words(column, models[name], column.key)
+                found.append((names[name], value, str(kind), f"; {open_to}" if open_to else ""))
         return found
 
     fid, bits, probe, flops = GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[1], COST[1]
     floor, raw = fid.text(reference["real"]["fid"]), probe.text(reference["pixel_probe_accuracy"])
-    drawn = [(name, f"classifier FID {value}; real images {floor}") for name, value, _ in leaders(fid)]
-    known = [(name, f"{value} bits/dim, {kind}") for name, value, kind in leaders(bits)]
-    seen = [(name, f"linear probe {value}; on raw pixels {raw}") for name, value, _ in leaders(probe)]
-    cheap = [(name, f"{value} GFLOP per image") for name, value, _ in leaders(flops)]
+    drawn = [(who, f"classifier FID {value}{but}; real images {floor}") for who, value, _, but in leaders(fid)]
+    known = [(who, f"{value} bits/dim, {kind}{but}") for who, value, kind, but in leaders(bits)]
+    seen = [(who, f"linear probe {value}{but}; on raw pixels {raw}") for who, value, _, but in leaders(probe)]
+    cheap = [(who, f"{value} GFLOP per image{but}") for who, value, _, but in leaders(flops)]
     return [
         Answer("Whose samples are nearest to the data?", drawn),
         Answer("Who predicts unseen images best?", known or [("", "no model here has a density")]),

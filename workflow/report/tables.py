@@ -1,13 +1,14 @@
 """The tables of results: what stands in each cell, and which cells are marked as the best."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from workflow.report.columns import DASH, GENERATION, UNDERSTANDING, Column
+from workflow.report.ranking import best, doubt
 from workflow.report.results import TAXONOMY
-from workflow.report.summary import best
 
 PLACES = {
     "explicit tractable": "Explicit density, tractable",
@@ -19,12 +20,25 @@ SCALE = "For scale, no models"
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the value. kind: of value, in columns that hold several. note: in small print. best: whether to mark it."""
+    """text: the value. kind: of value, in columns that hold several. best: whether to mark it.
+
+    In small print: spread, "± 0.012"; ends of the interval over several seeds, "1.770" and "1.800"; note, a remark.
+    doubt: what stands against the mark, "best under 2 of 3 seeds".
+    """
 
     text: str
     kind: str = ""
-    note: str = ""
     best: bool = False
+    spread: str = ""
+    ends: tuple[str, str] | None = None
+    note: str = ""
+    doubt: str = ""
+
+    @property
+    def small_print(self) -> str:
+        """All that stands below the value."""
+        interval = f"[{self.ends[0]},\N{NO-BREAK SPACE}{self.ends[1]}]" if self.ends else ""
+        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.note, self.doubt)))
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,24 @@ class Table:
 
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far the seeds agree on the order of the comparable models of a column.
+
+    best: by mean. agree: seeds under which it is the best; others: "seed 1: VAE", the best under each other seed.
+    swapped: of the pairs of models, how many have either ahead under some seed. neighbours: those that are next to
+    each other in the order by mean; some are whenever any pair is.
+    """
+
+    measure: str
+    best: str
+    agree: int
+    others: tuple[str, ...]
+    swapped: int
+    pairs: int
+    neighbours: tuple[str, ...]
 
 
 def labels(models: dict[str, Any]) -> dict[str, str]:
@@ -75,18 +107,41 @@ def model_groups(
 
 def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baseline: float) -> Cell:
     model = summary["models"][name]
-    value, deviation = model["mean"].get(column.key), model["std"].get(column.key)
+    value = model["mean"].get(column.key)
     if value is None:
         return Cell(DASH, kind="none" if column.within else "")
-    note = f"± {column.text(deviation)}" if deviation else ""
-    if column.spread and deviation is None:
+    cell = over_seeds(column, model, column.key)
+    spread = cell.spread
+    if column.spread and len(summary["seeds"]) == 1:
         own = next(run[column.spread] for run in summary["runs"] if run["name"] == name)
-        note = f"± {column.text(own)}" if own is not None else ""
+        spread = f"± {column.text(own)}" if own is not None else ""
+    remarks = []
     if column.key == "bits_per_dim" and value >= baseline:
-        note = f"{note}; not below independent pixels".removeprefix("; ")
+        remarks.append("not below independent pixels")
     if not column.ranks(model):
-        note = f"{note}; was told the classes".removeprefix("; ")
-    return Cell(column.text(value), kind=model[column.within] if column.within else "", note=note, best=top)
+        remarks.append("was told the classes")
+    return replace(
+        cell,
+        kind=model[column.within] if column.within else "",
+        best=top,
+        spread=spread,
+        note="; ".join(remarks),
+        doubt=doubt(summary, column.key, name) if top else "",
+    )
+
+
+def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
+    """One of the `numbers` that `seeds.spread` put together, with its spread where the seeds differ."""
+    text, deviation, ends = column.text(numbers["mean"][key]), numbers["std"][key], numbers["interval"][key]
+    if not deviation:
+        return Cell(text)
+    return Cell(text, spread=f"± {column.bare(deviation)}", ends=(column.bare(ends[0]), column.bare(ends[1])))
+
+
+def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
+    """The same in one line: "1.783 ± 0.012 [1.770, 1.800]"."""
+    cell = over_seeds(column, numbers, key)
+    return f"{cell.text} {cell.small_print}".strip()
 
 
 def present(columns: Sequence[Column], summary: dict[str, Any]) -> tuple[Column, ...]:
@@ -129,3 +184,25 @@ def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[R
 def _reference_cell(column: Column, value: float | None) -> Cell:
     kind = "" if not column.within else DASH if value is None else "exact"
     return Cell(column.text(value), kind=kind)
+
+
+def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stability]:
+    """A row for each group of comparable models in each of the columns; none with one seed."""
+    names = labels(summary["models"])
+    rows = []
+    for column in columns:
+        for group in summary["ranking"].get(column.key, []):
+            others = {seed: top for seed, top in group["best_by_seed"].items() if not set(group["best"]) <= set(top)}
+            adjacent = [pair for pair in pairwise(group["order"]) if list(pair) in group["swaps"]]
+            rows.append(
+                Stability(
+                    measure=f"{column.title}, {group['kind']}" if group["kind"] else column.title,
+                    best=", ".join(names[name] for name in group["best"]),
+                    agree=group["agree"],
+                    others=tuple(f"seed {seed}: {', '.join(names[n] for n in top)}" for seed, top in others.items()),
+                    swapped=len(group["swaps"]),
+                    pairs=group["pairs"],
+                    neighbours=tuple(f"{names[a]} and {names[b]}" for a, b in adjacent),
+                )
+            )
+    return rows

@@ -21,22 +21,29 @@ SHOWN = {
 }
 KINDS = {"upper bound": "≤ "}
 LEGEND = "* best of its column; in bits/dim exact values and upper bounds (≤) are not ranked against each other"
+SEVERAL = (
+    "mean ± standard deviation over seeds; below, the 95 % bootstrap interval of the mean, too narrow for few seeds"
+)
+DOUBT = "~ best of its column by mean, but not under every seed"
 
 
 def table(summary: dict[str, Any]) -> Table:
     """Every model's main numbers, the best marked with a star, and the rows that give them a scale."""
     columns = present([next(column for column in MEASURED if column.key == key) for key in SHOWN], summary)
-    seeds = ", ".join(str(seed) for seed in summary["seeds"])
-    title = f"{summary['data']['name']}, test split, {'mean of seeds' if len(summary['seeds']) > 1 else 'seed'} {seeds}"
+    rows = [row for _, group in model_groups(summary, columns) for row in group]
+    seeds, several = ", ".join(str(seed) for seed in summary["seeds"]), len(summary["seeds"]) > 1
+    title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
+    doubtful = any(cell.doubt for row in rows for cell in row.cells)
+    legend = "\n".join([LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
     made = Table(
-        title=title, caption=LEGEND, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
+        title=title, caption=legend, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
     )
-    made.add_column("", no_wrap=True)
+    made.add_column("", no_wrap=not several, overflow="fold", min_width=18)  # rows of several seeds have two lines
     for column in columns:
-        made.add_column(f"{SHOWN[column.key]} {column.arrow}", justify="right", vertical="bottom", no_wrap=True)
-    for _, rows in model_groups(summary, columns):
-        for row in rows:
-            made.add_row(*_printed(row))
+        head = SHOWN[column.key] if "\n" in SHOWN[column.key] else f"\n{SHOWN[column.key]}"
+        made.add_column(f"{head} {column.arrow}", justify="right", no_wrap=True)
+    for row in rows:
+        made.add_row(*_printed(row))
     for row in reference_rows(summary, columns):
         made.add_row(*_printed(row), style="dim")
     return made
@@ -47,5 +54,7 @@ def _printed(row: Row) -> list[Text]:
 
 
 def _cell(cell: Cell) -> Text:
-    star = "*" if cell.best else " "
-    return Text(f"{KINDS.get(cell.kind, '')}{cell.text}{star}", style="bold" if cell.best else "")
+    mark = "~" if cell.doubt else "*" if cell.best else " "
+    spread = cell.spread.replace(" ", "") if cell.ends else ""
+    text = Text(f"{KINDS.get(cell.kind, '')}{cell.text}{spread}{mark}", style="bold" if cell.best else "")
+    return text.append(f"\n{cell.ends[0]}–{cell.ends[1]} ", style="not bold dim") if cell.ends else text

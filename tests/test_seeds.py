@@ -1,0 +1,201 @@
+"""What the report says of several seeds: intervals against all resamples there are, and orders that are known."""
+
+import itertools
+import json
+import math
+import re
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from stages import report
+from tests.invented_project import make_project, small_sets, write
+from workflow import params
+from workflow.report.charts import class_shares
+from workflow.report.columns import MEASURED, ODDITY, TIMES, UNDERSTANDING
+from workflow.report.origin import with_times
+from workflow.report.ranking import rankings
+from workflow.report.results import read_results
+from workflow.report.seeds import interval, intervals, spread
+from workflow.report.summary import summarise
+from workflow.report.tables import generation, in_words, over_seeds, stability, understanding
+from workflow.report.terminal import table
+
+COLUMNS = {column.key: column for column in MEASURED}
+SEEDS = [0, 1, 2]
+# Of what the invented runs would have in order under every seed, these change it.
+CHANGED = {
+    ("pixelcnn", 1): {"fid": 0.6},  # ahead of the GAN's 0.77 there, behind its 0.70 and 0.84 elsewhere
+    ("vae", 1): {"bits_per_dim": 2.3},  # behind the VQ-VAE's 2.22 there, ahead of it elsewhere
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("seeds")
+    make_project(folder, small_sets(), 5, ["a", "b", "c"], SEEDS)
+    for (name, seed), changes in CHANGED.items():
+        path = folder / f"runs/{name}/{seed}/metrics.json"
+        write(path, json.loads(path.read_text()) | changes)
+    return folder
+
+
+@pytest.fixture
+def summary(project: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    monkeypatch.chdir(project)
+    results = read_results(params.load())
+    return with_times(summarise(results), results)
+
+
+def _all_resamples(values: list[float]) -> tuple[float, float]:
+    """The percentile interval from the mean of each of the n^n equally likely resamples."""
+    means = sorted(statistics.fmean(drawn) for drawn in itertools.product(values, repeat=len(values)))
+    return means[math.floor(0.025 * len(means))], means[math.ceil(0.975 * len(means)) - 1]
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0], [1.74, 1.91, 1.8], [0.3, 5.0, 0.7, 0.9], [9.0, 1.0, 2.0, 4.0, 7.5]])
+def test_interval_is_that_of_all_resamples(values: list[float]) -> None:
+    low, high = _all_resamples(values)
+    tolerance = 0.02 * (max(values) - min(values))  # drawn 9,999 times, not all of 5^5
+    assert interval(values) == pytest.approx([low, high], abs=tolerance)
+    assert interval(values) == interval(values)  # to the last bit
+
+
+def test_interval_of_two_or_three_seeds_is_their_whole_range() -> None:
+    """As the page says of its 95 %: it misses the mean if all lie on one side of it, one time in two or in four."""
+    random = np.random.default_rng(0)
+    for seeds, share in ((2, 0.50), (3, 0.75), (5, 0.83)):
+        drawn = random.normal(size=(1500, seeds)).tolist()
+        ends = intervals(drawn)
+        assert np.mean((ends[:, 0] <= 0) & (ends[:, 1] >= 0)) == pytest.approx(share, abs=0.035)
+        if seeds < 4:
+            assert ends == pytest.approx(np.stack([np.min(drawn, 1), np.max(drawn, 1)], 1))
+
+
+def test_equal_numbers_have_an_interval_of_no_width() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert interval([0.1, 0.1, 0.1]) == [0.1, 0.1]
+        assert intervals([[0.0, 0.0, 0.0], [0.25, 0.25, 0.25]]).tolist() == [[0, 0], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, None, 2.0], [None], [None, None]])
+def test_one_seed_or_a_missing_number_has_no_interval(values: list[float | None]) -> None:
+    found = spread({"fid": values})
+    assert found["interval"]["fid"] is found["std"]["fid"] is None
+    assert found["mean"]["fid"] == (1.0 if values == [1.0] else None)
+
+
+def test_the_order_by_fid_swaps_where_it_was_made_to(summary: dict[str, Any]) -> None:
+    (fid,) = summary["ranking"]["fid"]
+    assert fid["order"] == ["gan", "pixelcnn", "vae", "vqvae", "nice"]
+    assert fid["best_by_seed"] == {"0": ["gan"], "1": ["pixelcnn"], "2": ["gan"]}
+    assert (fid["best"], fid["agree"], fid["pairs"], fid["swaps"]) == (["gan"], 2, 10, [["gan", "pixelcnn"]])
+
+
+def test_orders_that_no_seed_changes_are_stable(summary: dict[str, Any]) -> None:
+    for key in ("kid", "inception_score", "recall", "gflops_per_sample", "images_per_second"):
+        (group,) = summary["ranking"][key]
+        assert (group["agree"], group["swaps"]) == (3, [])
+    assert summary["ranking"]["recall"][0]["order"] == ["gan", "pixelcnn", "vae", "vqvae", "nice"]  # higher is better
+    assert "modes_found" not in summary["ranking"]  # all equal
+    assert not {"parameters", "sharpness"} & set(summary["ranking"])  # no direction
+
+
+@pytest.mark.parametrize("exact", [0.5, 1.9, 9.0])
+def test_orders_do_not_cross_kinds(summary: dict[str, Any], exact: float) -> None:
+    models, bits = summary["models"], UNDERSTANDING[0]
+    models["pixelcnn"]["values"]["bits_per_dim"] = [exact, 1.9, 3.0]
+    (bounds,) = rankings(models, [bits], SEEDS)[bits.key]  # the one exact value has no rival
+    assert (bounds["kind"], bounds["order"]) == ("upper bound", ["vae", "vqvae", "nice"])
+    assert bounds["swaps"] == [["vae", "vqvae"]]
+    models["gan"]["bits_per_dim_kind"] = "exact"
+    for what, numbers in spread({bits.key: [exact + 1, 1.0, 2.0]}).items():
+        models["gan"][what] |= numbers
+    kinds = {group["kind"]: group["swaps"] for group in rankings(models, [bits], SEEDS)[bits.key]}
+    assert [sorted(pair) for pair in kinds["exact"]] == [["gan", "pixelcnn"]]
+    assert kinds["upper bound"] == bounds["swaps"]
+
+
+def test_a_model_that_was_told_the_classes_is_in_no_order_of_what_it_knows_of_them(summary: dict[str, Any]) -> None:
+    models, probe = summary["models"], COLUMNS["probe_accuracy"]
+    models["vqvae"]["mean"]["class_accuracy"] = 0.9
+    assert rankings(models, [probe], SEEDS)["probe_accuracy"][0]["order"] == ["vae", "nice"]
+
+
+def test_equal_values_are_no_swap_and_share_the_first_place(summary: dict[str, Any]) -> None:
+    models = {name: summary["models"][name] for name in ("gan", "vae")}
+    for name, values in (("gan", [1.0, 2.0, 2.0]), ("vae", [1.0, 3.0, 2.0])):
+        for what, numbers in spread({"fid": values}).items():
+            models[name][what] |= numbers
+    (group,) = rankings(models, [COLUMNS["fid"]], SEEDS)["fid"]
+    assert group["best_by_seed"] == {"0": ["gan", "vae"], "1": ["gan"], "2": ["gan", "vae"]}
+    assert (group["agree"], group["swaps"]) == (3, [])
+
+
+def test_times_of_two_machines_are_in_no_order(summary: dict[str, Any]) -> None:
+    results = read_results(params.load())
+    results.runs[0].timing["host"]["device"] = "another"
+    assert not {column.key for column in TIMES} & set(with_times(summarise(results), results)["ranking"])
+
+
+def test_tables_give_spread_and_interval_and_doubt_a_best_that_is_not_unanimous(summary: dict[str, Any]) -> None:
+    rows = {row.label: row.cells for _, group in generation(summary).groups for row in group}
+    fid, kid = rows["GAN"][:2]
+    assert fid.best
+    assert (fid.text, fid.small_print) == ("0.77", "± 0.07 [0.70,\N{NO-BREAK SPACE}0.84]; best under 2 of 3 seeds")
+    assert kid.best
+    assert not kid.doubt
+    rows = {row.label: row.cells for _, group in understanding(summary).groups for row in group}
+    assert rows["VAE"][0].doubt == "best under 2 of 3 seeds"
+    assert rows["VQ-VAE"][1].small_print == ""  # the same under every seed
+    share = over_seeds(COLUMNS["probe_accuracy"], spread({"p": [0.9, 0.91, 0.95]}), "p")
+    assert (share.spread, share.ends) == ("± 2.6", ("90.0", "95.0"))
+    assert in_words(ODDITY, summary["models"]["vae"]["oddity"], "noise") == "1.000"
+
+
+def test_stability_names_who_is_ahead_instead_and_who_swaps(summary: dict[str, Any]) -> None:
+    rows = {row.measure: row for row in stability(summary, MEASURED)}
+    fid, bits, recall = rows["classifier FID"], rows["bits/dim, upper bound"], rows["recall"]
+    assert (fid.best, fid.agree, fid.others) == ("GAN", 2, ("seed 1: Gated PixelCNN",))
+    assert (fid.swapped, fid.pairs, fid.neighbours) == (1, 10, ("GAN and Gated PixelCNN",))
+    assert (bits.best, bits.agree, bits.others, bits.pairs) == ("VAE", 2, ("seed 1: VQ-VAE",), 3)
+    assert (recall.agree, recall.others, recall.swapped, recall.neighbours) == (3, (), 0, ())
+
+
+def test_the_terminal_shows_both_and_says_what_the_marks_mean(summary: dict[str, Any]) -> None:
+    console = Console(width=120, highlight=False)
+    with console.capture() as captured:
+        console.print(table(summary))
+    lines = [line.split() for line in captured.get().splitlines()]
+    gan = next(i for i, line in enumerate(lines) if line[:1] == ["GAN"])
+    assert lines[gan][1:4] == ["–", "0.77±0.07~", "9.65±0.01*"]
+    assert lines[gan + 1][:2] == ["0.70–0.84", "9.63–9.66"]
+    assert "~ best of its column by mean, but not under every seed" in captured.get()
+    assert "…" not in captured.get()
+
+
+def test_bars_have_whiskers_only_over_several_seeds() -> None:
+    one, other = [0.5, 0.3, 0.2], [0.3, 0.4, 0.3]
+    bars = [class_shares("a", seeds, one, ["a", "b", "c"], 0, 1.0) for seeds in ([one], [one, other])]
+    assert [chart.count("var(--paper)") for chart in bars] == [0, 3]
+    many = [[1 / 100] * 100, [0.0] * 50 + [1 / 50] * 50]
+    assert "opacity: 0.4" in class_shares("a", many, many[0], ["x"] * 100, 0, 1.0)
+    assert "opacity: 0.4" not in class_shares("a", many[:1], many[0], ["x"] * 100, 0, 1.0)
+
+
+def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    report.build()
+    text = (project / "report/index.html").read_text()
+    words = " ".join(re.sub("<[^>]*>", " ", text).replace("\N{NO-BREAK SPACE}", " ").split())
+    assert "How stable is the order over seeds?" in words
+    assert "classifier FID 0.77 ± 0.07 [0.70, 0.84]; best under 2 of 3 seeds" in words
+    assert "Of 13 comparisons, 11 have the same best model under every seed, and 11 the whole order" in words
+    assert "75 % with three" in words
+    assert text.count(">○<") == 3  # in the explanation, FID and bits/dim
