@@ -378,6 +378,8 @@ def test_a_browser_shows_it_whole_and_runs_nothing(hostile: Path, browser: Any, 
     images = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth > 0)")
     assert len(images) > 300
     assert all(images)
+    heights = "return [...document.querySelectorAll('.stability tbody tr')].map(row => row.offsetHeight)"
+    assert min(browser.execute_script(heights)) > 20
     page, room = browser.execute_script("const d = document.documentElement; return [d.scrollWidth, d.clientWidth]")
     assert page <= room <= width
     ink = browser.execute_script("return getComputedStyle(document.body).color")

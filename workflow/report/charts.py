@@ -150,7 +150,7 @@ def class_shares(
             axes.bar(places, _means(samples), width=0.7, color=colour(series))
             if len(samples) > 1:
                 low, high = intervals(list(zip(*samples, strict=True))).T
-                axes.vlines(places, low, high, color=PAPER, linewidth=3.5)  # a rim that parts it from the bar
+                axes.vlines(places, low, high, color=PAPER, linewidth=2.7)  # a rim that parts it from the bar
                 axes.vlines(places, low, high, color=INK, linewidth=1.3)
             axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
         else:  # too many to tell apart: from the most to the least frequent, which shows what is missing at the end
@@ -250,17 +250,16 @@ def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
         "real against real", (frame.x0 + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=9.5, zorder=4
     )
     centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
+    ends = [tuple(axes.transData.transform(list(zip(p.x_ends, p.y_ends, strict=True))).flat) for p in points]
     taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
-    for p in points:
-        left, bottom = axes.transData.transform((p.x_ends[0], p.y_ends[0]))
-        right, top = axes.transData.transform((p.x_ends[1], p.y_ends[1]))
-        x, y = axes.transData.transform((p.x, p.y))
+    for (x, y), (left, bottom, right, top) in zip(centres, ends, strict=True):
         taken += [(left, y - 1, right, y + 1), (x - 1, bottom, x + 1, top)]
     taken += [(frame.x0, line - 1, frame.x1, line + 1)]
-    for p, (x, y) in zip(points, centres, strict=True):
+    for p, (x, y), (left, bottom, right, top) in zip(points, centres, ends, strict=True):
         width = 5.8 * len(p.label)
-        corners = [(x + 9, y - 6), (x - 9 - width, y - 6), (x - width / 2, y + 8), (x - width / 2, y - 20)]
-        boxes = [(left, bottom, left + width, bottom + 12) for left, bottom in corners]
+        sides = [(max(x + 9, right + 4), y - 6), (min(x - 9, left - 4) - width, y - 6)]
+        sides += [(x - width / 2, max(y + 8, top + 3)), (x - width / 2, min(y - 20, bottom - 15))]
+        boxes = [(x0, y0, x0 + width, y0 + 12) for x0, y0 in sides]
         box = min(boxes, key=lambda b: sum(_overlap(b, t) for t in taken) + _outside(b, frame.extents))
         taken.append(box)
         axes.annotate(p.label, box[:2], xycoords="figure pixels", va="bottom", zorder=6)
