@@ -10,7 +10,8 @@ LOCKING := uv pip compile pyproject.toml --group dev --universal --generate-hash
 help:  ## list these commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
-repro: .venv/installed  ## install what is missing, run what has changed, show the results
+repro: .venv/installed  ## install what is missing, run what has changed, show the results; PRESET=mnist: of that preset
+	@if [ -n "$(PRESET)" ]; then python -m stages.preset "$(PRESET)"; fi
 	dvc repro
 	@python -m stages.report --show
 
@@ -25,9 +26,9 @@ ui: .venv/installed  ## open the MLflow UI on this machine alone
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port 5000 \
 	    --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/raw keeps what you put there)
+clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/downloads stays)
 	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json
-	rm -rf $(addprefix data/raw/,digits stacked_digits ring grid) .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
+	rm -rf data/raw .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
 	$(LOCKING) --upgrade -o requirements.lock

@@ -20,7 +20,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
         ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
         ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
         ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: "),
-        ("name: digits", "name: mnits", "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'ring', 'grid', 'mnist',"),
+        (
+            "name: digits",
+            "name: mnits",
+            "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'ring', 'grid', 'mnist',",
+        ),
         ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
         ("  gan:\n", "  ../gan:\n", "a model's name must be"),
     ],

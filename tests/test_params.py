@@ -37,7 +37,7 @@ def _changed(path: str, value: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "file", [ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))], ids=lambda f: f.name
+    "file", [ROOT / "params.yaml", *sorted((ROOT / "presets").rglob("*.yaml"))], ids=lambda f: f.name
 )
 def test_our_own_files_are_good(file: Path) -> None:
     check_entries(params.load(file))
