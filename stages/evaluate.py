@@ -7,11 +7,12 @@ from pathlib import Path
 from workflow import params, timing
 from workflow.compute import prepare_torch
 from workflow.errors import one_line
-from workflow.evaluation import Judge, evaluate
-from workflow.extractor import load_classifier
+from workflow.evaluation import EXTRACTOR, evaluate, read_judge
 from workflow.files import read_json, write_json
-from workflow.images import read_card, read_split, read_tensors, write_tensors
+from workflow.images import read_tensors, write_tensors
 from workflow.models import registry
+
+NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
 
 
 def main(name: str, seed: int) -> None:
@@ -19,10 +20,7 @@ def main(name: str, seed: int) -> None:
     start = time.perf_counter()
     settings = params.load()
     device = prepare_torch(settings.compute)
-    folder, extractor = Path("runs") / name / str(seed), Path("data/extractor")
-    classifier = load_classifier(extractor / "model.safetensors").to(device)
-    card = read_card()
-    judge = Judge(classifier, read_split("train"), read_split("test"), card.levels, settings.evaluate, card.mixture)
+    folder, judge = Path("runs") / name / str(seed), read_judge(settings, device)
     loaded = registry.load(folder / "model.safetensors")
     samples = read_tensors(folder / "samples.safetensors")[0]["images"]
 
@@ -36,7 +34,7 @@ def main(name: str, seed: int) -> None:
         **{fact: getattr(model, fact) for fact in facts},
         **loaded.about,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "extractor": {k: v for k, v in read_json(extractor / "metrics.json").items() if k != "classes"},
+        "extractor": {k: v for k, v in read_json(EXTRACTOR / "metrics.json").items() if k not in NOT_REPEATED},
         **metrics,
     }
     write_tensors(folder / "pictures.safetensors", pictures)

@@ -1,4 +1,4 @@
-"""Train the classifier p(y|x) whose features the metrics use."""
+"""Train the network whose features the metrics use."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ if __name__ == "__main__":
         folder, batch = Path("data/extractor"), settings.extractor.batch_size
         save_classifier(model, folder / "model.safetensors")
         facts = {
-            "name": "classifier",
+            **model.facts,
             "features": settings.extractor.features,
-            "accuracy": accuracy(model.outputs(test.images, batch).logits, test.labels),
-            "valid_accuracy": accuracy(model.outputs(valid.images, batch).logits, valid.labels),
+            "accuracy": accuracy(*model.answers(test, batch)),
+            "valid_accuracy": accuracy(*model.answers(valid, batch)),
             "classes": list(card.classes),
             "sha256": sha256(folder / "model.safetensors"),
         }

@@ -5,16 +5,11 @@ from pathlib import Path
 from workflow import params
 from workflow.compute import prepare_torch
 from workflow.errors import one_line
-from workflow.evaluation import Judge, reference
-from workflow.extractor import load_classifier
+from workflow.evaluation import read_judge, reference
 from workflow.files import write_json
-from workflow.images import read_card, read_split
 
 if __name__ == "__main__":
     with one_line():
         settings = params.load()
-        device = prepare_torch(settings.compute)
-        classifier = load_classifier(Path("data/extractor/model.safetensors")).to(device)
-        card = read_card()
-        judge = Judge(classifier, read_split("train"), read_split("test"), card.levels, settings.evaluate, card.mixture)
+        judge = read_judge(settings, prepare_torch(settings.compute))
         write_json(Path("data/reference/reference.json"), reference(judge, settings.sample.count))

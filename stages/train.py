@@ -50,9 +50,9 @@ def main(name: str, seed: int) -> None:
 
 def _check_classes(name: str, asked: int, known: int) -> None:
     if asked not in (0, known):
+        remedy = f"set {known}, or 0 for a model that is not conditioned on them" if known else "set 0"
         raise BakeoffError(
-            f"params.yaml: models.{name}.classes: {asked}: the data have {known} classes; "
-            f"set {known}, or 0 for a model that is not conditioned on them"
+            f"params.yaml: models.{name}.classes: {asked}: the data have {known or 'no'} classes; {remedy}"
         )
 
 

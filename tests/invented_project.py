@@ -53,6 +53,7 @@ def make_project(
         "uniform_bits_per_dim": math.log2(levels), "pixel_probe_accuracy": 0.95,
     })  # fmt: skip
     extractor = {"name": "classifier", "accuracy": 0.991, "valid_accuracy": 0.99, "features": 64, "sha256": "ab" * 32}
+    extractor |= {"about": "a small classifier", "comparable": "nothing outside this page"}
     write(folder / "data/extractor/metrics.json", {**extractor, "classes": classes})
     for name in MODELS:
         for seed in seeds:

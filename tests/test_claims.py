@@ -15,6 +15,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
     families = {"vae": "variational", "gan": "adversarial", "pixelcnn": "autoregressive", "nice": "flow"}
     kinds_of_bits = {"vae": "upper bound", "gan": None, "pixelcnn": "exact", "nice": "upper bound"}
     return {
+        "extractor": {"name": "classifier"},
         "models": {
             name: {
                 "kind": (kind := name.split("_")[0]),
@@ -25,7 +26,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
                 **_spread({column: numbers.get(column) for column in COLUMNS}),
             }
             for name, numbers in models.items()
-        }
+        },
     }
 
 

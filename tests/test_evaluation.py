@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from tests.cards import card
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Classifier, Outputs, fit_classifier
 from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
@@ -104,7 +105,7 @@ def judge(digits: Tensor) -> Judge:
     test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
     brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
     classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
-    return Judge(classifier, train, test, LEVELS, SETTINGS)
+    return Judge(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +227,9 @@ def test_classes_asked_for_are_judged_by_the_classifier(judge: Judge, samples: T
     model = Everything()
     metrics, pictures = evaluate(model, samples, judge, 0)
     asked = torch.arange(4)
-    right = judge.outputs(model.sample_given(asked, torch.Generator())).logits.argmax(1) == asked
+    seen = judge.outputs(model.sample_given(asked, torch.Generator())).classes
+    assert seen is not None
+    right = seen == asked
     repeats = torch.bincount(torch.arange(len(samples)) % 4)
     assert metrics["class_accuracy"] == pytest.approx(float((right * repeats).sum() / len(samples)))
     grid = pictures["class_grid"]
@@ -238,8 +241,9 @@ def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: T
     """The classifier sorts every image into a class; a component counts if a point lies within three deviations."""
     centres = ((40.0, 40.0), (200.0, 40.0), (120.0, 200.0))
     points = torch.tensor([[40, 43], [42, 38], [199, 41], [120, 190]], dtype=torch.uint8).view(-1, 1, 1, 2)
-    known = replace(judge, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), mixture=Mixture(centres, 2.0))
-    outputs = Outputs(torch.zeros(4, 2), torch.zeros(4, 3))
+    plane = card((1, 1, 2), 256, 3, mixture=Mixture(centres, 2.0))
+    known = replace(judge, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), card=plane)
+    outputs = Outputs(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
     found = known._modes(points, outputs, outputs)
     assert found["high_quality"] == 0.75
     assert found["modes"]["found"] == 2
@@ -250,12 +254,11 @@ def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: T
 
 def test_the_probe_of_stacked_pictures_is_the_mean_of_one_a_channel(judge: Judge) -> None:
     """Features that tell the first two channels' classes, and nothing of the third's."""
-    classifier = Classifier((3, 8, 8), LEVELS, classes=8, channels=2, features=2, dropout=0, channelwise=True)
     digits = torch.randint(2, (400, 3), generator=torch.Generator().manual_seed(0))
     features = digits.float() * torch.tensor([1, 1, 0])
     known = ImageSet(torch.zeros(200, 3, 8, 8, dtype=torch.uint8), digits[:200] @ torch.tensor([4, 2, 1]))
     unseen = ImageSet(known.images, digits[200:] @ torch.tensor([4, 2, 1]))
-    stacked = replace(judge, classifier=classifier, train=known, test=unseen)
+    stacked = replace(judge, card=card((3, 8, 8), LEVELS, 8, channelwise=True), train=known, test=unseen)
     guess = digits[:200, 2].bincount().argmax()
     expected = (2 + (digits[200:, 2] == guess).double().mean().item()) / 3
     assert stacked.probe(features[:200], features[200:]) == pytest.approx(expected, abs=0.03)
@@ -306,16 +309,25 @@ def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
     assert torch.equal(judge.test.images, images)
 
 
+def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(judge: Judge) -> None:
+    stacked = replace(judge, card=card((3, 8, 8), LEVELS, 1000, channelwise=True))
+    assert [part.tolist() for part in stacked._parts(torch.tensor([0, 123, 905]))] == [[0, 1, 9], [0, 2, 0], [0, 3, 5]]
+
+
 def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -> None:
     fake, real = judge.outputs(samples), judge.outputs(judge.test.images)
-    torch.testing.assert_close(fake.features, judge.classifier.outputs(samples, 1000).features)
+    torch.testing.assert_close(fake.features, judge.extractor.outputs(samples, 1000).features)
+    assert fake.logits is not None
+    assert fake.classes is not None
+    assert real.classes is not None
+    assert torch.equal(fake.classes, fake.logits.argmax(1))
     kid, score = kernel_distance(fake.features, real.features, 4, 30), inception_score(fake.logits, 2)
     expected = {
         "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
         **dict(zip(("kid", "kid_std"), kid, strict=True)),
         **dict(zip(("inception_score", "inception_score_std"), score, strict=True)),
         **manifold_scores(fake.features, real.features, 3),
-        "modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), 10),
+        "modes": mode_coverage(fake.classes, real.classes, 10),
         "high_quality": None,
         "sharpness": _sharp(samples) / _sharp(judge.test.images),
     }
@@ -328,7 +340,8 @@ def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -
 
 def test_classifier_sees_no_more_images_at_once_than_a_batch(judge: Judge, samples: Tensor) -> None:
     sizes: list[int] = []
-    hook = judge.classifier.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    assert isinstance(judge.extractor, Classifier)
+    hook = judge.extractor.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
     judge.outputs(samples)
     hook.remove()
     assert sizes == [16, 16, 16, 16, 16, 10]

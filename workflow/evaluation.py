@@ -4,6 +4,7 @@ What is measured depends on what a model can do (the protocols of `models/base.p
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from workflow.compute import generator as make_generator
-from workflow.extractor import Classifier, Outputs
-from workflow.images import ImageSet, Mixture
+from workflow.extractor import FeatureExtractor, Outputs, load_classifier
+from workflow.images import Card, ImageSet, read_card, read_split
 from workflow.metrics.baseline import PixelHistogram
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
@@ -33,8 +34,9 @@ from workflow.models.base import (
     Model,
     bits_per_dim,
 )
-from workflow.params import Evaluate
+from workflow.params import Evaluate, Params
 
+EXTRACTOR = Path("data/extractor")
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
@@ -44,24 +46,26 @@ BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 @dataclass(frozen=True)
 class Judge:
-    """The classifier and the real images against which all samples are judged."""
+    """The extractor of features and the real images against which all samples are judged."""
 
-    classifier: Classifier
+    extractor: FeatureExtractor
     train: ImageSet
     test: ImageSet
-    levels: int
+    card: Card
     settings: Evaluate
-    mixture: Mixture | None = None
 
     def outputs(self, images: Tensor) -> Outputs:
         """Features and logits of images, uint8 (N, C, H, W)."""
-        return self.classifier.outputs(images, self.settings.batch_size)
+        return self.extractor.outputs(images, self.settings.batch_size)
 
     def scores(self, samples: Tensor, real: Outputs) -> dict[str, Any]:
-        """The measures that need samples alone: uint8 (N, C, H, W), against the test images' `real` outputs."""
+        """The measures that need samples alone: uint8 (N, C, H, W), against the test images' `real` outputs.
+
+        Those that need classes are None where the extractor has none.
+        """
         fake, settings = self.outputs(samples), self.settings
         kid, kid_std = kernel_distance(fake.features, real.features, settings.kid_subsets, settings.kid_subset_size)
-        score, score_std = inception_score(fake.logits, settings.splits)
+        score, score_std = (None, None) if fake.logits is None else inception_score(fake.logits, settings.splits)
         return {
             "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
             "kid": kid,
@@ -75,36 +79,49 @@ class Judge:
 
     def _modes(self, samples: Tensor, fake: Outputs, real: Outputs) -> dict[str, Any]:
         """Coverage of the classes; of a known mixture's components, by the samples that are near one."""
-        modes = fake.logits.shape[1]
-        if self.mixture is None:
-            return {"modes": mode_coverage(fake.logits.argmax(1), real.logits.argmax(1), modes), "high_quality": None}
-        centres = torch.tensor(self.mixture.centres)
+        if self.card.mixture is None:
+            if fake.classes is None or real.classes is None:
+                return {"modes": None, "high_quality": None}
+            return {"modes": mode_coverage(fake.classes, real.classes, len(self.card.classes)), "high_quality": None}
+        centres, std = torch.tensor(self.card.mixture.centres), self.card.mixture.std
         (mode, near), (real_mode, real_near) = (
-            nearest_mode(images, centres, self.mixture.std) for images in (samples, self.test.images)
+            nearest_mode(images, centres, std) for images in (samples, self.test.images)
         )
-        coverage = mode_coverage(mode[near], real_mode[real_near], modes)
+        coverage = mode_coverage(mode[near], real_mode[real_near], len(centres))
         return {"modes": coverage, "high_quality": float(near.double().mean())}
 
     def _sharpness(self, samples: Tensor) -> float | None:
         """Sharpness of the samples over that of the test images."""
-        own, real = sharpness(samples, self.levels), sharpness(self.test.images, self.levels)
+        own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
         return own / real if own is not None and real else None
 
     def probe(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of a linear probe on features (N, d) of the training and the test images.
+        """Accuracy of a linear probe on features (N, d) of the training and the test images, of data with classes.
 
         Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
         """
-        known = [(self.train.labels, self.test.labels)]
-        if self.classifier.channelwise:
-            known = list(zip(*map(self.classifier.parts, known[0]), strict=True))
-        strength = self.settings.probe_regularisation
-        found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in known]
+        strength, known = self.settings.probe_regularisation, (self.train.labels, self.test.labels)
+        pairs = zip(*map(self._parts, known), strict=True)
+        found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in pairs]
         return sum(found) / len(found)
+
+    def _parts(self, labels: Tensor) -> list[Tensor]:
+        """Classes int64 (N,); of stacked pictures the digits that spell them, one tensor int64 (N,) a channel."""
+        if not self.card.channelwise:
+            return [labels]
+        channels = self.card.shape[0]
+        base = round(len(self.card.classes) ** (1 / channels))
+        return [labels // base**place % base for place in reversed(range(channels))]
 
     def memorisation(self, samples: Tensor) -> dict[str, float]:
         """How near samples are to training images. uint8 (N, C, H, W)."""
-        return memorisation(samples, self.test.images, self.train.images, self.levels)
+        return memorisation(samples, self.test.images, self.train.images, self.card.levels)
+
+
+def read_judge(settings: Params, device: torch.device) -> Judge:
+    """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
+    extractor = load_classifier(EXTRACTOR / "model.safetensors").to(device)
+    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate)
 
 
 def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -132,7 +149,7 @@ def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dic
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
     generator, test = make_generator(model.device, seed, 5), judge.test.images
-    odd = odd_inputs(test, judge.train.images, judge.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
+    odd = odd_inputs(test, judge.train.images, judge.card.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
     bits = {}
     for name, images in {"test images": test, **odd}.items():
         parts = [model.log_prob(x.to(model.device), generator) for x in images.split(judge.settings.batch_size)]
@@ -149,14 +166,15 @@ def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dic
 
 @torch.no_grad()
 def _conditional(model: Model, judge: Judge, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Share of images drawn of a class that the classifier puts into it, and some of them, a column a class."""
+    """Share of images drawn of a class that the extractor puts into it, and some of them, a column a class."""
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
     generator = make_generator(model.device, seed, 11)
     y = torch.arange(max(count, model.classes)) % model.classes
     parts = [model.sample_given(part.to(model.device), generator).cpu() for part in y.split(judge.settings.batch_size)]
     images = torch.cat(parts)
-    accuracy = float((judge.outputs(images).logits.argmax(1) == y).double().mean())
+    seen = judge.outputs(images).classes
+    accuracy = None if seen is None else float((seen == y).double().mean())
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
     return {"class_accuracy": accuracy}, {"class_grid": torch.stack(rows)}
@@ -166,7 +184,7 @@ def _conditional(model: Model, judge: Judge, count: int, seed: int) -> tuple[dic
 def _representation(model: Model, judge: Judge) -> dict[str, Any]:
     probe = error = None
     batch = judge.settings.batch_size
-    if isinstance(model, HasEncode):
+    if judge.card.classes and isinstance(model, HasEncode):
         train, test = (
             torch.cat([model.encode(x.to(model.device)).cpu() for x in images.images.split(batch)])
             for images in (judge.train, judge.test)
@@ -175,7 +193,7 @@ def _representation(model: Model, judge: Judge) -> dict[str, Any]:
     if isinstance(model, HasReconstruct):
         x = judge.test.images
         back = torch.cat([model.reconstruct(part.to(model.device)).cpu() for part in x.split(batch)])
-        error = float(((back.double() - x.double()) / (judge.levels - 1)).square().mean())
+        error = float(((back.double() - x.double()) / (judge.card.levels - 1)).square().mean())
     return {"probe_accuracy": probe, "reconstruction_mse": error}
 
 
@@ -190,7 +208,7 @@ def _gflops_per_sample(model: Model, n: int = 8) -> float:
 @torch.no_grad()
 def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[str, Tensor]:
     shown, train = samples[:SHOWN], judge.train.images
-    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.levels)[1]]}
+    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.card.levels)[1]]}
     x = judge.test.images[:: max(1, len(judge.test) // SHOWN)][:SHOWN].to(model.device)
     if isinstance(model, HasReconstruct):
         pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
@@ -211,7 +229,7 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
     cpu = torch.device("cpu")
     real = judge.outputs(judge.test.images)
     drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
-    histogram = PixelHistogram(judge.train.images, judge.levels)
+    histogram = PixelHistogram(judge.train.images, judge.card.levels)
     shape = tuple(judge.test.images.shape[1:])
     assert len(shape) == 3
     pixels = (images.images.flatten(1).double() for images in (judge.train, judge.test))
@@ -223,6 +241,6 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
             **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8)), real),
             "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
         },
-        "uniform_bits_per_dim": float(torch.tensor(judge.levels).double().log2()),
-        "pixel_probe_accuracy": judge.probe(train, test),
+        "uniform_bits_per_dim": float(torch.tensor(judge.card.levels).double().log2()),
+        "pixel_probe_accuracy": judge.probe(train, test) if judge.card.classes else None,
     }

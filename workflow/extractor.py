@@ -1,4 +1,7 @@
-"""The classifier p(y|x) that is trained on the same images, and whose features the metrics use.
+"""The network that is trained on the same images, and whose features the metrics use: a classifier p(y|x).
+
+Of images without classes it learns to tell by how far a picture was turned (Gidaris, Singh & Komodakis 2018,
+Unsupervised Representation Learning by Predicting Image Rotations), which takes an eye for what is in it.
 
 Distances on its features are comparable between the models of one report, not with figures of papers, which use
 Inception. It is discriminative, so it does not stand behind the contract of the generative models.
@@ -8,6 +11,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +25,30 @@ from workflow.params import Extractor
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the classifier makes of images: features float32 (N, d) and logits float32 (N, classes), on the CPU."""
+    """What an extractor makes of images, on the CPU.
+
+    features: float32 (N, d). logits: float32 (N, K) of some classes of pictures, for the Inception Score, None if it
+    knows none. classes: int64 (N,), the likeliest of the classes of the data, None if it does not know those.
+    """
 
     features: Tensor
-    logits: Tensor
+    logits: Tensor | None = None
+    classes: Tensor | None = None
+
+
+class FeatureExtractor(Protocol):
+    """What the evaluation asks of a network."""
+
+    def outputs(self, x: Tensor, batch_size: int) -> Outputs:
+        """Features, and classes if it knows any, of images uint8 (N, C, H, W) on any device, `batch_size` at a time."""
 
 
 class Classifier(nn.Module):
     """Three convolutions and a hidden layer, whose activations are the features.
 
-    channelwise: the same network reads each channel as a picture by itself; the class of the whole is the number that
-    the channels' classes spell, and the features stand side by side.
+    classes: of the data; 0: none, so that it learns the turns of pictures. channelwise: the same network reads each
+    channel as a picture by itself; the class of the whole is the number that the channels' classes spell, and the
+    features stand side by side.
     """
 
     def __init__(
@@ -49,9 +66,11 @@ class Classifier(nn.Module):
         self.levels, self.shape, self.channelwise = levels, shape, channelwise
         sizes = {"classes": classes, "channels": channels, "features": features}
         self.arguments = {**sizes, "dropout": dropout, "channelwise": channelwise}
+        self.sees_classes = classes > 0
         colours, height, width = shape
+        self.turns = (0, 1, 2, 3) if height == width else (0, 2)  # quarters, as far as they keep the shape
         if channelwise:
-            self.base = classes = round(classes ** (1 / colours))
+            classes = round(classes ** (1 / colours))
             colours = 1
         self.body = nn.Sequential(
             nn.Conv2d(colours, channels, 3, padding=1),
@@ -68,7 +87,16 @@ class Classifier(nn.Module):
             nn.Linear(2 * channels * -(-height // 4) * -(-width // 4), features),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes or len(self.turns)))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is called before the name of a measure, what it is, and what its distances may be compared with."""
+        kind = ("classifier", "a small classifier trained on the same images, not the Inception network")
+        if not self.sees_classes:
+            about = "a small network trained to tell by how far each of these images, which have no classes, was turned"
+            kind = ("rotation network", about)
+        return {"name": kind[0], "about": kind[1], "comparable": "nothing outside this page"}
 
     def features(self, x: Tensor) -> Tensor:
         """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features), channelwise (N, C features)."""
@@ -78,12 +106,18 @@ class Classifier(nn.Module):
         hidden: Tensor = self.body(pictures)
         return hidden.view(len(x), -1)
 
-    def parts(self, labels: Tensor) -> list[Tensor]:
-        """Numbers int64 (N,) to the digits that spell them, one tensor int64 (N,) a channel."""
-        return [labels // self.base**place % self.base for place in reversed(range(self.shape[0]))]
+    def task(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What it learns: images with their classes, or in every turn, one after the other, with the turn's number.
+
+        x: uint8 (N, C, H, W), labels: int64 (N,), and so is what is returned, or T times as many for T turns.
+        """
+        if self.sees_classes:
+            return x, labels
+        turned = torch.cat([x.rot90(quarters, (2, 3)) for quarters in self.turns])
+        return turned, torch.arange(len(self.turns), device=x.device).repeat_interleave(len(x))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (N, classes) of what `features` gives."""
+        """Logits (N, classes), or of turns, of what `features` gives."""
         if not self.channelwise:
             logits: Tensor = self.head(features)
             return logits
@@ -95,16 +129,27 @@ class Classifier(nn.Module):
         return total
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). Logits, float (N, classes)."""
+        """x: uint8 (N, C, H, W). Logits, float (N, classes), or of turns."""
         return self.logits(self.features(x))
 
     @torch.no_grad()
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
-        """Features and logits of images on any device, `batch_size` at a time."""
+        """As `FeatureExtractor` asks."""
         device = next(self.parameters()).device
         features = [self.features(part.to(device)) for part in x.split(batch_size)]
-        logits = [self.logits(part).cpu() for part in features]
-        return Outputs(torch.cat([part.cpu() for part in features]), torch.cat(logits))
+        found = torch.cat([part.cpu() for part in features])
+        if not self.sees_classes:
+            return Outputs(found)
+        logits = torch.cat([self.logits(part).cpu() for part in features])
+        return Outputs(found, logits, logits.argmax(1))
+
+    @torch.no_grad()
+    def answers(self, images: ImageSet, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Logits float32 (M, classes or turns) of its task on images, and what is right, int64 (M,); on the CPU."""
+        device = next(self.parameters()).device
+        tasks = (self.task(x.to(device), labels) for x, labels in images.split(batch_size))
+        logits, right = zip(*((self(x).cpu(), wanted.cpu()) for x, wanted in tasks), strict=True)
+        return torch.cat(logits), torch.cat(right)
 
 
 def fit_classifier(
@@ -117,7 +162,10 @@ def fit_classifier(
     *,
     channelwise: bool = False,
 ) -> Classifier:
-    """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`."""
+    """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`.
+
+    classes: 0 if the images have none.
+    """
     torch.manual_seed(settings.seed)
     shape = tuple(train.images.shape[1:])
     assert len(shape) == 3
@@ -140,14 +188,15 @@ def fit_classifier(
         model.train()
         order = torch.randperm(len(images), generator=generator).to(device)
         for batch in order[: steps * settings.batch_size].chunk(steps):
-            loss = F.cross_entropy(model(images[batch]), labels[batch])
+            x, wanted = model.task(images[batch], labels[batch])
+            loss = F.cross_entropy(model(x), wanted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
             schedule.step()
         model.eval()
-        logits = model.outputs(valid.images, settings.batch_size).logits
-        score = (accuracy(logits, valid.labels), -F.cross_entropy(logits, valid.labels).item())
+        answers = model.answers(valid, settings.batch_size)
+        score = (accuracy(*answers), -F.cross_entropy(*answers).item())
         if score > best_score:
             best, best_score = copy.deepcopy(model.state_dict()), score
     model.load_state_dict(best)
@@ -155,7 +204,7 @@ def fit_classifier(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of images whose most likely class is right. logits: (N, classes), labels: int64 (N,)."""
+    """Share of images whose likeliest class, or turn, is right. logits: (N, classes), labels: int64 (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
 
 

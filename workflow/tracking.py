@@ -53,7 +53,8 @@ Deep generative models on the same data, with the same evaluation. Built from th
 
 - `train/…`, `valid/…`: what each family minimises, over training steps; not comparable between families.
 - `bits_per_dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
-- `classifier/…`: measured on the features of the project's own classifier; not to be held against papers.
+- `classifier/…`, `rotation network/…`: measured on the features of a network of the project's own; not to be held \
+against papers. `Inception/…`: on those of the standard network.
 - `gflops_per_sample`: 10⁹ floating-point operations; `time/…_seconds`: seconds."""
 
 
@@ -318,7 +319,7 @@ def _figures(metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, float
     extractor = metrics["extractor"]["name"]
     figures = {f"{extractor}/{key}" if ON_FEATURES.fullmatch(key) else key: value for key, value in metrics.items()}
     for group in ("modes", "nearest_neighbour"):
-        figures |= {f"{group}/{key}": value for key, value in metrics[group].items()}
+        figures |= {f"{group}/{key}": value for key, value in (metrics[group] or {}).items()}
     for stage in ("train", "sample", "evaluate"):
         facts = timing.get(stage, {})
         figures |= {f"time/{stage}_{key}": facts[key] for key in ("seconds", "images_per_second") if key in facts}

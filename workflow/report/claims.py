@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from workflow.report.columns import MEASURED, ODDITY, TIMES, Column
+from workflow.report.columns import MEASURED, ODDITY, TIMES, Column, named
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
@@ -117,7 +117,7 @@ def judge(summary: dict[str, Any]) -> list[Finding]:
 
 def _compare(claim: Claim, summary: dict[str, Any]) -> Finding | None:
     """Judge by every pair of a model of the one group and one of the other, under every seed."""
-    column, models, names = COLUMNS[claim.key], summary["models"], labels(summary["models"])
+    (column,), models, names = named([COLUMNS[claim.key]], summary), summary["models"], labels(summary["models"])
     sides = [list(_of(group, column, summary)) for group in (claim.who, claim.whom)]
     if not all(sides):
         return None
@@ -161,7 +161,7 @@ def _verdict(agree: list[int], seeds: int) -> tuple[Verdict, str]:
 
 def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
     """A counterexample: two models of one kind of likelihood, one ahead in bits/dim and behind in FID."""
-    bits, fid, names = COLUMNS["bits_per_dim"], COLUMNS["fid"], labels(summary["models"])
+    (bits, fid), names = named([COLUMNS["bits_per_dim"], COLUMNS["fid"]], summary), labels(summary["models"])
     known = {n: m for n, m in summary["models"].items() if m["mean"]["bits_per_dim"] is not None}
     pairs = [
         (a, b)
@@ -182,7 +182,7 @@ def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
     return Finding(
         "A better likelihood does not mean better samples.",
         "Theis et al. 2016",
-        "bits/dim (less) and classifier FID (more)",
+        f"{bits.title} (less) and {fid.title} (more)",
         evidence,
         "holds here" if always else "not decided" if any(against.values()) else "does not hold here",
         f"{always} of {len(pairs)} pairs with the same kind of likelihood are ranked the other way by FID"

@@ -3,11 +3,12 @@
 The tables, the CSV file, the terminal and the explanations are all made from this one list.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 DASH = "–"
+EXTRACTOR = "<extractor>"  # in a title: to be replaced by its name
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -73,6 +74,12 @@ def significant(value: float) -> str:
     return f"{digits}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
 
 
+def named(columns: Sequence[Column], summary: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns with the extractor's name in their titles."""
+    name = summary["extractor"]["name"]
+    return tuple(replace(column, title=column.title.replace(EXTRACTOR, name)) for column in columns)
+
+
 def look_up(metrics: Mapping[str, Any], path: str) -> float | None:
     """The number at `path` ("modes.kl"), None where there is none."""
     found: Any = metrics
@@ -84,13 +91,14 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float | None:
 GENERATION = (
     Column(
         key="fid",
-        title="classifier FID",
+        title=f"{EXTRACTOR} FID",
         form=2,
         better="lower",
         measures="Fréchet distance between two Gaussians, one fitted to the features of the samples, one to those of "
         "the test images: how far apart mean and covariance are.",
-        caveat="Sees only these two moments, and only what the classifier sees. It grows as counts shrink: compare it "
-        "with the floor at the same counts, and with no FID from elsewhere.",
+        caveat="Sees only these two moments, and only what the features hold. It grows as counts shrink: compare it "
+        "with the floor at the same counts, and with an FID from elsewhere only if features, counts and real images "
+        "are the same.",
     ),
     Column(
         key="kid",
@@ -108,8 +116,8 @@ GENERATION = (
         form=2,
         better="higher",
         spread="inception_score_std",
-        measures="exp of the mean KL(p(y|x) ‖ p(y)), here under the bake-off's classifier: high if each sample is "
-        "clearly of one class and all classes occur; at most the number of classes.",
+        measures="exp of the mean KL(p(y|x) ‖ p(y)) under the network whose features are used: high if each sample is "
+        "clearly of one of the classes that it knows and all of them occur; at most their number.",
         caveat="Never looks at a real image: one perfect picture a class, repeated, scores best.",
     ),
     Column(

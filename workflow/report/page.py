@@ -12,7 +12,7 @@ from torch import Tensor
 from workflow.images import PLANE_LEVELS, POINT, read_split, read_tensors, scatter
 from workflow.params import PATH, Params
 from workflow.report import charts, claims, origin, tables
-from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, significant
+from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, named, significant
 from workflow.report.curves import Panel, panels
 from workflow.report.pictures import PLANE, Strip, over_training, strip
 from workflow.report.ranking import best, comparable, doubt
@@ -35,7 +35,7 @@ class Family:
     facts: dict[str, Any]
     wall: Strip
     panels: list[Panel]
-    classes: Markup
+    classes: Markup | None
     odd: Markup | None
     training: Strip
     training_steps: list[int]
@@ -89,6 +89,8 @@ def render(summary: dict[str, Any], results: Results) -> str:
         places=_places(families),
         cards=_cards(families, results.settings),
         answers=_answers(timed),
+        class_shares=any(family.classes for family in families),
+        left_out=_left_out(results),
         generation=tables.generation(timed),
         understanding=tables.understanding(timed),
         cost=tables.Table(cost, tuple(tables.model_groups(timed, cost, same_machine=len(machines) == 1))),
@@ -113,14 +115,14 @@ def render(summary: dict[str, Any], results: Results) -> str:
 def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
     names, levels = tables.labels(summary["models"]), results.card.levels
     modes = {name: [run.metrics["modes"] for run in runs] for name, runs in results.models.items()}
-    every = [one for of_model in modes.values() for one in of_model]
-    top = 1.1 * max(share for one in every for share in (*one["histogram"], *one["test_histogram"]))
+    every = [one for of_model in modes.values() for one in of_model if one]
+    top = 1.1 * max((s for one in every for s in (*one["histogram"], *one["test_histogram"])), default=1.0)
     for series, (name, runs) in enumerate(results.models.items()):
         samples, _ = read_tensors(runs[0].folder / "samples.safetensors")
         pictures, _ = read_tensors(runs[0].folder / "pictures.safetensors")
         snapshots, _ = read_tensors(runs[0].folder / "snapshots.safetensors")
         label = names[name]
-        classes = charts.class_shares(
+        shares = modes[name][0] and charts.class_shares(
             f"{label}: share of each class among the samples, beside that in the test images",
             [one["histogram"] for one in modes[name]], modes[name][0]["test_histogram"], results.card.classes,
             series, top,
@@ -132,7 +134,7 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
             facts=summary["models"][name],
             wall=_wall(samples["images"], levels),
             panels=panels(runs, label, series),
-            classes=classes,
+            classes=shares,
             odd=_odd(pictures, label, series),
             training=over_training(snapshots["images"], levels),
             training_steps=snapshots["steps"].tolist(),
@@ -225,6 +227,7 @@ def _trade_offs(summary: dict[str, Any], families: list[Family], crowded: bool) 
     """Quality against the work of drawing an image, and, where it was measured, against the speed."""
     found = []
     floor = summary["reference"]["real"]["fid"]
+    (fid,) = named(GENERATION[:1], summary)
     for column in (COST[-1], TIMES[0]):
         points = []
         for f in families:
@@ -236,11 +239,23 @@ def _trade_offs(summary: dict[str, Any], families: list[Family], crowded: bool) 
         if points:
             titles = (
                 f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})",
-                "classifier FID (lower is better)",
+                f"{fid.title} (lower is better)",
             )
-            what = f"classifier FID of each model against its {column.title}, with the real-against-real floor"
+            what = f"{fid.title} of each model against its {column.title}, with the real-against-real floor"
             found.append(charts.quality_against_cost(what, points, floor, titles, crowded))
     return found
+
+
+def _left_out(results: Results) -> str:
+    """Which measures are missing for want of classes, and why, as a sentence; empty if none is."""
+    real, measures = results.reference["real"], ["modes", "class shares"]
+    why = "the network whose features are used does not know the classes of these images"
+    if not results.card.classes:
+        measures, why = [*measures, "linear probe"], "they need classes, and these images have none"
+    if real["inception_score"] is None:
+        measures = ["Inception Score", *measures]
+    text = f"{', '.join(measures[:-1])} and {measures[-1]}: {why}."
+    return text[0].upper() + text[1:] if real["modes"] is None else ""
 
 
 def _answers(summary: dict[str, Any]) -> list[Answer]:
@@ -258,15 +273,16 @@ def _answers(summary: dict[str, Any]) -> list[Answer]:
                 found.append((names[name], value, str(kind), f"; {open_to}" if open_to else ""))
         return found
 
-    fid, bits, probe, flops = GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[1], COST[1]
+    fid, bits, probe, flops = named([GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[1], COST[1]], summary)
     floor, raw = fid.text(reference["real"]["fid"]), probe.text(reference["pixel_probe_accuracy"])
-    drawn = [(who, f"classifier FID {value}{but}; real images {floor}") for who, value, _, but in leaders(fid)]
+    drawn = [(who, f"{fid.title} {value}{but}; real images {floor}") for who, value, _, but in leaders(fid)]
     known = [(who, f"{value} bits/dim, {kind}{but}") for who, value, kind, but in leaders(bits)]
     seen = [(who, f"linear probe {value}{but}; on raw pixels {raw}") for who, value, _, but in leaders(probe)]
     cheap = [(who, f"{value} GFLOP per image{but}") for who, value, _, but in leaders(flops)]
-    return [
+    answers = [
         Answer("Whose samples are nearest to the data?", drawn),
         Answer("Who predicts unseen images best?", known or [("", "no model here has a density")]),
         Answer("Whose features tell classes apart?", seen or [("", "no model here has features")]),
         Answer("Who draws with the least work?", cheap),
     ]
+    return answers if reference["pixel_probe_accuracy"] is not None else [answers[0], answers[1], answers[3]]

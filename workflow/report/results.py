@@ -17,7 +17,7 @@ TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
 MAY_LACK = {
     *("bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"),
-    *("sharpness", "high_quality", "class_accuracy"),
+    *("sharpness", "high_quality", "class_accuracy", "inception_score", "modes_found", "modes_kl"),
 }
 
 

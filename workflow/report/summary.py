@@ -23,7 +23,7 @@ def summarise(results: Results) -> dict[str, Any]:
             "counts": results.card.counts,
             "sha256": results.card.sha256,
         },
-        "extractor": {key: results.extractor[key] for key in ("name", "features", "accuracy", "sha256")},
+        "extractor": {key: results.extractor.get(key) for key in ("name", "features", "accuracy", "sha256")},
         "seeds": list(seeds),
         "reference": results.reference,
         "models": models,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from workflow.report.columns import DASH, GENERATION, UNDERSTANDING, Column
+from workflow.report.columns import DASH, GENERATION, UNDERSTANDING, Column, named
 from workflow.report.ranking import best, doubt
 from workflow.report.results import TAXONOMY
 
@@ -145,9 +145,9 @@ def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
 
 
 def present(columns: Sequence[Column], summary: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns in which some model has a number."""
+    """The columns in which some model has a number, with the extractor's name."""
     means = [model["mean"] for model in summary["models"].values()]
-    return tuple(c for c in columns if any(mean.get(c.key) is not None for mean in means))
+    return tuple(c for c in named(columns, summary) if any(mean.get(c.key) is not None for mean in means))
 
 
 def generation(summary: dict[str, Any]) -> Table:
@@ -159,8 +159,9 @@ def generation(summary: dict[str, Any]) -> Table:
 
 def understanding(summary: dict[str, Any]) -> Table:
     """What the model knows of the density and of the images, beside what needs no model at all."""
-    scale = reference_rows(summary, UNDERSTANDING)
-    return Table(UNDERSTANDING, (*model_groups(summary, UNDERSTANDING), (SCALE, tuple(scale))))
+    no_classes = summary["reference"]["pixel_probe_accuracy"] is None
+    columns = tuple(c for c in UNDERSTANDING if not (no_classes and c.key == "probe_accuracy"))
+    return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(reference_rows(summary, columns)))))
 
 
 def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
@@ -190,7 +191,7 @@ def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stabil
     """A row for each group of comparable models in each of the columns; none with one seed."""
     names = labels(summary["models"])
     rows = []
-    for column in columns:
+    for column in named(columns, summary):
         for group in summary["ranking"].get(column.key, []):
             others = {seed: top for seed, top in group["best_by_seed"].items() if not set(group["best"]) <= set(top)}
             adjacent = [pair for pair in pairwise(group["order"]) if list(pair) in group["swaps"]]

@@ -10,7 +10,7 @@ from workflow.report.tables import Cell, Row, model_groups, present, reference_r
 
 SHOWN = {
     "bits_per_dim": "bits/dim",
-    "fid": "classifier\nFID",
+    "fid": "",  # by the name of its features
     "inception_score": "Inception\nScore",
     "precision": "precision",
     "recall": "recall",
@@ -40,7 +40,8 @@ def table(summary: dict[str, Any]) -> Table:
     )
     made.add_column("", no_wrap=not several, overflow="fold", min_width=18)  # rows of several seeds have two lines
     for column in columns:
-        head = SHOWN[column.key] if "\n" in SHOWN[column.key] else f"\n{SHOWN[column.key]}"
+        head = SHOWN[column.key] or column.title.replace(" ", "\n")
+        head = head if "\n" in head else f"\n{head}"
         made.add_column(f"{head} {column.arrow}", justify="right", no_wrap=True)
     for row in rows:
         made.add_row(*_printed(row))
