@@ -1,37 +1,54 @@
-"""Train the network whose features the metrics use."""
+"""Make the network whose features the metrics use: train it on the images, or take Inception."""
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from workflow import params
 from workflow.compute import prepare_torch
 from workflow.errors import one_line
 from workflow.extractor import accuracy, fit_classifier, save_classifier
 from workflow.files import sha256, write_json
-from workflow.images import read_card, read_split
+from workflow.images import Card, read_card, read_split
+from workflow.inception import FACTS, take_inception
+
+
+def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
+    """Train a classifier, write it to `path` and return what there is to know of it."""
+    valid, test = read_split("valid"), read_split("test")
+    model = fit_classifier(
+        read_split("train"),
+        valid,
+        card.levels,
+        len(card.classes),
+        settings.extractor,
+        device,
+        channelwise=card.channelwise,
+    )
+    save_classifier(model, path)
+    batch = settings.extractor.batch_size
+    return {
+        **model.facts,
+        "features": settings.extractor.features,
+        "accuracy": accuracy(*model.answers(test, batch)),
+        "valid_accuracy": accuracy(*model.answers(valid, batch)),
+        "classes": list(card.classes),
+        "sha256": sha256(path),
+    }
+
+
+def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> dict[str, Any]:
+    """Write the Inception network to `path` and return what there is to know of it."""
+    take_inception(settings.evaluate.inception_weights, card, path)
+    return {**FACTS}
+
+
+MAKERS = {"trained": train, "inception": take}
 
 if __name__ == "__main__":
     with one_line():
-        settings = params.load()
+        settings, folder = params.load(), Path("data/extractor")
         device = prepare_torch(settings.compute)
-        card, valid, test = read_card(), read_split("valid"), read_split("test")
-        model = fit_classifier(
-            read_split("train"),
-            valid,
-            card.levels,
-            len(card.classes),
-            settings.extractor,
-            device,
-            channelwise=card.channelwise,
-        )
-
-        folder, batch = Path("data/extractor"), settings.extractor.batch_size
-        save_classifier(model, folder / "model.safetensors")
-        facts = {
-            **model.facts,
-            "features": settings.extractor.features,
-            "accuracy": accuracy(*model.answers(test, batch)),
-            "valid_accuracy": accuracy(*model.answers(valid, batch)),
-            "classes": list(card.classes),
-            "sha256": sha256(folder / "model.safetensors"),
-        }
-        write_json(folder / "metrics.json", facts)
+        make = MAKERS[settings.evaluate.extractor]
+        write_json(folder / "metrics.json", make(settings, read_card(), device, folder / "model.safetensors"))

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.mirror import mirror  # noqa: F401 -- a fixture
+
 ROOT = Path(__file__).parent.parent
 
 

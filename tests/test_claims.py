@@ -23,6 +23,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
                 "title": kind.upper(),
                 "bits_per_dim_kind": kinds_of_bits[kind],
                 "oddity": _spread(numbers.get("oddity", {})),
+                "told_classes": False,
                 **_spread({column: numbers.get(column) for column in COLUMNS}),
             }
             for name, numbers in models.items()

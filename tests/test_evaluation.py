@@ -27,7 +27,10 @@ from workflow.models.base import Likelihood, Model
 from workflow.params import Evaluate, Extractor
 
 SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
-SETTINGS = Evaluate(batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30, probe_regularisation=1.0)
+SETTINGS = Evaluate(
+    extractor="trained", batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30,
+    probe_regularisation=1.0,
+)  # fmt: skip
 MEASURES = {
     *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),

@@ -125,3 +125,11 @@ def test_anything_else_is_loaded_or_refused_in_one_line(
     except BakeoffError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def test_weights_are_given_for_inception_alone(tmp_path: Path) -> None:
+    content = _changed("evaluate/inception_weights", "somewhere.pth")
+    with pytest.raises(BakeoffError, match=r"inception_weights needs extractor: inception; remove it or set that$"):
+        _load(content, tmp_path)
+    content["evaluate"]["extractor"] = "inception"
+    _load(content, tmp_path)

@@ -120,7 +120,9 @@ def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float)
 
 
 def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_them(project: Path) -> None:
-    edit(project / "runs/vqvae/0/metrics.json", class_accuracy=0.9)
+    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings["models"]["vqvae"]["classes"] = 3
+    write_yaml(project / "params.yaml", settings)
     models = summary_now()["models"]
     probe = next(c for c in MEASURED if c.key == "probe_accuracy")
     others = {name: m["mean"][probe.key] for name, m in models.items() if m["mean"][probe.key] and name != "vqvae"}

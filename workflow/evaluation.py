@@ -3,6 +3,7 @@
 What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from workflow.compute import generator as make_generator
-from workflow.extractor import FeatureExtractor, Outputs, load_classifier
+from workflow.extractor import Classifier, FeatureExtractor, Outputs, load_classifier
 from workflow.images import Card, ImageSet, read_card, read_split
+from workflow.inception import Inception, load_inception
 from workflow.metrics.baseline import PixelHistogram
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
@@ -37,6 +39,7 @@ from workflow.models.base import (
 from workflow.params import Evaluate, Params
 
 EXTRACTOR = Path("data/extractor")
+LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
@@ -120,7 +123,7 @@ class Judge:
 
 def read_judge(settings: Params, device: torch.device) -> Judge:
     """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
-    extractor = load_classifier(EXTRACTOR / "model.safetensors").to(device)
+    extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR / "model.safetensors").to(device)
     return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate)
 
 
@@ -130,15 +133,16 @@ def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[di
     A measure that the model does not allow is None; a picture of what it cannot do is absent.
     """
     counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
+    real = judge.outputs(judge.test.images)
     metrics = {
         "counts": counts,
-        **judge.scores(samples, judge.outputs(judge.test.images)),
+        **judge.scores(samples, real),
         "nearest_neighbour": judge.memorisation(samples),
         **_representation(model, judge),
         "gflops_per_sample": _gflops_per_sample(model),
     }
     density, bits = _density(model, judge, seed)
-    obedience, drawn = _conditional(model, judge, len(samples), seed)
+    obedience, drawn = _conditional(model, judge, len(samples) if real.classes is not None else None, seed)
     return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
 
 
@@ -165,15 +169,18 @@ def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dic
 
 
 @torch.no_grad()
-def _conditional(model: Model, judge: Judge, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Share of images drawn of a class that the extractor puts into it, and some of them, a column a class."""
+def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Share of `count` images drawn of a class that the extractor puts into it, and some of them, a column a class.
+
+    count: None if the extractor does not know the classes.
+    """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
     generator = make_generator(model.device, seed, 11)
-    y = torch.arange(max(count, model.classes)) % model.classes
+    y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
     parts = [model.sample_given(part.to(model.device), generator).cpu() for part in y.split(judge.settings.batch_size)]
     images = torch.cat(parts)
-    seen = judge.outputs(images).classes
+    seen = judge.outputs(images).classes if count else None
     accuracy = None if seen is None else float((seen == y).double().mean())
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]

@@ -93,7 +93,7 @@ class Compute(Section):
 
 
 class Extractor(Section):
-    """The classifier p(y|x) whose features the metrics use."""
+    """The network that is trained on the same images for its features, if `evaluate.extractor` is trained."""
 
     channels: Count
     features: Count
@@ -112,14 +112,22 @@ class Sample(Section):
 
 
 class Evaluate(Section):
-    """Settings of the metrics."""
+    """Settings of the metrics; inception_weights: a file to take Inception from instead of downloading it."""
 
+    extractor: Literal["trained", "inception"]
+    inception_weights: str | None = None
     batch_size: Count
     splits: Annotated[int, Field(ge=2)]
     neighbours: Count
     kid_subsets: Count
     kid_subset_size: Annotated[int, Field(ge=2)]
     probe_regularisation: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _weights_of_inception_alone(self) -> "Evaluate":
+        if self.inception_weights is not None and self.extractor != "inception":
+            raise ValueError("inception_weights needs extractor: inception; remove it or set that")
+        return self
 
 
 class Train(Section):

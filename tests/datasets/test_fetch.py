@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.datasets.conftest import Mirror
-from workflow.datasets.fetch import fetch
+from tests.mirror import Mirror
 from workflow.errors import BakeoffError
+from workflow.fetch import fetch
 
 CONTENT = bytes(range(256)) * 40
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
@@ -77,7 +77,14 @@ def test_when_all_fail_one_line_says_why_and_what_was_there_stays(path: Path, mi
         fetch([mirror.address + "first", mirror.address + "second", "http://127.0.0.1:1/third"], path, MD5)
     line = str(error.value)
     assert "\n" not in line
-    for part in (str(path), "first: its checksum is md5:", "second: HTTP 404", "third: ", "refused", "put it there"):
+    for part in (
+        str(path),
+        "first: its checksum is md5:",
+        "second: HTTP 404",
+        "third: ",
+        "refused",
+        "put the file",
+    ):
         assert part in line, line
     assert path.read_bytes() == b"mine"
     assert list(path.parent.iterdir()) == [path]
@@ -86,7 +93,7 @@ def test_when_all_fail_one_line_says_why_and_what_was_there_stays(path: Path, mi
 def test_a_download_that_is_killed_leaves_no_file_and_the_next_one_completes(path: Path, mirror: Mirror) -> None:
     mirror.faults["first"] = "stall"
     code = (
-        "import sys, pathlib; from workflow.datasets.fetch import fetch; "
+        "import sys, pathlib; from workflow.fetch import fetch; "
         "fetch([sys.argv[1]], pathlib.Path(sys.argv[2]), sys.argv[3])"
     )
     child = subprocess.Popen([sys.executable, "-c", code, mirror.address + "first", str(path), MD5], cwd=ROOT)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchvision import datasets
 
-from tests.datasets.conftest import Mirror
+from tests.mirror import Mirror
 from workflow.datasets import catalogue, published
 from workflow.errors import BakeoffError
 from workflow.images import ImageSet, read_card, read_split, write_prepared

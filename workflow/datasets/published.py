@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflow.datasets.fetch import fetch
 from workflow.datasets.splits import write_raw
 from workflow.errors import BakeoffError
+from workflow.fetch import fetch
 from workflow.images import ImageSet
 
 # The binary version of the same images: torchvision reads the one of Python pickles, which can run code.

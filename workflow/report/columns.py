@@ -45,8 +45,7 @@ class Column:
 
     def ranks(self, model: Mapping[str, Any]) -> bool:
         """Whether a model of the summary has a number here that may be compared with another's at all."""
-        told = model["mean"].get("class_accuracy") is not None
-        return model["mean"].get(self.key) is not None and not (self.untold and told)
+        return model["mean"].get(self.key) is not None and not (self.untold and model["told_classes"])
 
     def text(self, value: float | None) -> str:
         """The value as the tables print it; a dash for a missing one."""

@@ -6,6 +6,7 @@ import io
 import json
 from typing import Any
 
+from workflow.params import Entry
 from workflow.report.columns import MEASURED
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
@@ -14,7 +15,10 @@ from workflow.report.seeds import spread
 
 def summarise(results: Results) -> dict[str, Any]:
     """All numbers of the report that depend on its inputs alone: nothing of durations, machines or the date."""
-    models, seeds = {name: _model(runs) for name, runs in results.models.items()}, results.settings.seeds
+    models, seeds = (
+        {name: _model(runs, results.settings.models[name]) for name, runs in results.models.items()},
+        results.settings.seeds,
+    )
     return {
         "data": {
             "name": results.card.name,
@@ -32,11 +36,12 @@ def summarise(results: Results) -> dict[str, Any]:
     }
 
 
-def _model(runs: list[Run]) -> dict[str, Any]:
+def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
     """What the model is, and its numbers over the seeds, as `spread` puts them; of odd inputs under `oddity`."""
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
+        "told_classes": entry.hyperparameters.get("classes", 0) > 0,
         "oddity": _oddity(runs),
         **spread({column.key: [column.read(run.metrics) for run in runs] for column in MEASURED}),
     }

@@ -41,7 +41,9 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
         failures.append(f"{address}: its checksum is {found}, not {checksum}")
     part.unlink(missing_ok=True)
     present = " (the file there has another checksum)" if path.exists() else ""
-    raise BakeoffError(f"{path}{present}: could not be fetched; {'; '.join(failures)}; try again, or put it there")
+    raise BakeoffError(
+        f"{path}{present}: could not be fetched; {'; '.join(failures)}; try again, or put the file there"
+    )
 
 
 def _checksum(path: Path, like: str) -> str:
