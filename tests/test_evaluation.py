@@ -13,9 +13,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tests.cards import card
+from workflow import evaluation
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Classifier, Outputs, fit_classifier
 from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
+from workflow.metrics import neighbours
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
@@ -25,6 +27,7 @@ from workflow.metrics.neighbours import nearest
 from workflow.metrics.sharpness import sharpness
 from workflow.models.base import Likelihood, Model
 from workflow.params import Evaluate, Extractor
+from workflow.report.columns import MEASURED
 
 SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
 SETTINGS = Evaluate(
@@ -310,6 +313,32 @@ def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
     assert torch.equal(shown["completions"][:, :, :4], originals[:, :, :4])
     assert not torch.equal(shown["completions"][:, :, 4], originals[:, :, 4])
     assert torch.equal(judge.test.images, images)
+
+
+def test_the_probe_learns_from_some_training_images_evenly_spaced(
+    judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "PROBED", 50)
+    few = replace(judge)
+    assert torch.equal(few.probed.images, judge.train.images[::3])
+    only = replace(judge, train=ImageSet(judge.train.images[::3], judge.train.labels[::3]))
+    metrics, expected = evaluate(Everything(), samples, few, 0)[0], evaluate(Everything(), samples, only, 0)[0]
+    assert metrics["probe_accuracy"] == expected["probe_accuracy"]
+    assert reference(few, 40)["pixel_probe_accuracy"] == reference(only, 40)["pixel_probe_accuracy"]
+
+
+def test_parts_do_not_change_the_reconstruction_error(
+    judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"]
+    monkeypatch.setattr(evaluation, "SOME", 7)
+    assert evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"] == pytest.approx(whole, rel=1e-12)
+
+
+def test_the_page_tells_how_many_images_are_searched_and_probed() -> None:
+    caveats = {column.key: column.caveat for column in MEASURED}
+    assert f"{neighbours.SEARCHED:,}" in caveats["nearest_neighbour_ratio"]
+    assert f"{evaluation.PROBED:,}" in caveats["probe_accuracy"]
 
 
 def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(judge: Judge) -> None:

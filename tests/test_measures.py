@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from workflow.metrics import neighbours
+from workflow.metrics import baseline, neighbours
 from workflow.metrics.baseline import PixelHistogram
 from workflow.metrics.modes import class_shares, kl_divergence, mode_coverage
 from workflow.metrics.neighbours import memorisation, nearest
@@ -73,9 +73,11 @@ def test_nearest_is_exact_where_rounding_could_hide_a_pixel() -> None:
 
 def test_chunks_do_not_change_the_neighbours(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     distance, index = nearest(digits[:50], digits[100:300], 17)
-    monkeypatch.setattr(neighbours, "CHUNK", 7)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
+    monkeypatch.setattr(neighbours, "IMAGES", 11)
+    monkeypatch.setattr(neighbours, "EXACT", 8**2 * 5)
     again = nearest(digits[:50], digits[100:300], 17)
-    torch.testing.assert_close(again[0], distance)
+    assert torch.equal(again[0], distance)
     assert torch.equal(again[1], index)
 
 
@@ -90,6 +92,20 @@ def test_copies_are_images_equal_to_the_last_pixel(digits: Tensor) -> None:
     assert found["test"] == pytest.approx(np.median(nearest_of_test) / 16, rel=1e-5)
 
 
+def test_of_many_images_some_evenly_spaced_are_searched_but_copies_of_any_are_found(
+    digits: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, test, samples = digits[:90], digits[100:160], digits[:10]
+    monkeypatch.setattr(neighbours, "SEARCHED", 45)
+    monkeypatch.setattr(neighbours, "ASKED", 20)
+    found = memorisation(samples, test, train, 17)
+    assert found["copies"] == 1
+    assert found["samples"] == pytest.approx(float(nearest(samples, train[::2], 17)[0].median()))
+    assert found["test"] == pytest.approx(float(nearest(test[::3], train[::2], 17)[0].median()))
+    assert torch.arange(7)[neighbours.spread(7, 3)].tolist() == [0, 2, 4]
+    assert torch.arange(7)[neighbours.spread(7, 7)].tolist() == list(range(7))
+
+
 # The baseline of independent pixels
 
 
@@ -101,6 +117,13 @@ def test_baseline_sums_to_one_over_all_images_and_is_the_smoothed_histogram() ->
     assert log_prob.exp().sum().item() == pytest.approx(1, rel=1e-12)
     first, second = [4 / 7, 2 / 7, 1 / 7], [1 / 7, 2 / 7, 4 / 7]
     assert log_prob.exp().tolist() == pytest.approx([p * q for p in first for q in second], rel=1e-12)
+
+
+def test_parts_do_not_change_the_baseline(digits: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = PixelHistogram(digits[:100], 17)
+    monkeypatch.setattr(baseline, "PIXELS", 7 * 64)
+    parts = PixelHistogram(digits[:100], 17)
+    assert torch.equal(parts.log_prob(digits[100:150]), whole.log_prob(digits[100:150]))
 
 
 def test_baselines_samples_have_its_probabilities() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workflow.errors import BakeoffError
-from workflow.metrics import manifold
+from workflow.metrics import frechet, manifold
 from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance, squared_mmd
@@ -114,6 +114,14 @@ def test_gaussian_keeps_the_moments_without_a_covariance_matrix() -> None:
     assert fitted.factor.shape == (7, 20)
     assert fitted.factor.dtype == fitted.mean.dtype == torch.float64
     np.testing.assert_allclose(fitted.factor.T @ fitted.factor / 6, np.cov(a.float().double().T), atol=1e-12)
+
+
+def test_parts_do_not_change_the_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = _features(50, 6, 1), _features(41, 6, 2)
+    whole = _fid(a, b)
+    monkeypatch.setattr(frechet, "NUMBERS", 6 * 9)
+    assert _fid(a, b) == pytest.approx(whole, rel=1e-10)
+    assert fit_gaussian(a).factor.shape == (6, 6)
 
 
 # Kernel distance
@@ -254,7 +262,7 @@ def test_manifold_scores_of_far_and_of_collapsed_samples() -> None:
 def test_chunks_do_not_change_the_manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, real = _features(50, 3, 1), _features(41, 3, 2)
     whole = manifold_scores(samples, real, 3)
-    monkeypatch.setattr(manifold, "CHUNK", 7)
+    monkeypatch.setattr(manifold, "DISTANCES", 7 * 41)
     assert manifold_scores(samples, real, 3) == pytest.approx(whole, rel=1e-12)
 
 

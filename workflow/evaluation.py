@@ -5,6 +5,7 @@ What is measured depends on what a model can do (the protocols of `models/base.p
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
 from workflow.metrics.manifold import manifold_scores
 from workflow.metrics.modes import mode_coverage, nearest_mode
-from workflow.metrics.neighbours import memorisation, nearest
+from workflow.metrics.neighbours import memorisation, nearest, spread
 from workflow.metrics.oddity import auroc, odd_inputs
 from workflow.metrics.probe import probe_accuracy
 from workflow.metrics.sharpness import sharpness
@@ -43,6 +44,8 @@ LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
+PROBED = 20_000  # training images that a linear probe learns from, at the most
+SOME = 2048  # images that are turned into float64 at once
 ODD = 100  # odd inputs of each kind
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
@@ -98,12 +101,18 @@ class Judge:
         own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
         return own / real if own is not None and real else None
 
+    @cached_property
+    def probed(self) -> ImageSet:
+        """The training images that a linear probe learns from: at most `PROBED`, evenly spaced."""
+        chosen = spread(len(self.train), PROBED)
+        return ImageSet(self.train.images[chosen], self.train.labels[chosen])
+
     def probe(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of a linear probe on features (N, d) of the training and the test images, of data with classes.
+        """Accuracy of a linear probe on features (N, d) of the probed and the test images, of data with classes.
 
         Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
         """
-        strength, known = self.settings.probe_regularisation, (self.train.labels, self.test.labels)
+        strength, known = self.settings.probe_regularisation, (self.probed.labels, self.test.labels)
         pairs = zip(*map(self._parts, known), strict=True)
         found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in pairs]
         return sum(found) / len(found)
@@ -194,13 +203,15 @@ def _representation(model: Model, judge: Judge) -> dict[str, Any]:
     if judge.card.classes and isinstance(model, HasEncode):
         train, test = (
             torch.cat([model.encode(x.to(model.device)).cpu() for x in images.images.split(batch)])
-            for images in (judge.train, judge.test)
+            for images in (judge.probed, judge.test)
         )
         probe = judge.probe(train, test)
     if isinstance(model, HasReconstruct):
         x = judge.test.images
         back = torch.cat([model.reconstruct(part.to(model.device)).cpu() for part in x.split(batch)])
-        error = float(((back.double() - x.double()) / (judge.card.levels - 1)).square().mean())
+        pairs = zip(back.split(SOME), x.split(SOME), strict=True)
+        squares = [((b.double() - a.double()) / (judge.card.levels - 1)).square().sum() for b, a in pairs]
+        error = float(sum(squares) / x.numel())
     return {"probe_accuracy": probe, "reconstruction_mse": error}
 
 
@@ -239,8 +250,7 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
     histogram = PixelHistogram(judge.train.images, judge.card.levels)
     shape = tuple(judge.test.images.shape[1:])
     assert len(shape) == 3
-    pixels = (images.images.flatten(1).double() for images in (judge.train, judge.test))
-    train, test = pixels
+    train, test = (images.images.flatten(1) for images in (judge.probed, judge.test))
     return {
         "counts": {"samples": len(drawn), "test": len(judge.test)},
         "real": judge.scores(judge.train.images[drawn], real),

@@ -3,18 +3,27 @@
 import torch
 from torch import Generator, Tensor
 
+PIXELS = 2**22  # looked at together
+
 
 class PixelHistogram:
     """A categorical for every pixel and channel by itself, with add-one smoothing; its likelihood is exact."""
 
     def __init__(self, train: Tensor, levels: int) -> None:
-        counts = torch.stack([(train == level).sum(0) for level in range(levels)]).double() + 1
-        self._log_prob = (counts / counts.sum(0)).log()  # (levels, C, H, W)
+        shape = train.shape[1:]
+        places = torch.arange(shape.numel())
+        counts = torch.zeros(levels * shape.numel(), dtype=torch.long)
+        for part in train.split(_images(shape)):
+            cells = part.flatten(1).long().mul_(len(places)).add_(places)
+            counts += cells.flatten().bincount(minlength=len(counts))
+        smoothed = counts.view(levels, *shape).double() + 1
+        self._log_prob = (smoothed / smoothed.sum(0)).log()  # (levels, C, H, W)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x: uint8 (N, C, H, W). Nats, float64 (N,)."""
-        table = self._log_prob.expand(len(x), *self._log_prob.shape)
-        return table.gather(1, x.long().unsqueeze(1)).flatten(1).sum(1)
+        table = self._log_prob.unsqueeze(0)
+        parts = (part.long().unsqueeze(1) for part in x.split(_images(x.shape[1:])))
+        return torch.cat([table.expand(len(at), *table.shape[1:]).gather(1, at).flatten(1).sum(1) for at in parts])
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Images, uint8 (n, C, H, W)."""
@@ -22,3 +31,8 @@ class PixelHistogram:
         flat = self._log_prob.flatten(1).T.exp().float()  # (C·H·W, levels)
         draws = torch.multinomial(flat, n, replacement=True, generator=generator)
         return draws.T.reshape(n, *shape).to(torch.uint8)
+
+
+def _images(shape: torch.Size) -> int:
+    """How many images of this shape to look at together."""
+    return max(1, PIXELS // shape.numel())

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+NUMBERS = 2**25  # turned into float64 at once, 256 MB
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -22,9 +24,11 @@ class Gaussian:
 
 def fit_gaussian(features: Tensor) -> Gaussian:
     """features: float (N, d), N at least 2."""
-    x = features.double()
-    mean = x.mean(0)
-    return Gaussian(mean, torch.linalg.qr(x - mean, mode="r").R, len(x))
+    mean = features.mean(0, dtype=torch.float64)
+    factor = mean.new_zeros(0, len(mean))
+    for part in features.split(max(1, NUMBERS // len(mean))):  # R of what is above the next part stands for all of it
+        factor = torch.linalg.qr(torch.cat([factor, part.double() - mean]), mode="r").R
+    return Gaussian(mean, factor, len(features))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

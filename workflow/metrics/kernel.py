@@ -19,13 +19,12 @@ def kernel_distance(a: Tensor, b: Tensor, subsets: int, subset_size: int, seed: 
 
     A subset is no larger than the smaller set: then it is all of it.
     """
-    a, b = a.double(), b.double()
     size = min(subset_size, len(a), len(b))
     rng = np.random.RandomState(seed)  # the stream that torch-fidelity draws from, so that figures can be compared
     values = [
         squared_mmd(
-            a[torch.from_numpy(rng.choice(len(a), size, replace=False))],
-            b[torch.from_numpy(rng.choice(len(b), size, replace=False))],
+            a[torch.from_numpy(rng.choice(len(a), size, replace=False))].double(),
+            b[torch.from_numpy(rng.choice(len(b), size, replace=False))].double(),
         )
         for _ in range(subsets)
     ]

@@ -1,20 +1,25 @@
 """Do samples lie where real images lie, and the other way round? Nearest-neighbour balls in feature space."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from workflow.errors import BakeoffError
 
-CHUNK = 4096
+DISTANCES = 2**25  # computed at once, 256 MB
 
 
-def _distances_by_chunk(a: Tensor, b: Tensor) -> list[Tensor]:
-    return [torch.cdist(part, b) for part in a.split(CHUNK)]
+def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Distances (n, N) of some points of a (M, d) to all of b (N, d), and which points, until all had their turn."""
+    rows = max(1, DISTANCES // len(b))
+    for start in range(0, len(a), rows):
+        yield slice(start, start + rows), torch.cdist(a[start : start + rows], b)
 
 
 def _radii(points: Tensor, k: int) -> Tensor:
     """Distance of each point to its k-th nearest other point, (N,)."""
-    return torch.cat([d.kthvalue(k + 1, dim=1).values for d in _distances_by_chunk(points, points)])
+    return torch.cat([d.kthvalue(k + 1, dim=1).values for _, d in _distances(points, points)])
 
 
 def manifold_scores(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
@@ -34,8 +39,7 @@ def manifold_scores(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
     hits = torch.zeros(len(samples), dtype=torch.long)
     covered = torch.zeros(len(real), dtype=torch.bool)
     recalled = torch.zeros(len(real), dtype=torch.bool)
-    for i, distances in enumerate(_distances_by_chunk(samples, real)):
-        part = slice(i * CHUNK, i * CHUNK + len(distances))
+    for part, distances in _distances(samples, real):
         inside = distances <= real_radii
         hits[part] = inside.sum(1)
         covered |= inside.any(0)

@@ -207,7 +207,7 @@ GENERATION = (
         measures="Median pixel distance from a sample to its nearest training image, over the same for real test "
         "images: near 1 is healthy, far below 1 smells of memorising, far above 1 is unlike the data.",
         caveat="It is a distance of pixels: a blurred picture is near to everything, one shifted by a pixel near to "
-        "nothing.",
+        "nothing. Of more than 100,000 training images only so many, evenly spaced, are searched for both.",
     ),
     Column(
         key="copies",
@@ -240,7 +240,8 @@ UNDERSTANDING = (
         untold=True,
         measures="Test accuracy of a linear classifier on the features that the model computes of an image: whether "
         "classes became easy to tell apart without being told. Models that are told them, p(x|y), are not ranked.",
-        caveat="Features of more dimensions have it easier; compare it with the same probe on raw pixels.",
+        caveat="Features of more dimensions have it easier; compare it with the same probe on raw pixels. It learns "
+        "from at most 20,000 training images, evenly spaced.",
     ),
     Column(
         key="reconstruction_mse",
