@@ -5,19 +5,30 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
 from tests.cards import card
-from workflow import evaluation
+from tests.judged import (
+    LEVELS,
+    MEASURES,
+    SAMPLES_ALONE,
+    SHAPE,
+    TEST,
+    TRAIN,
+    Everything,
+    Exact,
+    OnlySamples,
+    make_judge,
+    spoilt,
+)
 from workflow.evaluation import Judge, evaluate, reference
-from workflow.extractor import Classifier, Outputs, fit_classifier
+from workflow.extractor import Classifier, Outputs
 from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
-from workflow.metrics import neighbours
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
@@ -25,101 +36,17 @@ from workflow.metrics.manifold import manifold_scores
 from workflow.metrics.modes import mode_coverage
 from workflow.metrics.neighbours import nearest
 from workflow.metrics.sharpness import sharpness
-from workflow.models.base import Likelihood, Model
-from workflow.params import Evaluate, Extractor
-from workflow.report.columns import MEASURED
-
-SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
-SETTINGS = Evaluate(
-    extractor="trained", batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30,
-    probe_regularisation=1.0,
-)  # fmt: skip
-MEASURES = {
-    *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
-    *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
-    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
-    *("sharpness", "high_quality", "oddity", "class_accuracy"),
-}
-SAMPLES_ALONE = MEASURES - {
-    *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
-    *("oddity", "class_accuracy"),
-    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
-}
-
-
-class OnlySamples(Model):
-    """Can do nothing but sample: noise through one matrix product, of 2 · 3 · 64 operations an image."""
-
-    likelihood: ClassVar[Likelihood] = "implicit"
-
-    def __init__(self) -> None:
-        super().__init__(SHAPE, LEVELS)
-        self.weight = nn.Parameter(torch.linspace(0, 1, 3 * 64).view(3, 64))
-
-    @torch.no_grad()
-    def sample(self, n: int, generator: Generator) -> Tensor:
-        pixels = torch.rand(n, 3, generator=generator) @ self.weight
-        return (pixels * 5).clamp(0, LEVELS - 1).to(torch.uint8).view(n, *SHAPE)
-
-
-class Everything(OnlySamples):
-    """Has every capability. An image's bits/dim are its mean pixel, and as much noise as one asks for."""
-
-    likelihood: ClassVar[Likelihood] = "bound"
-    noise = 0.0
-    classes = 4
-
-    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        assert len(y) <= SETTINGS.batch_size
-        return y.to(torch.uint8).view(-1, 1, 1, 1).expand(len(y), *SHAPE) + 0
-
-    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        assert not torch.is_grad_enabled()
-        assert len(x) <= SETTINGS.batch_size
-        noise = self.noise * torch.rand(len(x), generator=generator)
-        return -(x.flatten(1).float().mean(1) + noise) * 64 * math.log(2)
-
-    def encode(self, x: Tensor) -> Tensor:
-        assert len(x) <= SETTINGS.batch_size
-        return x.flatten(1)[:, 20:40].float()
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        assert len(x) <= SETTINGS.batch_size
-        return (x + 1).clamp(max=LEVELS - 1)
-
-    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        share = torch.linspace(0, 1, steps).view(1, steps, 1, 1, 1)
-        return ((1 - share) * a.unsqueeze(1) + share * b.unsqueeze(1)).round().to(torch.uint8)
-
-    def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
-        drawn = torch.randint(0, LEVELS, x.shape, dtype=torch.uint8, generator=generator)
-        x[:, :, rows:] = drawn[:, :, rows:]  # in its place, as nobody forbids
-        return x
-
-
-class Exact(Everything):
-    likelihood: ClassVar[Likelihood] = "exact"
+from workflow.models.base import Model
 
 
 @pytest.fixture(scope="module")
-def judge(digits: Tensor) -> Judge:
-    from sklearn.datasets import load_digits
-
-    torch.set_num_threads(1)
-    labels = torch.from_numpy(load_digits().target).long()
-    train = ImageSet(digits[:TRAIN], labels[:TRAIN])
-    test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
-    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
-    classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
-    return Judge(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+def judge(digits: Tensor, digit_labels: Tensor) -> Judge:
+    return make_judge(digits, digit_labels)
 
 
 @pytest.fixture(scope="module")
 def samples(digits: Tensor) -> Tensor:
-    """Digits that are in neither set, half of them spoilt."""
-    spoilt = digits[300:390].clone()
-    spoilt[::2] = LEVELS - 1 - spoilt[::2]
-    return spoilt
+    return spoilt(digits)
 
 
 def _numbers(content: Any) -> Iterator[float]:
@@ -315,32 +242,6 @@ def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
     assert torch.equal(judge.test.images, images)
 
 
-def test_the_probe_learns_from_some_training_images_evenly_spaced(
-    judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluation, "PROBED", 50)
-    few = replace(judge)
-    assert torch.equal(few.probed.images, judge.train.images[::3])
-    only = replace(judge, train=ImageSet(judge.train.images[::3], judge.train.labels[::3]))
-    metrics, expected = evaluate(Everything(), samples, few, 0)[0], evaluate(Everything(), samples, only, 0)[0]
-    assert metrics["probe_accuracy"] == expected["probe_accuracy"]
-    assert reference(few, 40)["pixel_probe_accuracy"] == reference(only, 40)["pixel_probe_accuracy"]
-
-
-def test_parts_do_not_change_the_reconstruction_error(
-    judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"]
-    monkeypatch.setattr(evaluation, "SOME", 7)
-    assert evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"] == pytest.approx(whole, rel=1e-12)
-
-
-def test_the_page_tells_how_many_images_are_searched_and_probed() -> None:
-    caveats = {column.key: column.caveat for column in MEASURED}
-    assert f"{neighbours.SEARCHED:,}" in caveats["nearest_neighbour_ratio"]
-    assert f"{evaluation.PROBED:,}" in caveats["probe_accuracy"]
-
-
 def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(judge: Judge) -> None:
     stacked = replace(judge, card=card((3, 8, 8), LEVELS, 1000, channelwise=True))
     assert [part.tolist() for part in stacked._parts(torch.tensor([0, 123, 905]))] == [[0, 1, 9], [0, 2, 0], [0, 3, 5]]
@@ -392,57 +293,3 @@ def test_copies_of_training_images_are_found_out(judge: Judge) -> None:
     test = nearest(judge.test.images, judge.train.images, LEVELS)[0].median()
     assert judge.memorisation(judge.train.images[:30]) == {"samples": 0, "test": test, "copies": 1}
     assert judge.memorisation(judge.test.images) == {"samples": test, "test": test, "copies": 0}
-
-
-# Real against real
-
-
-def test_reference_scores_training_images_at_the_models_count(judge: Judge) -> None:
-    found, real = reference(judge, 40), judge.outputs(judge.test.images)
-    assert found["counts"] == {"samples": 40, "test": TEST}
-    assert found["real"].keys() == SAMPLES_ALONE
-    assert found["histogram_model"].keys() == SAMPLES_ALONE | {"bits_per_dim"}
-    assert found == reference(judge, 40)
-    everything, at_most = judge.scores(judge.train.images, real), reference(judge, TRAIN + 50)
-    assert at_most["counts"] == {"samples": TRAIN, "test": TEST}
-    assert at_most["real"]["fid"] == pytest.approx(everything["fid"], rel=1e-6)
-    assert at_most["real"]["modes"] == everything["modes"]
-    assert at_most["real"]["fid"] < found["real"]["fid"]  # more images, less of the estimate's bias
-
-
-def test_reference_draws_distinct_training_images(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    scored: list[Tensor] = []
-
-    def scores(self: Judge, images: Tensor, real: Outputs) -> dict[str, Any]:
-        scored.append(images)
-        return {}
-
-    monkeypatch.setattr(Judge, "scores", scores)
-    reference(judge, TRAIN + 50)
-    assert [len(images) for images in scored] == [TRAIN, TRAIN]  # all there are, and no more of the baseline's
-    scored.clear()
-    reference(judge, 40)
-    drawn, baseline = ({image.numpy().tobytes() for image in images} for images in scored)
-    train = {image.numpy().tobytes() for image in judge.train.images}
-    assert len(scored[0]) == len(drawn) == len(scored[1]) == 40
-    assert drawn <= train
-    assert not baseline & train
-    assert not torch.equal(scored[0], judge.train.images[:40])  # they come in any order, as sets may be sorted
-
-
-def test_reference_is_what_one_computes_by_hand(judge: Judge) -> None:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    found = reference(judge, 60)
-    assert found["uniform_bits_per_dim"] == pytest.approx(math.log2(17), rel=1e-12)
-    train, test = (part.images.flatten(1).numpy() for part in (judge.train, judge.test))
-    counts = np.stack([(train == level).sum(0) + 1 for level in range(LEVELS)])
-    bits = -np.log2(counts / (TRAIN + LEVELS))[test, np.arange(64)].mean()
-    assert found["histogram_model"]["bits_per_dim"] == pytest.approx(bits, rel=1e-9)
-    assert found["histogram_model"]["bits_per_dim"] < found["uniform_bits_per_dim"]
-    assert found["histogram_model"]["fid"] > found["real"]["fid"]
-    scaler = StandardScaler().fit(train)
-    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(train), judge.train.labels)
-    expected = (probe.predict(scaler.transform(test)) == judge.test.labels.numpy()).mean()
-    assert found["pixel_probe_accuracy"] == pytest.approx(expected, abs=1.01 / TEST)

@@ -15,7 +15,7 @@ import resource, sys
 from pathlib import Path
 import torch
 from tests.cards import card
-from tests.test_evaluation import SETTINGS, OnlySamples
+from tests.judged import SETTINGS, OnlySamples
 from workflow import evaluation
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Classifier

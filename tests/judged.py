@@ -1,0 +1,102 @@
+"""Models that can do everything and nothing but sample, and a judge of digits, for the tests of the evaluation."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from tests.cards import card
+from workflow.evaluation import Judge
+from workflow.extractor import fit_classifier
+from workflow.images import ImageSet
+from workflow.models.base import Likelihood, Model
+from workflow.params import Evaluate, Extractor
+
+SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
+SETTINGS = Evaluate(
+    extractor="trained", batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30,
+    probe_regularisation=1.0,
+)  # fmt: skip
+MEASURES = {
+    *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
+    *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+    *("sharpness", "high_quality", "oddity", "class_accuracy"),
+}
+SAMPLES_ALONE = MEASURES - {
+    *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
+    *("oddity", "class_accuracy"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+}
+
+
+class OnlySamples(Model):
+    """Can do nothing but sample: noise through one matrix product, of 2 · 3 · 64 operations an image."""
+
+    likelihood: ClassVar[Likelihood] = "implicit"
+
+    def __init__(self) -> None:
+        super().__init__(SHAPE, LEVELS)
+        self.weight = nn.Parameter(torch.linspace(0, 1, 3 * 64).view(3, 64))
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        pixels = torch.rand(n, 3, generator=generator) @ self.weight
+        return (pixels * 5).clamp(0, LEVELS - 1).to(torch.uint8).view(n, *SHAPE)
+
+
+class Everything(OnlySamples):
+    """Has every capability. An image's bits/dim are its mean pixel, and as much noise as one asks for."""
+
+    likelihood: ClassVar[Likelihood] = "bound"
+    noise = 0.0
+    classes = 4
+
+    def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
+        assert len(y) <= SETTINGS.batch_size
+        return y.to(torch.uint8).view(-1, 1, 1, 1).expand(len(y), *SHAPE) + 0
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        assert not torch.is_grad_enabled()
+        assert len(x) <= SETTINGS.batch_size
+        noise = self.noise * torch.rand(len(x), generator=generator)
+        return -(x.flatten(1).float().mean(1) + noise) * 64 * math.log(2)
+
+    def encode(self, x: Tensor) -> Tensor:
+        assert len(x) <= SETTINGS.batch_size
+        return x.flatten(1)[:, 20:40].float()
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        assert len(x) <= SETTINGS.batch_size
+        return (x + 1).clamp(max=LEVELS - 1)
+
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        share = torch.linspace(0, 1, steps).view(1, steps, 1, 1, 1)
+        return ((1 - share) * a.unsqueeze(1) + share * b.unsqueeze(1)).round().to(torch.uint8)
+
+    def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
+        drawn = torch.randint(0, LEVELS, x.shape, dtype=torch.uint8, generator=generator)
+        x[:, :, rows:] = drawn[:, :, rows:]  # in its place, as nobody forbids
+        return x
+
+
+class Exact(Everything):
+    likelihood: ClassVar[Likelihood] = "exact"
+
+
+def make_judge(digits: Tensor, labels: Tensor) -> Judge:
+    """One whose classifier has learned from the first digits."""
+    torch.set_num_threads(1)
+    train = ImageSet(digits[:TRAIN], labels[:TRAIN])
+    test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
+    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
+    classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
+    return Judge(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+
+
+def spoilt(digits: Tensor) -> Tensor:
+    """Digits that are in neither set, half of them spoilt."""
+    some = digits[300:390].clone()
+    some[::2] = LEVELS - 1 - some[::2]
+    return some
