@@ -23,6 +23,7 @@ def prepare_torch(compute: Compute) -> torch.device:
     threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads the compiler as well
+    torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits on a GPU: too few to invert a flow
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise BakeoffError("params.yaml: compute.device: 'cuda': no GPU that torch can use; set it to auto or cpu")

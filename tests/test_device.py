@@ -1,0 +1,116 @@
+"""Every family on a GPU that is pretended: nothing of it is left on the CPU, and its numbers are the CPU's."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.pretend_gpu import FarTensor, pretend_gpu
+from tests.test_models import ENTRIES
+from workflow.compute import generator
+from workflow.extractor import Classifier
+from workflow.images import ImageSet
+from workflow.models import base, registry
+from workflow.models.base import Model
+from workflow.params import Entry
+from workflow.training import Fitted, fit
+
+SHAPE, LEVELS = (3, 4, 4), 4
+MOST = 8  # layers, channels, steps, classes: an operation on a pretended GPU takes long
+CPU = torch.device("cpu")
+
+
+def _images(n: int) -> ImageSet:
+    random = torch.Generator().manual_seed(7)
+    labels = torch.arange(n) % MOST
+    return ImageSet(torch.randint(0, LEVELS, (n, *SHAPE), dtype=torch.uint8, generator=random), labels)
+
+
+def _trained(entry: Entry, images: ImageSet, device: torch.device) -> tuple[Model, Fitted]:
+    """A model after two steps or one, without dropout, of which CPU and GPU have versions of their own."""
+    small = {name: min(value, MOST) if type(value) is int else value for name, value in entry.hyperparameters.items()}
+    quiet = {name: 0.0 if name == "dropout" else value for name, value in small.items()}
+    options = {"epochs": 1, "batch_size": 8, "ema": 0.5, "clip": 1.0, "bf16": False}
+    model = registry.build(entry.kind, SHAPE, LEVELS, quiet, seed=1).to(device)
+    fitted = fit(model, images, images, entry.train.model_copy(update=options), 1, lambda _: None)
+    return model.eval(), fitted
+
+
+@torch.no_grad()
+def _capabilities(model: Model, device: torch.device) -> dict[str, Tensor]:
+    """What it makes of images, by each of its methods."""
+    able: Any = model
+    images, random = _images(4), generator(device, 2)
+    x, y = images.images.to(device), images.labels.to(device)
+    found = {"sample": able.sample(3, random)}
+    if isinstance(model, base.HasSampleGiven) and model.classes:
+        found["sample_given"] = able.sample_given(y, random)
+    if isinstance(model, base.HasLogProb):
+        found["log_prob"] = able.log_prob(x, random)
+    if isinstance(model, base.HasEncode):
+        found["encode"] = able.encode(x)
+    if isinstance(model, base.HasReconstruct):
+        found["reconstruct"] = able.reconstruct(x)
+    if isinstance(model, base.HasInterpolate):
+        found["interpolate"] = able.interpolate(x[:2], x[2:], 3)
+    if isinstance(model, base.HasComplete):
+        found["complete"] = able.complete(x, 2, random)
+    return found
+
+
+def _code(entry: Entry) -> str:
+    """What of an entry decides which code runs: its options, and of the numbers whether they are zero."""
+    return str((entry.kind, {k: v if isinstance(v, str) else bool(v) for k, v in entry.hyperparameters.items()}))
+
+
+RUN = list({_code(entry): (name, entry) for name, entry in reversed(ENTRIES)}.values())[::-1]
+
+
+@pytest.mark.parametrize("entry", [entry for _, entry in RUN], ids=[name for name, _ in RUN])
+def test_every_family_trains_and_does_all_it_can_on_a_gpu(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = _images(16)
+    here, expected = _trained(entry, images, CPU)
+    with pretend_gpu(monkeypatch) as gpu:
+        there, fitted = _trained(entry, images, gpu)
+        assert all(isinstance(value, FarTensor) for value in there.state_dict().values())
+        found = _capabilities(there, gpu)
+        assert all(isinstance(value, FarTensor) for value in found.values())
+        state = {name: value.cpu() for name, value in fitted.state.items()}
+        found = {name: value.cpu() for name, value in found.items()}
+        last = {name: value.cpu() for name, value in there.state_dict().items()}
+    assert type(fitted.snapshots) is Tensor
+    torch.testing.assert_close(state, expected.state, rtol=0.0, atol=entry.train.lr)  # Adam makes much of rounding
+    here.load_state_dict(last)
+    torch.testing.assert_close(found, _capabilities(here, CPU))
+
+
+def test_the_classifier_answers_from_the_gpu_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = _images(5).images
+    model = Classifier(SHAPE, LEVELS, classes=10, channels=4, features=8, dropout=0.0).eval()
+    expected = model.outputs(x, 2)
+    with pretend_gpu(monkeypatch) as gpu:
+        found = model.to(gpu).outputs(x, 2)
+    torch.testing.assert_close((found.features, found.logits), (expected.features, expected.logits))
+
+
+WRONG = {
+    "two devices": lambda x: x + torch.ones(3),
+    "an index on the wrong device": lambda x: torch.ones(3)[x.long()],
+    "the GPU's random numbers on the CPU": lambda x: torch.rand(3, generator=generator(x.device, 0)),
+    "the CPU's random numbers on the GPU": lambda x: x.uniform_(generator=generator(CPU, 0)),
+    "a sum by atomic additions": lambda x: F.cross_entropy(x.expand(1, 2, 2, 3), x.expand(1, 2, 3).long()),
+    "no repeatable way back": lambda x: (
+        F.interpolate(x.requires_grad_()[None, None], 5, mode="linear").sum().backward()
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG.keys())
+def test_the_pretended_gpu_refuses_what_a_real_one_would(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pretend_gpu(monkeypatch) as gpu,
+        pytest.raises(RuntimeError, match=r"on the CPU and on the GPU|one device's generator|not repeatable"),
+    ):
+        wrong(torch.zeros(3, device=gpu))
