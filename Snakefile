@@ -5,11 +5,11 @@ import sys
 from snakemake.logging import logger
 
 from workflow import params
-from workflow.engine import Graph
+from workflow.engine import Graph, visible_gpus
 from workflow.errors import one_line
 
 with one_line():
-    params.load()
+    on_gpu = params.load().compute.device != "cpu"
     graph = Graph()
     if not graph.checked:  # before Snakemake deletes what the changed stages will make
         from stages.check import check
@@ -19,6 +19,8 @@ with one_line():
 logger.addHandler(
     graph.committer(lambda id: next(job.rule.name for job in workflow.dag.jobs if job.jobid == id))
 )
+if on_gpu and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (see workflow/compute.py)
 
 
 rule all:
@@ -40,7 +42,7 @@ for stage in graph.stages:
             command=stage.command,
         threads: stage.threads
         resources:
-            **stage.resources,
+            **{name: amount for name, amount in stage.resources.items() if on_gpu or name != "gpu"},
         shell:
             "{params.command}"
 

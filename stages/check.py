@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from workflow import params
-from workflow.compute import prepare_torch
+from workflow.compute import device_kind
 from workflow.datasets.folder import check_names
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_json
@@ -18,7 +18,7 @@ def check() -> None:
     if isinstance(settings.data, params.Folder):
         check_names(settings.data.root)
     check_entries(settings)
-    prepare_torch(settings.compute)
+    device_kind(settings.compute)
 
 
 if __name__ == "__main__":

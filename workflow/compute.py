@@ -1,20 +1,35 @@
 """Where the numbers are crunched: the device, the threads, and the seeds that make runs repeatable."""
 
+import contextlib
 import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from workflow.errors import BakeoffError
 from workflow.params import Compute
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+POLL = 1.0  # seconds between looks for a GPU that has become free
+_own: dict[int, "BaseFileLock"] = {}  # the GPUs that are this process's until it ends, by number, and their locks
+
 
 def prepare_torch(compute: Compute) -> torch.device:
     """Set torch up for repeatable runs and return the device to use.
 
+    Of several GPUs it is the first that no other stage of this user's has, and it is this process's until it ends:
+    whichever engine runs the stages, and however many, each has a GPU of its own. If there is none left, waits.
     Raises BakeoffError if a GPU is asked for and there is none.
     """
     from threadpoolctl import threadpool_limits
 
+    kind = device_kind(compute)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only so
     # Another number of threads adds in another order. Engines set some of these variables and not others, so set all,
     # for libraries still to be loaded, and limit those that are loaded already.
@@ -24,10 +39,49 @@ def prepare_torch(compute: Compute) -> torch.device:
     torch.set_num_threads(compute.threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads the compiler as well
     torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits on a GPU: too few to invert a flow
+    if kind == "cpu":
+        return torch.device(kind)
+    device = torch.device(kind, next(iter(_own)) if _own else _wait_for_gpu())
+    torch.cuda.set_device(device)  # else some memory of the first GPU is taken as well
+    return device
+
+
+def device_kind(compute: Compute) -> str:
+    """`cuda` or `cpu`; raises BakeoffError if a GPU is asked for and there is none."""
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise BakeoffError("params.yaml: compute.device: 'cuda': no GPU that torch can use; set it to auto or cpu")
-    return torch.device("cuda" if available and compute.device != "cpu" else "cpu")
+    return "cuda" if available and compute.device != "cpu" else "cpu"
+
+
+def _wait_for_gpu() -> int:
+    """The number of a GPU that nobody had."""
+    told = False
+    while (number := take_gpu()) is None:
+        if not told:
+            print(f"waiting: other stages have all GPUs ({torch.cuda.device_count()})", file=sys.stderr)
+        told = True
+        time.sleep(POLL)
+    return number
+
+
+def take_gpu() -> int | None:
+    """The number of a GPU that nobody had and that is this process's until it ends; None if there is none left.
+
+    The system gives a process's locks back however it ends. They go by the GPU's own name: its number depends on
+    CUDA_VISIBLE_DEVICES.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = Path(tempfile.gettempdir()) / f"generative-bakeoff-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    for number in set(range(torch.cuda.device_count())) - set(_own):
+        lock = FileLock(folder / f"{torch.cuda.get_device_properties(number).uuid}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(blocking=False)
+            _own[number] = lock
+            return number
+    return None
 
 
 def generator(device: torch.device, *seeds: int) -> torch.Generator:
