@@ -76,6 +76,19 @@ _Generator = torch.Generator
 _far_generators: dict[int, torch.Generator] = {}  # by address, as operations are given another Python object
 
 
+class _AnyGenerator(torch.Generator):
+    """Random numbers for either device."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "_AnyGenerator":
+        made = super().__new__(cls, "cpu")  # type: ignore[call-arg]
+        if torch.device(device) == GPU:
+            _far_generators[_address(made)] = made
+        return made
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+
+
 class _OnPretendGpu(TorchDispatchMode):
     """Hands every operation to `_run`: those that make tensors from none have no argument that would."""
 
@@ -88,15 +101,8 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """Within it, the device that is yielded takes tensors, modules and random numbers."""
 
     _far_generators.clear()
-
-    def make(device: torch.device | str = "cpu") -> torch.Generator:
-        made = _Generator("cpu")
-        if torch.device(device) == GPU:
-            _far_generators[_address(made)] = made
-        return made
-
     with monkeypatch.context() as patch, _OnPretendGpu():  # type: ignore[no-untyped-call]
-        patch.setattr(torch, "Generator", make)
+        patch.setattr(torch, "Generator", _AnyGenerator)
         patch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no such device
         patch.setattr(torch.__future__, "_swap_module_params_on_conversion", True)  # else a module keeps its tensors
         torch._C._set_only_lift_cpu_tensors(True)  # so that `torch.tensor(…, device=GPU)` is an operation, too

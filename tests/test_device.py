@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tests.pretend_gpu import FarTensor, pretend_gpu
 from tests.test_models import ENTRIES
+from workflow import training
 from workflow.compute import generator
 from workflow.extractor import Classifier
 from workflow.images import ImageSet
@@ -84,6 +85,28 @@ def test_every_family_trains_and_does_all_it_can_on_a_gpu(entry: Entry, monkeypa
     torch.testing.assert_close(state, expected.state, rtol=0.0, atol=entry.train.lr)  # Adam makes much of rounding
     here.load_state_dict(last)
     torch.testing.assert_close(found, _capabilities(here, CPU))
+
+
+@pytest.mark.parametrize("kind", ["nice", "autoencoder"])  # one is initialised, the other calibrated
+def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, images = next(entry for _, entry in RUN if entry.kind == kind), _images(16)
+    size = images.images.nbytes
+    moved: list[int] = []
+    to = ImageSet.to
+
+    def watched(self: ImageSet, device: torch.device) -> ImageSet:
+        moved.append(len(self))
+        return to(self, device)
+
+    monkeypatch.setattr(ImageSet, "to", watched)
+    found = []
+    for free in (2 * size, 2 * size - 1):
+        monkeypatch.setattr(training, "free_memory", lambda _, free=free: free)
+        with pretend_gpu(monkeypatch) as gpu:
+            _, fitted = _trained(entry, images, gpu)
+            found.append({name: value.cpu() for name, value in fitted.state.items()})
+    assert moved == [16, 16]  # training and validation images, when there was room
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
 def test_the_classifier_answers_from_the_gpu_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Where the numbers are crunched: the device, the threads, and the seeds that make runs repeatable."""
 
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -82,6 +83,11 @@ def take_gpu() -> int | None:
             _own[number] = lock
             return number
     return None
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a GPU; without limit on the CPU, where data lie in any case."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
 
 
 def generator(device: torch.device, *seeds: int) -> torch.Generator:

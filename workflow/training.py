@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from workflow.compute import free_memory
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.images import ImageSet
@@ -28,6 +29,7 @@ LOGS_AN_EPOCH = 2  # lines of training losses an epoch: enough for a curve, few 
 
 SNAPSHOTS = 8  # times at which samples are kept during training, evenly spaced, beside those of the untrained model
 SNAPSHOT_NUMBERS = 1024  # pixels and channels in the samples of a snapshot, about
+INITIALISED, CALIBRATED = 1024, 10_000  # of the first training images, at most, that a model may want to see at once
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ def fit(
     device = model.device
     torch.manual_seed(seed)  # dropout draws from torch's own generator
     generator = make_generator(device, seed, 1)
-    train, valid = train.to(device), valid.to(device)
-    batches = _batches(train, settings.batch_size, make_generator(torch.device("cpu"), seed, 2))
+    train, valid = _at_hand(train, device), _at_hand(valid, device)
+    batches = _batches(train, settings.batch_size, make_generator(torch.device("cpu"), seed, 2), device)
     if isinstance(model, HasInitialise):
-        model.initialise(train.images[:1024], generator)
+        model.initialise(train.images[:INITIALISED].to(device), generator)
 
     steps_an_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
     total = steps_an_epoch * settings.epochs
@@ -124,9 +126,10 @@ class _Judge:
         self.model.eval()
         generator = make_generator(self.model.device, self.seed, 3)
         if isinstance(self.model, HasCalibrate):
-            self.model.calibrate(self.train.images, generator)
+            self.model.calibrate(self.train.images[:CALIBRATED].to(self.model.device), generator)
         scores: dict[str, float] = {}
-        for x, y in self.valid.split(self.batch_size):
+        for images in self.valid.split(self.batch_size):
+            x, y = (part.to(self.model.device) for part in images)
             for term, value in self.model.validate(x, y, generator).items():
                 scores[f"valid_{term}"] = scores.get(f"valid_{term}", 0.0) + value.item() * len(x) / len(self.valid)
         _finite(scores, step)
@@ -150,14 +153,24 @@ class _Judge:
         return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
 
 
-def _batches(train: ImageSet, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels in batches for ever, each epoch in a new order; the incomplete batch at its end is left out."""
+def _at_hand(images: ImageSet, device: torch.device) -> ImageSet:
+    """The images on the device, if they fill no more than half of it; else where they are, memory-mapped or not."""
+    return images.to(device) if images.images.nbytes <= free_memory(device) / 2 else images
+
+
+def _batches(
+    train: ImageSet, size: int, generator: torch.Generator, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images and labels in batches on the device, for ever, each epoch in a new order.
+
+    The incomplete batch at an epoch's end is left out.
+    """
     size = min(size, len(train))
     while True:
         order = torch.randperm(len(train), generator=generator).to(train.images.device)
         for i in range(0, len(train) - size + 1, size):
             chosen = order[i : i + size]
-            yield train.images[chosen], train.labels[chosen]
+            yield train.images[chosen].to(device), train.labels[chosen].to(device)
 
 
 def _optimiser(parameters: Iterator[torch.nn.Parameter], settings: Train) -> torch.optim.Optimizer:
