@@ -29,7 +29,7 @@ class Slope(Model):
         self.slope = slope
         self.seen: list[Tensor] = []  # x of each turn
         self.weights: list[float] = []  # w before each turn
-        self.gradients: list[float] = []  # what the turn before stepped on
+        self.gradients: list[float] = []  # what each turn stepped on
         self.modes: list[bool] = []
         self.initialised: list[Tensor] = []
         self.calibrated: list[tuple[Tensor, float]] = []  # x, w
@@ -46,6 +46,8 @@ class Slope(Model):
     def project(self, player: str) -> None:
         assert player == "model"
         self.projected.append(self.w.item())
+        assert self.w.grad is not None
+        self.gradients.append(self.w.grad.item())
 
     def sample(self, n: int, generator: Generator) -> Tensor:
         assert not self.training
@@ -57,8 +59,6 @@ class Slope(Model):
         self.seen.append(x)
         self.weights.append(self.w.item())
         self.modes.append(self.training)
-        if self.w.grad is not None:
-            self.gradients.append(self.w.grad.item())
         return {"loss": self.slope(len(self.seen)) * self.w.sum(), "pixel": x.double().mean()}
 
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -162,8 +162,8 @@ def test_gradients_are_clipped_to_the_norm_and_their_norm_is_logged() -> None:
     clipped, free = Slope(slope), Slope(slope)
     _, history = _fit(clipped, clip=2.0)
     _fit(free)
-    assert clipped.gradients == pytest.approx([0.5, 0.5, 2.0, *[0.5] * 6], abs=1e-5)
-    assert free.gradients == [0.5, 0.5, 100.0, *[0.5] * 6]
+    assert clipped.gradients == pytest.approx([0.5, 0.5, 2.0, *[0.5] * 7], abs=1e-5)
+    assert free.gradients == [0.5, 0.5, 100.0, *[0.5] * 7]
     assert max(line["gradient_norm"] for line in history if "gradient_norm" in line) > 2
 
 

@@ -28,9 +28,19 @@ def prepare_torch(compute: Compute) -> torch.device:
     whichever engine runs the stages, and however many, each has a GPU of its own. If there is none left, waits.
     Raises BakeoffError if a GPU is asked for and there is none.
     """
+    kind = device_kind(compute)
+    repeatable(compute)
+    if kind == "cpu":
+        return torch.device(kind)
+    device = torch.device(kind, next(iter(_own)) if _own else _wait_for_gpu())
+    torch.cuda.set_device(device)  # else some memory of the first GPU is taken as well
+    return device
+
+
+def repeatable(compute: Compute) -> None:
+    """Set this process up so that it comes to the same bytes each time."""
     from threadpoolctl import threadpool_limits
 
-    kind = device_kind(compute)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only so
     # Another number of threads adds in another order. Engines set some of these variables and not others, so set all,
     # for libraries still to be loaded, and limit those that are loaded already.
@@ -40,11 +50,6 @@ def prepare_torch(compute: Compute) -> torch.device:
     torch.set_num_threads(compute.threads)
     torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads the compiler as well
     torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits on a GPU: too few to invert a flow
-    if kind == "cpu":
-        return torch.device(kind)
-    device = torch.device(kind, next(iter(_own)) if _own else _wait_for_gpu())
-    torch.cuda.set_device(device)  # else some memory of the first GPU is taken as well
-    return device
 
 
 def device_kind(compute: Compute) -> str:
@@ -64,6 +69,14 @@ def _wait_for_gpu() -> int:
         told = True
         time.sleep(POLL)
     return number
+
+
+def more_devices(device: torch.device, most: int) -> list[torch.device]:
+    """`device`, this process's already, and as many GPUs that nobody had as make `most` with it, or fewer."""
+    devices = [device]
+    while device.type == "cuda" and len(devices) < most and (number := take_gpu()) is not None:
+        devices.append(torch.device("cuda", number))
+    return devices
 
 
 def take_gpu() -> int | None:

@@ -131,7 +131,11 @@ class Evaluate(Section):
 
 
 class Train(Section):
-    """Options of the one training loop; what is left out is off."""
+    """Options of the one training loop; what is left out is off.
+
+    parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as are
+    free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
+    """
 
     epochs: Count
     batch_size: Count
@@ -144,6 +148,13 @@ class Train(Section):
     clip: Annotated[float, Field(ge=0)] = 0.0
     bf16: bool = False
     valid_every: Count = 1
+    parts: Count = 1
+
+    @model_validator(mode="after")
+    def _equal_parts(self) -> "Train":
+        if self.batch_size % self.parts:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of parts ({self.parts})")
+        return self
 
 
 class Entry(BaseModel):

@@ -1,0 +1,118 @@
+"""Several processes that train one model: to the same weights as one process, and with one clear line if one dies."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from workflow import params
+from workflow.errors import BakeoffError
+from workflow.images import ImageSet, read_tensors, write_tensors
+from workflow.models import registry
+from workflow.params import Compute, Train
+from workflow.team import Team, together
+from workflow.training import Record, assist, fit
+
+CPU = torch.device("cpu")
+COMPUTE = Compute(device="cpu", threads=1)
+# One player; several, and an average of weights; a codebook and batch statistics, which no gradient moves; a look at
+# data before the first step; a part fitted before each validation.
+KINDS = ("vae", "gan", "vqvae", "nice", "autoencoder")
+
+
+def _settings(parts: int) -> Train:
+    return Train(epochs=1, batch_size=16, lr=0.003, ema=0.5, clip=1.0, parts=parts)
+
+
+def _images() -> ImageSet:
+    random = torch.Generator().manual_seed(0)
+    return ImageSet(torch.randint(0, 17, (64, 1, 8, 8), dtype=torch.uint8, generator=random), torch.arange(64) % 10)
+
+
+def _fit(kind: str, team: Team, parts: int, **changes: Any) -> tuple[dict[str, torch.Tensor], list[Record]]:
+    entries = {**params.load(ROOT / "presets/lectures.yaml").models, **params.load(ROOT / "presets/smoke.yaml").models}
+    entry = next(entry for entry in reversed(entries.values()) if entry.kind == kind)
+    model = registry.build(kind, (1, 8, 8), 17, {**entry.hyperparameters, **changes}, seed=1)
+    images, settings, history = _images(), _settings(parts), list[Record]()
+    if team.rank:
+        assist(model, images, settings, 1, team)
+        return {}, []
+    return fit(model, images, images, settings, 1, history.append, team=team).state, history
+
+
+def _work(team: Team, device: torch.device, folder: Path) -> None:
+    assert device == CPU
+    for kind in KINDS:
+        state, history = _fit(kind, team, 2)
+        if not team.rank:
+            write_tensors(folder / f"{kind}.safetensors", state, repr(history))
+
+
+def _die(team: Team, device: torch.device, how: str) -> None:
+    team.add_up([torch.ones(2)])
+    if team.rank == (how == "killed"):
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise BakeoffError("training diverged: as it does")
+    team.add_up([torch.ones(2)])
+
+
+def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
+    together(_work, [CPU, CPU], COMPUTE, tmp_path)
+    for kind in KINDS:
+        state, history = _fit(kind, Team(), 2)
+        of_two, history_of_two = read_tensors(tmp_path / f"{kind}.safetensors")
+        torch.testing.assert_close(of_two, state, rtol=1e-5, atol=1e-6)
+        logged = eval(history_of_two)
+        assert [list(line) for line in logged] == [list(line) for line in history]
+        for line, line_of_two in zip(history, logged, strict=True):
+            assert line_of_two == pytest.approx(line, rel=1e-4)
+
+
+def test_parts_are_a_whole_batch_where_nothing_is_random() -> None:
+    whole, history = _fit("autoencoder", Team(), 1, dropout=0.0)
+    parts, history_of_parts = _fit("autoencoder", Team(), 4, dropout=0.0)
+    untrained = [name for name in whole if name in ("weights", "means", "factors")]  # fitted to rounded latents
+    for name in set(whole) - set(untrained):
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
+    assert history_of_parts[0] == pytest.approx(history[0], rel=1e-5)
+
+
+def test_each_part_has_random_numbers_of_its_own() -> None:
+    two, _ = _fit("vae", Team(), 2)
+    four, _ = _fit("vae", Team(), 4)
+    again, _ = _fit("vae", Team(), 2)
+    assert all(torch.equal(two[name], again[name]) for name in two)
+    assert not all(torch.equal(two[name], four[name]) for name in two)
+
+
+def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
+    text = (ROOT / "params.yaml").read_text()
+    (tmp_path / "p.yaml").write_text(text.replace("batch_size: 32\n", "batch_size: 32\n      parts: 3\n", 1))
+    message = r"p\.yaml: models\.pixelcnn\.train: .*: batch_size 32 is not a multiple of parts \(3\)$"
+    with pytest.raises(BakeoffError, match=message):
+        params.load(tmp_path / "p.yaml")
+
+
+@pytest.mark.parametrize("parts", [1, 5])
+def test_each_part_is_one_processes(parts: int) -> None:
+    for size in range(1, parts + 1):
+        shares = [list(Team(rank, size).share(parts)) for rank in range(size)]
+        assert sorted(part for share in shares for part in share) == list(range(parts))
+        assert all(shares)
+
+
+def test_a_killed_process_ends_the_others_and_is_named() -> None:
+    with pytest.raises(BakeoffError, match=r"^process 2 of 2 that train together has ended \(SIGKILL\); run again$"):
+        together(_die, [CPU, CPU], COMPUTE, "killed")
+
+
+def test_what_one_process_says_ends_all(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        together(_die, [CPU, CPU], COMPUTE, "diverged")
+    assert ended.value.code == 2
+    assert capfd.readouterr().err == "error: training diverged: as it does\n"

@@ -1,0 +1,89 @@
+"""Several processes, each with a device of its own, that train one model together."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+from workflow.compute import repeatable
+from workflow.errors import BakeoffError, one_line
+from workflow.params import Compute
+
+# For as long the others wait while the first validates. That one has died is seen by its end, not by its silence.
+PATIENCE = timedelta(days=7)
+TOLD, ALONE_NOW = 2, 3  # exit statuses: it has said in one line why; it only lost touch with another that ended
+GRACE = 10.0  # seconds that the others have to end by themselves
+
+
+@dataclass(frozen=True)
+class Team:
+    """A process's place among those that train one model; by default it is the only one."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, parts: int) -> range:
+        """Which of the parts of a batch are this process's."""
+        return range(self.rank, parts, self.size)
+
+    @torch.no_grad()
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Add each tensor up over all processes, in place: all get the same bytes. One message for each dtype."""
+        if self.size == 1:
+            return
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+            alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+            flat = torch.cat([tensor.flatten() for tensor in alike])
+            try:
+                dist.all_reduce(flat)
+            except RuntimeError:  # another process has ended, and says why or is reported by `together`
+                sys.exit(ALONE_NOW)
+            for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+                tensor.copy_(total.view_as(tensor))
+
+
+def together(work: Callable[..., None], devices: Sequence[torch.device], compute: Compute, *args: object) -> None:
+    """Call `work(team, device, *args)` in a new process for each of the devices, and wait for all.
+
+    If one of them fails, the others are ended. Raises BakeoffError if one was killed; one that ends by a BakeoffError
+    has said so itself, and this process exits with the same status.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        meeting = Path(folder) / "meeting"
+        context = spawn(_member, (work, list(devices), compute, meeting, args), len(devices), join=False)
+        try:
+            while not context.join(grace_period=GRACE):
+                pass
+        except ProcessExitedException as error:
+            if TOLD in [process.exitcode for process in context.processes]:
+                sys.exit(TOLD)
+            raise BakeoffError(
+                f"process {error.error_index + 1} of {len(devices)} that train together has ended "
+                f"({error.signal_name or error.exit_code}); run again"
+            ) from None
+
+
+def _member(
+    rank: int,
+    work: Callable[..., None],
+    devices: list[torch.device],
+    compute: Compute,
+    meeting: Path,
+    args: tuple[object, ...],
+) -> None:
+    device = devices[rank]
+    with one_line():
+        repeatable(compute)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, f"file://{meeting}", PATIENCE, len(devices), rank)
+        work(Team(rank, len(devices)), device, *args)
+        dist.destroy_process_group()
