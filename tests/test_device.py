@@ -29,11 +29,11 @@ def _images(n: int) -> ImageSet:
     return ImageSet(torch.randint(0, LEVELS, (n, *SHAPE), dtype=torch.uint8, generator=random), labels)
 
 
-def _trained(entry: Entry, images: ImageSet, device: torch.device) -> tuple[Model, Fitted]:
+def _trained(entry: Entry, images: ImageSet, device: torch.device, *, bf16: bool = False) -> tuple[Model, Fitted]:
     """A model after two steps or one, without dropout, of which CPU and GPU have versions of their own."""
     small = {name: min(value, MOST) if type(value) is int else value for name, value in entry.hyperparameters.items()}
     quiet = {name: 0.0 if name == "dropout" else value for name, value in small.items()}
-    options = {"epochs": 1, "batch_size": 8, "ema": 0.5, "clip": 1.0, "bf16": False}
+    options = {"epochs": 1, "batch_size": 8, "ema": 0.5, "clip": 1.0, "bf16": bf16}
     model = registry.build(entry.kind, SHAPE, LEVELS, quiet, seed=1).to(device)
     fitted = fit(model, images, images, entry.train.model_copy(update=options), 1, lambda _: None)
     return model.eval(), fitted
@@ -85,6 +85,16 @@ def test_every_family_trains_and_does_all_it_can_on_a_gpu(entry: Entry, monkeypa
     torch.testing.assert_close(state, expected.state, rtol=0.0, atol=entry.train.lr)  # Adam makes much of rounding
     here.load_state_dict(last)
     torch.testing.assert_close(found, _capabilities(here, CPU))
+
+
+@pytest.mark.parametrize("entry", [entry for _, entry in RUN], ids=[name for name, _ in RUN])
+def test_every_family_trains_with_half_the_bits(entry: Entry) -> None:
+    images = _images(16)
+    _, fitted = _trained(entry, images, CPU, bf16=True)
+    assert all(value.dtype != torch.bfloat16 for value in fitted.state.values())
+    assert all(torch.isfinite(value).all() for value in fitted.state.values())
+    _, full = _trained(entry, images, CPU)
+    assert any(not torch.equal(value, full.state[name]) for name, value in fitted.state.items())
 
 
 @pytest.mark.parametrize("kind", ["nice", "autoencoder"])  # one is initialised, the other calibrated

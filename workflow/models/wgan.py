@@ -136,7 +136,7 @@ class Wgan(Model):
 def interpolates(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
     """x̂ = ε x + (1 - ε) G(z), ε uniform in 0..1, one an image: on the line between each pair. (N, C, H, W) each."""
     share = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device).to(real.dtype)
-    return torch.lerp(fake, real, share)
+    return torch.lerp(fake.to(real.dtype), real, share)
 
 
 def gradient_penalty(values: Tensor, x: Tensor) -> Tensor:

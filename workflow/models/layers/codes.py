@@ -56,7 +56,8 @@ class Codebook(nn.Module):
         flat = z.movedim(1, -1).flatten(0, -2)
         chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
+        with torch.autocast(flat.device.type, enabled=False):  # sums of many, of which each moves a code a little
+            self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
         dead = self.counts < DEAD
         drawn = flat[torch.randint(len(flat), dead.shape, generator=generator, device=flat.device)]
         self.counts.masked_fill_(dead, TRIAL)
