@@ -233,6 +233,15 @@ UNDERSTANDING = (
         "against each other. Good bits/dim do not imply good samples, nor the reverse (Theis et al. 2016).",
     ),
     Column(
+        key="nats",
+        title="nats an image",
+        form=2,
+        better="lower",
+        within="bits_per_dim_kind",
+        measures="The same as −ln p(x) of the whole image: what papers give for black and white digits.",
+        caveat="Papers differ in how they made the pixels black or white: compare only with the same way.",
+    ),
+    Column(
         key="probe_accuracy",
         title="probe accuracy",
         form="percent",

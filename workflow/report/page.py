@@ -273,7 +273,7 @@ def _answers(summary: dict[str, Any]) -> list[Answer]:
                 found.append((names[name], value, str(kind), f"; {open_to}" if open_to else ""))
         return found
 
-    fid, bits, probe, flops = named([GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[1], COST[1]], summary)
+    fid, bits, probe, flops = named([GENERATION[0], UNDERSTANDING[0], UNDERSTANDING[2], COST[1]], summary)
     floor, raw = fid.text(reference["real"]["fid"]), probe.text(reference["pixel_probe_accuracy"])
     drawn = [(who, f"{fid.title} {value}{but}; real images {floor}") for who, value, _, but in leaders(fid)]
     known = [(who, f"{value} bits/dim, {kind}{but}") for who, value, kind, but in leaders(bits)]

@@ -1,6 +1,7 @@
 """Reading everything that the report is made of."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
 MAY_LACK = {
-    *("bits_per_dim", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"),
+    *("bits_per_dim", "nats", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"),
     *("sharpness", "high_quality", "class_accuracy", "inception_score", "modes_found", "modes_kl"),
 }
 
@@ -64,22 +65,24 @@ def read_results(settings: Params) -> Results:
 
     Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
     """
-    runs = [_read_run(name, seed) for name in settings.models for seed in settings.seeds]
-    runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
     from workflow.images import read_card  # brings torch, which `--show` has no use for
 
+    card = read_card()
+    runs = [_read_run(name, seed, card) for name in settings.models for seed in settings.seeds]
+    runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
     extractor = read_json(Path("data/extractor/metrics.json"))
     reference = read_json(Path("data/reference/reference.json"))
-    return Results(settings, read_card(), extractor, reference, tuple(runs))
+    reference["histogram_model"] = _with_nats(reference["histogram_model"], card)
+    return Results(settings, card, extractor, reference, tuple(runs))
 
 
-def _read_run(name: str, seed: int) -> Run:
+def _read_run(name: str, seed: int, card: "Card") -> Run:
     folder = Path("runs") / name / str(seed)
     path = folder / "metrics.json"
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
-    metrics = _with_ratio(read_json(path))
+    metrics = _with_nats(_with_ratio(read_json(path)), card)
     for key in (*ABOUT, "oddity"):
         if key not in metrics:
             raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
@@ -97,3 +100,10 @@ def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
     samples, test = (look_up(metrics, f"nearest_neighbour.{whose}") for whose in ("samples", "test"))
     ratio = samples / test if samples is not None and test else None
     return {**metrics, "nearest_neighbour": {**metrics.get("nearest_neighbour", {}), "ratio": ratio}}
+
+
+def _with_nats(metrics: dict[str, Any], card: "Card") -> dict[str, Any]:
+    """`metrics` with `nats` of an image, -log p(x), put into it: of black and white images, as papers give it."""
+    bits = metrics.get("bits_per_dim")
+    nats = bits * math.prod(card.shape) * math.log(2) if card.levels == 2 and bits is not None else None
+    return {**metrics, "nats": nats}

@@ -159,8 +159,11 @@ def generation(summary: dict[str, Any]) -> Table:
 
 def understanding(summary: dict[str, Any]) -> Table:
     """What the model knows of the density and of the images, beside what needs no model at all."""
-    no_classes = summary["reference"]["pixel_probe_accuracy"] is None
-    columns = tuple(c for c in UNDERSTANDING if not (no_classes and c.key == "probe_accuracy"))
+    possible = {
+        "probe_accuracy": summary["reference"]["pixel_probe_accuracy"] is not None,
+        "nats": summary["data"]["levels"] == 2,
+    }
+    columns = tuple(c for c in UNDERSTANDING if possible.get(c.key, True))
     return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(reference_rows(summary, columns)))))
 
 
