@@ -26,7 +26,7 @@ ui: .venv/installed  ## open the MLflow UI on this machine alone
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port 5000 \
 	    --workers 1 --backend-store-uri sqlite:///mlflow.db
 
-clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/downloads stays)
+clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
 	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json
 	rm -rf data/raw .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 

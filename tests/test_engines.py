@@ -3,9 +3,13 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
+from workflow.files import read_json
 
 
 def _chain(model: str) -> set[str]:
@@ -80,3 +84,27 @@ def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path
     for engine in (DVC, SNAKEMAKE):
         clone.assert_settled_for(engine)
     assert clone.outputs() == by_snakemake.outputs()
+
+
+def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
+    pictures = tmp_path / "my own pictures"
+    pictures.mkdir()
+    for seed in range(8):
+        _noise(pictures / f"{seed}.png", seed)
+    (tmp_path / "project").mkdir()
+    project = Project(tmp_path / "project")
+    settings = yaml.safe_load((project.folder / "params.yaml").read_text())
+    settings["data"] = {"name": "folder", "root": str(pictures), "size": 8, "valid": 0.25, "test": 0.25}
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    card = "data/prepared/card.json"
+    assert project.ran("dvc", "repro", card) == {"check", "download", "prepare"}
+    assert project.ran("snakemake", "--cores", "1", card) == set()
+    _noise(pictures / "new one.png", 8)
+    assert project.ran("snakemake", "--cores", "1", card) == {"download", "prepare"}
+    assert project.ran("dvc", "repro", card) == set()
+    assert read_json(project.folder / card)["files"] == {"pictures used": 9}
+
+
+def _noise(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from workflow.errors import NO_SPACE, BakeoffError
 
+FETCHED = Path("data/fetched")  # kept by `make clean`
 TIMEOUT = 30.0  # seconds of silence after which the next address is tried
 
 
@@ -44,6 +45,19 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
     raise BakeoffError(
         f"{path}{present}: could not be fetched; {'; '.join(failures)}; try again, or put the file there"
     )
+
+
+def obtain(name: str, addresses: Sequence[str], checksum: str, own: Path) -> Path:
+    """The file `name`, a relative path: the user's in the folder `own`, else that in `FETCHED`, fetched if need be.
+
+    Raises BakeoffError as `fetch` does, and if the user's file has another checksum.
+    """
+    if (own / name).exists():
+        if (found := _checksum(own / name, checksum)) != checksum:
+            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it, and it is fetched")
+        return own / name
+    fetch(addresses, FETCHED / name, checksum)
+    return FETCHED / name
 
 
 def _checksum(path: Path, like: str) -> str:

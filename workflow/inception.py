@@ -17,7 +17,7 @@ from workflow.extractor import Outputs
 from workflow.fetch import fetch
 from workflow.images import Card, read_tensors, write_tensors
 
-WEIGHTS = Path("data/weights/weights-inception-2015-12-05-6726825d.pth")
+WEIGHTS = Path("data/fetched/weights-inception-2015-12-05-6726825d.pth")
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FEATURES = 2048
 FACTS = {

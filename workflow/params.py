@@ -35,7 +35,7 @@ class Section(BaseModel):
 
 
 class Embedded(Section):
-    """Data that need no network. root: see Published; it holds nothing of these."""
+    """Data that need no network. root: as of the others; nothing of these is looked for there."""
 
     name: Literal["digits", "stacked_digits", "ring", "grid"]
     root: Place
@@ -49,8 +49,8 @@ class Embedded(Section):
 class Published(Section):
     """Data sets that are fetched, with the test images of their authors.
 
-    root: the folder where fetched files are kept and looked for. limit: at most so many images in each split. draws: of
-    each training image, if the binarisation is stochastic.
+    root: a folder with the user's own copies of their files, if there are any. limit: at most so many images in each
+    split. draws: of each training image, if the binarisation is stochastic.
     """
 
     name: Literal["mnist", "stacked_mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"]

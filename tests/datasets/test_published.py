@@ -38,6 +38,12 @@ FILES = {
 PACKED = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in FILES.items()}
 
 
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is fetched is kept in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def mirrored(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     """Two mirrors of a small MNIST, of which the first one lacks everything."""
@@ -66,6 +72,7 @@ def test_mnist_is_fetched_and_keeps_its_test_split(mirrored: Mirror, tmp_path: P
     assert torch.equal(splits["test"].labels, torch.from_numpy(LABELS["t10k"]))
     assert (len(splits["train"]), len(splits["valid"])) == (50, 10)  # one of the six images of each class
     assert (splits["valid"].labels.bincount() == 1).all()
+    assert not (tmp_path / "MNIST").exists()  # what is fetched lies apart from what is the user's
     card = read_card(tmp_path / "prepared")
     assert (card.name, card.levels, card.shape, card.leaks) == ("mnist", 256, (1, 28, 28), 0)
     assert card.split.startswith("train and test as the set comes, the rest by class")
@@ -80,8 +87,22 @@ def test_unpacked_files_are_used_without_the_network(mirrored: Mirror, tmp_path:
     assert mirrored.asked == []
 
 
+def test_packed_files_of_the_users_own_are_checked(mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "own/MNIST/raw").mkdir(parents=True)
+    for name, content in PACKED.items():
+        (tmp_path / "own/MNIST/raw" / name).write_bytes(content)
+    _prepare(_settings(tmp_path / "own"), tmp_path)
+    assert mirrored.asked == []
+    bad = tmp_path / "own/MNIST/raw/t10k-images-idx3-ubyte.gz"
+    bad.write_bytes(bad.read_bytes()[:-1])
+    with pytest.raises(BakeoffError, match=r"t10k-images-idx3-ubyte\.gz: its checksum is md5:.* remove it, and it is"):
+        catalogue.download(_settings(tmp_path / "own"), tmp_path / "raw")
+    assert mirrored.asked == []
+
+
 def test_what_torchvision_unpacked_reads_the_same(mirrored: Mirror, tmp_path: Path) -> None:
     splits = _prepare(_settings(tmp_path), tmp_path)
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
     for name, content in FILES.items():
         (tmp_path / "MNIST/raw" / name).write_bytes(content)
     theirs = datasets.MNIST(str(tmp_path), train=False, download=False)
@@ -181,7 +202,7 @@ def test_svhn_calls_ten_zero(mirror: Mirror, tmp_path: Path, monkeypatch: pytest
     splits = _prepare(_settings(tmp_path, name="svhn", valid=0.25), tmp_path)
     assert torch.equal(splits["test"].images, torch.from_numpy(expected["test"]))
     assert splits["test"].labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
-    theirs = datasets.SVHN(str(tmp_path), "test", download=False)
+    theirs = datasets.SVHN(str(tmp_path / "data/fetched"), "test", download=False)
     assert np.array_equal(theirs.data, splits["test"].images.numpy())
     assert theirs.labels.tolist() == splits["test"].labels.tolist()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from workflow.datasets.splits import write_raw
 from workflow.errors import BakeoffError
-from workflow.fetch import fetch
+from workflow.fetch import obtain
 from workflow.images import ImageSet
 
 # The binary version of the same images: torchvision reads the one of Python pickles, which can run code.
@@ -28,7 +28,7 @@ UBYTE = 0x0800  # in an idx file's magic number, beside the number of dimensions
 
 @dataclass(frozen=True)
 class Source:
-    """read: from the folder of downloads to the training and the test images, fetching what is not there."""
+    """read: from the folder of the user's own files to the training and the test images, fetching what is not there."""
 
     source: str
     licence: str
@@ -37,7 +37,7 @@ class Source:
 
 
 def download(name: str, root: Path, raw: Path) -> None:
-    """Write the data set `name` into `raw`; its published files are taken from `root`, or fetched there.
+    """Write the data set `name` into `raw`; its published files are taken from the folder `root`, or fetched.
 
     Raises BakeoffError if a file can be had nowhere, or is not what it should be.
     """
@@ -58,10 +58,11 @@ def _idx(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
         files = {}
         for file, md5 in family.resources:
             plain = root / name / "raw" / Path(file).stem
+            path = plain
             if not plain.exists():
-                packed = plain.with_name(file)
-                fetch([mirror + file for mirror in family.mirrors], packed, f"md5:{md5}")
-            files[plain.name] = _unpacked(plain)
+                addresses = [mirror + file for mirror in family.mirrors]
+                path = obtain(f"{name}/raw/{file}", addresses, f"md5:{md5}", root)
+            files[plain.name] = _content(path)
         return tuple(
             ImageSet(files[f"{split}-images-idx3-ubyte"].unsqueeze(1), files[f"{split}-labels-idx1-ubyte"].long())
             for split in ("train", "t10k")
@@ -70,25 +71,22 @@ def _idx(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
     return read
 
 
-def _unpacked(plain: Path) -> Tensor:
-    """What an idx file holds, uint8: of `plain` if it is there, else of the packed file beside it."""
-    packed = plain.with_name(f"{plain.name}.gz")
-    path = plain if plain.exists() else packed
+def _content(path: Path) -> Tensor:
+    """What an idx file holds, packed or not, uint8."""
     try:
-        content = plain.read_bytes() if plain.exists() else gzip.decompress(packed.read_bytes())
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic, dimensions = struct.unpack_from(">I", content)[0], content[3]
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
         if magic != UBYTE + dimensions:
             raise ValueError("not an idx file of bytes")
         return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
     except (OSError, EOFError, zlib.error, struct.error, IndexError, ValueError) as error:
-        raise BakeoffError(f"{path}: damaged ({error}); delete it and run again") from None
+        raise BakeoffError(f"{path}: damaged ({error}); remove it and run again") from None
 
 
 def _cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
-    fetch(CIFAR10_ADDRESSES, root / CIFAR10, CIFAR10_CHECKSUM)
     batches: list[ImageSet] = []
-    with tarfile.open(root / CIFAR10) as archive:
+    with tarfile.open(obtain(CIFAR10, CIFAR10_ADDRESSES, CIFAR10_CHECKSUM, root)) as archive:
         for file in CIFAR10_FILES:
             member = archive.extractfile(f"cifar-10-batches-bin/{file}")
             assert member  # the archive has the right checksum
@@ -106,8 +104,9 @@ def _svhn(root: Path) -> tuple[ImageSet, ImageSet]:
         from scipy.io import loadmat
 
         address, file, md5 = SVHN.split_list[split]
-        fetch([address], root / file, f"md5:{md5}")
-        content: dict[str, Any] = loadmat(root / file)  # (32, 32, 3, N), and labels in which 10 means zero
+        content: dict[str, Any] = loadmat(
+            obtain(file, [address], f"md5:{md5}", root)
+        )  # (32, 32, 3, N), and labels in which 10 means zero
         images = torch.from_numpy(np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)))
         return ImageSet(images, torch.from_numpy(content["y"].astype(np.int64).squeeze(1) % 10))
 
