@@ -97,11 +97,11 @@ def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
     settings["data"] = {"name": "folder", "root": str(pictures), "size": 8, "valid": 0.25, "test": 0.25}
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     card = "data/prepared/card.json"
-    assert project.ran("dvc", "repro", card) == {"check", "download", "prepare"}
+    assert project.ran("dvc", "repro", "prepare") == {"check", "download", "prepare"}
     assert project.ran("snakemake", "--cores", "1", card) == set()
     _noise(pictures / "new one.png", 8)
     assert project.ran("snakemake", "--cores", "1", card) == {"download", "prepare"}
-    assert project.ran("dvc", "repro", card) == set()
+    assert project.ran("dvc", "repro", "prepare") == set()
     assert read_json(project.folder / card)["files"] == {"pictures used": 9}
 
 
