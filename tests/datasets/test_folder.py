@@ -120,6 +120,32 @@ def test_folders_named_as_splits_are_the_splits_and_share_no_picture(tmp_path: P
     assert {image.numpy().tobytes() for image in sets["test"].images} == expected
 
 
+def test_pictures_beside_the_splits_are_left_out_and_counted(tmp_path: Path) -> None:
+    for split, seeds in (("train", range(20)), ("test", range(20, 25))):
+        for seed in seeds:
+            place = tmp_path / "pictures" / split / ("even" if seed % 2 == 0 else "odd")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(_pixels(seed)).save(place / f"{seed}.png")
+    for seed, name in ((50, "a"), (51, "z")):  # one is sorted before the folders, one after
+        Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{name}.png")
+    sets, card = _read(tmp_path / "pictures", size=12)
+    assert card.files == {"outside the splits' folders, left out": 2, "pictures used": 25}
+    assert card.classes == ("even", "odd")
+    expected = {_pixels(seed).transpose(2, 0, 1).tobytes() for seed in range(25)}
+    assert {image.numpy().tobytes() for image in _all(sets)} == expected
+
+
+def test_a_folder_without_a_picture_that_can_be_used_is_no_class(tmp_path: Path) -> None:
+    for name, seeds in (("ants", range(10)), ("bees", ()), ("cats", range(10, 20))):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for seed in seeds:
+            Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{name}/{seed}.png")
+    (tmp_path / "pictures/bees/0.png").write_bytes(b"damaged")
+    sets, card = _read(tmp_path / "pictures")
+    assert card.classes == ("ants", "cats")
+    assert sets["train"].labels.bincount().tolist() == [6, 6]
+
+
 def test_equal_pictures_are_used_once(root: Path) -> None:
     Image.fromarray(_pixels(3)).save(root / "again.bmp")
     _, card = _read(root)

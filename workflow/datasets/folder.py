@@ -53,17 +53,15 @@ def read_pictures(settings: Folder, raw: Path) -> None:
     """Write the pictures under `settings.root`, cut to squares of `size` pixels, into the folder `raw`.
 
     Folders called train, valid (or val) and test at the top are the splits. Folders below that are classes, if every
-    picture lies in one. Links are not followed. Raises BakeoffError if no picture can be used.
+    picture that can be used lies in one. Links are not followed. Raises BakeoffError if no picture can be used.
     """
     root, counts = settings.root, Counter[str]()
     files = list(_files(root, counts))
     files.sort(key=lambda file: (ORDER.index(file.split or "train"), file.path))
-    classes = sorted({file.label for file in files})
-    classes = classes if len(classes) > 1 and "" not in classes else []
     given: Counter[str] = Counter()
     raw.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=raw) as spool:  # how many there will be is known at the end alone
-        labels, seen = [], set[bytes]()
+        labels, seen = list[str](), set[bytes]()
         for file in files:
             try:
                 pixels = _read(file.path, settings, counts)
@@ -75,19 +73,22 @@ def read_pictures(settings: Folder, raw: Path) -> None:
                 continue
             seen.add(digest)
             spool.write(pixels)
-            labels.append(classes.index(file.label) if classes else 0)
+            labels.append(file.label)
             given[file.split] += 1
         if not labels:
             found = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
             raise BakeoffError(f"data.root: {root}: no picture that can be used ({found})")
         counts["pictures used"] = len(labels)
+        classes = sorted(set(labels))
+        classes = classes if len(classes) > 1 and "" not in classes else []
+        number_of = {name: number for number, name in enumerate(classes)}
         spool.flush()
         shape = (len(labels), 1 if settings.grey else 3, settings.size, settings.size)
         # A private map, which torch does not mind: nobody writes to it.
         images = torch.from_numpy(np.memmap(spool, np.uint8, "c", shape=shape))
         write_raw(
             raw,
-            _Spooled(ImageSet(images, torch.tensor(labels))),
+            _Spooled(ImageSet(images, torch.tensor([number_of.get(label, 0) for label in labels]))),
             source=f"own pictures, folder {root.resolve().name}",
             licence="that of the pictures",
             levels=256,
@@ -127,6 +128,8 @@ def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
                 counts["links left out"] += 1
             elif path.suffix.lower() not in ENDINGS or not path.is_file():
                 counts["other files left out"] += 1
+            elif splits and not parts:
+                counts["outside the splits' folders, left out"] += 1
             else:
                 yield File(path, split, below[0] if below else "")
     counts += Counter()  # drops the zeros
