@@ -50,7 +50,7 @@ class Published(Section):
     """Data sets that are fetched, with the test images of their authors.
 
     root: a folder with the user's own copies of their files, if there are any. limit: at most so many images in each
-    split. draws: of each training image, if the binarisation is stochastic.
+    split. draws: of each training image that is left, if the binarisation is stochastic.
     """
 
     name: Literal["mnist", "stacked_mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"]

@@ -128,6 +128,17 @@ def test_a_test_image_that_was_trained_on_is_counted(mirrored: Mirror, tmp_path:
     assert read_card(tmp_path / "prepared").leaks == 3
 
 
+def test_a_leak_counts_if_both_images_are_left_under_the_limit(mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / "MNIST/raw").mkdir(parents=True)
+    for name, content in {**FILES, "t10k-images-idx3-ubyte": _idx(TRAIN[:20])}.items():
+        (tmp_path / "MNIST/raw" / name).write_bytes(content)
+    splits = _prepare(_settings(tmp_path, limit=12), tmp_path)
+    known = {image.numpy().tobytes() for split in ("train", "valid") for image in splits[split].images}
+    leaks = sum(image.numpy().tobytes() in known for image in splits["test"].images)
+    assert 0 < leaks < 12
+    assert read_card(tmp_path / "prepared").leaks == leaks
+
+
 def test_threshold_makes_pixels_black_or_white(mirrored: Mirror, tmp_path: Path) -> None:
     splits = _prepare(_settings(tmp_path, binarise="threshold"), tmp_path)
     assert torch.equal(splits["test"].images, (torch.from_numpy(TEST).unsqueeze(1) > 127).to(torch.uint8))
@@ -153,6 +164,11 @@ def test_limit_keeps_so_many_of_each_split(mirrored: Mirror, tmp_path: Path) -> 
     assert {split: len(images) for split, images in splits.items()} == {"train": 15, "valid": 10, "test": 15}
     known = {image.tobytes() for image in TEST}
     assert len({image.numpy().tobytes() for image in splits["test"].images} & known) == 15
+
+
+def test_limit_keeps_so_many_stacked_pictures(mirrored: Mirror, tmp_path: Path) -> None:
+    splits = _prepare(_settings(tmp_path, name="stacked_mnist", limit=10), tmp_path)
+    assert {split: len(images) for split, images in splits.items()} == {"train": 10, "valid": 10, "test": 10}
 
 
 def test_stacked_mnist_has_a_digit_a_channel(mirrored: Mirror, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 from workflow.datasets import catalogue, embedded
 from workflow.datasets.catalogue import download
 from workflow.datasets.splits import write_raw
+from workflow.errors import BakeoffError
 from workflow.images import SPLITS, ImageSet, read_card, read_split, write_prepared
 from workflow.metrics.modes import nearest_mode
 from workflow.params import Embedded
@@ -132,6 +133,14 @@ def test_points_are_those_of_the_papers_mixture(tmp_path: Path, name: str, modes
     mode, near = nearest_mode(images.images, torch.tensor(about["mixture"]["centres"]), about["mixture"]["std"])
     assert torch.equal(mode[near], images.labels[near])
     assert near.double().mean() > 0.97  # of a Gaussian, 98.9 % are within three deviations
+
+
+@pytest.mark.parametrize("name", ["digits", "stacked_digits", "ring"])
+def test_a_split_without_an_image_stops(tmp_path: Path, name: Any) -> None:
+    settings = Embedded(name=name, root=Path(), valid=1e-6, test=0.2, seed=0)
+    download(settings, tmp_path)
+    with pytest.raises(BakeoffError, match=r"no image would be left for the valid split of \d+; .*data\.valid"):
+        catalogue.prepare(settings, tmp_path)
 
 
 def test_points_repeat_and_the_splits_differ(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workflow.datasets.splits import write_raw
+from workflow.datasets.splits import check_sizes, write_raw
 from workflow.images import ImageSet, read_tensors, write_tensors
 from workflow.params import Embedded
 
@@ -45,7 +45,7 @@ def download_mixture(name: str, folder: Path) -> None:
 def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, ImageSet], dict[str, Any]]:
     """Points of a mixture of Gaussians, each as an image of two pixels: its coordinates as levels.
 
-    Returns the splits and what the card says of them.
+    Returns the splits and what the card says of them. Raises BakeoffError if a split would be empty.
     """
     centres = read_tensors(raw / "mixture.safetensors")[0]["centres"].double()
     _, std, half = MIXTURES[settings.name]
@@ -56,6 +56,7 @@ def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, ImageSet],
         labels = torch.from_numpy(rng.integers(len(centres), size=round(share * POINTS)))
         points = centres[labels] + std * torch.from_numpy(rng.standard_normal((len(labels), 2)))
         sets[split] = ImageSet(_to_levels(points, half).round().to(torch.uint8).view(-1, 1, 1, 2), labels)
+    check_sizes({split: len(points) for split, points in sets.items()})
     return sets, {
         "name": settings.name,
         "source": f"drawn from a mixture of {len(centres)} Gaussians with standard deviation {std}",

@@ -5,7 +5,7 @@ a million pictures need no more memory than a thousand.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Chosen:
         return len(self.indices)
 
     def pieces(self) -> Iterator[ImageSet]:
-        """The images in their order, a few thousand at a time."""
+        """The images in their order, up to `PIECE` at a time."""
         rng = np.random.default_rng(self.seed)
         for start in range(0, len(self), PIECE):
             chosen = torch.from_numpy(self.indices[start : start + PIECE])
@@ -81,11 +81,9 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
     _split_off({split: share for split, share in shares.items() if split not in given}, where, everything, rng)
     places = {split: np.flatnonzero(where == split) for split in SPLITS}
-    for split, indices in places.items():
-        if not len(indices):
-            raise BakeoffError(
-                f"data: no image would be left for the {split} split of {len(everything)}; add images or change data"
-            )
+    check_sizes({split: len(indices) for split, indices in places.items()})
+    if isinstance(settings, Published) and settings.limit:
+        places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
     about |= {
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
@@ -95,8 +93,18 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     if settings.name in ("stacked_digits", "stacked_mnist"):
         return _stack(everything, places, settings, rng), _about_stacked(about)
     if isinstance(settings, Published):
-        return _published(everything, places, settings, rng), _about_published(about, settings)
+        return _published(everything, places, settings), _about_published(about, settings)
     return {split: Chosen(everything, indices) for split, indices in places.items()}, about
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raise BakeoffError if one of the splits would have no image; sizes: how many images are in each."""
+    for split, size in sizes.items():
+        if not size:
+            raise BakeoffError(
+                f"data: no image would be left for the {split} split of {sum(sizes.values())}; add images or change "
+                "data.valid and data.test, which are shares of each class by itself"
+            )
 
 
 def _split_off(shares: dict[str, float], where: Any, everything: ImageSet, rng: np.random.Generator) -> None:
@@ -138,15 +146,16 @@ def _how(given: list[str], seed: int) -> str:
     return f"{' and '.join(given)} as the set comes, the rest {rest}" if given else rest
 
 
-def _published(
-    images: ImageSet, places: dict[str, Indices], settings: Published, rng: np.random.Generator
-) -> dict[str, Chosen]:
-    """At most `limit` images of each split, black and white if asked for."""
+def _some(indices: Indices, limit: int, rng: np.random.Generator) -> Indices:
+    """At most `limit` of them, in order."""
+    return indices if len(indices) <= limit else np.sort(rng.choice(indices, limit, replace=False))
+
+
+def _published(images: ImageSet, places: dict[str, Indices], settings: Published) -> dict[str, Chosen]:
+    """The images of each split, black and white if asked for."""
     splits = {}
     for number, split in enumerate(SPLITS):
         indices = places[split]
-        if settings.limit and len(indices) > settings.limit:
-            indices = np.sort(rng.choice(indices, settings.limit, replace=False))
         if split == "train":
             indices = np.tile(indices, settings.draws)
         splits[split] = Chosen(images, indices, settings.binarise, 3 * settings.seed + number)
