@@ -61,6 +61,7 @@ def test_pictures_without_class_folders_have_no_classes(root: Path) -> None:
     sets, card = _read(root)
     assert {split: len(images) for split, images in sets.items()} == {"train": 6, "valid": 2, "test": 2}
     assert (card.classes, card.shape, card.levels, card.files) == ((), (3, 8, 8), 256, {"pictures used": 10})
+    assert card.split == "at random, equal images together, seed 0"
     assert not _all(sets).eq(0).all()
     assert sets["train"].labels.tolist() == [0] * 6
 
@@ -133,6 +134,17 @@ def test_pictures_beside_the_splits_are_left_out_and_counted(tmp_path: Path) -> 
     assert card.classes == ("even", "odd")
     expected = {_pixels(seed).transpose(2, 0, 1).tobytes() for seed in range(25)}
     assert {image.numpy().tobytes() for image in _all(sets)} == expected
+
+
+def test_the_first_pictures_of_a_split_are_of_all_classes(tmp_path: Path) -> None:
+    for number, name in enumerate(("ants", "bees", "cats")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for seed in range(20):
+            Image.fromarray(_pixels(100 * number + seed)).save(tmp_path / f"pictures/{name}/{seed}.png")
+    sets, _ = _read(tmp_path / "pictures", size=12)
+    assert len(sets["train"].labels[:12].unique()) == 3  # of 36
+    assert all(len(images.labels[: len(images) // 3].unique()) > 1 for images in sets.values())
+    assert _read(tmp_path / "pictures", size=12)[0]["train"].labels.equal(sets["train"].labels)
 
 
 def test_a_folder_without_a_picture_that_can_be_used_is_no_class(tmp_path: Path) -> None:

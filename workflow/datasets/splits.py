@@ -84,10 +84,12 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     check_sizes({split: len(indices) for split, indices in places.items()})
     if isinstance(settings, Published) and settings.limit:
         places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
+    if isinstance(settings, Folder):  # they came class by class, and some look at the first images of a split alone
+        places = {split: rng.permutation(indices) for split, indices in places.items()}
     about |= {
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
-        "split": _how([split for split in SPLITS if split in given], settings.seed),
+        "split": _how([split for split in SPLITS if split in given], settings.seed, bool(about["classes"])),
         "leaks": _leaks(everything, places),
     }
     if settings.name in ("stacked_digits", "stacked_mnist"):
@@ -138,11 +140,11 @@ def _leaks(images: ImageSet, places: dict[str, Indices]) -> int:
     return sum(rows[i].tobytes() in known for i in places["test"])
 
 
-def _how(given: list[str], seed: int) -> str:
-    """How the set was split, for the card."""
+def _how(given: list[str], seed: int, classes: bool) -> str:
+    """How the set was split, for the card; classes: whether it has any."""
     if len(given) == len(SPLITS):
         return "as the set comes"
-    rest = f"by class, equal images together, seed {seed}"
+    rest = f"{'by class' if classes else 'at random'}, equal images together, seed {seed}"
     return f"{' and '.join(given)} as the set comes, the rest {rest}" if given else rest
 
 
