@@ -98,6 +98,15 @@ def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
         params.load(tmp_path / "p.yaml")
 
 
+def test_more_parts_than_images_stop_with_one_clear_line() -> None:
+    images = ImageSet(_images().images[:3], _images().labels[:3])
+    entry = params.load(ROOT / "params.yaml").models["autoencoder"]
+    model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters)
+    message = r"^train\.parts: 4: more than there are training images \(3\); set it lower$"
+    with pytest.raises(BakeoffError, match=message):
+        fit(model, images, images, _settings(4), 1, lambda _: None)
+
+
 @pytest.mark.parametrize("parts", [1, 5])
 def test_each_part_is_one_processes(parts: int) -> None:
     for size in range(1, parts + 1):

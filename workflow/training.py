@@ -27,8 +27,6 @@ from workflow.team import Team
 Record = dict[str, float | int]
 ALONE = Team()
 LOGS_AN_EPOCH = 2  # lines of training losses an epoch: enough for a curve, few enough for a small file
-
-
 SNAPSHOTS = 8  # times at which samples are kept during training, evenly spaced, beside those of the untrained model
 SNAPSHOT_NUMBERS = 1024  # pixels and channels in the samples of a snapshot, about
 INITIALISED, CALIBRATED = 1024, 10_000  # of the first training images, at most, that a model may want to see at once
@@ -65,7 +63,8 @@ def fit(
     `log` is called with each record: {"step", "epoch", and scalars}; scalars of a player among several carry its name
     (`critic_loss`), those on validation images begin with `valid_`. Of a team it is the first process that calls this,
     the others call `assist`.
-    The model's weights are left as the last step had them. Raises BakeoffError if the loss is not finite.
+    The model's weights are left as the last step had them. Raises BakeoffError if the loss is not finite, or if there
+    are fewer images than parts of a batch.
     """
     train, valid = _at_hand(train, model.device), _at_hand(valid, model.device)
     steps = _Steps(model, train, settings, seed, team)
@@ -110,6 +109,10 @@ class _Steps:
     """Takes the steps of a training: in each, for each player in turn, loss, backward, step."""
 
     def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, team: Team) -> None:
+        if len(train) < settings.parts:
+            raise BakeoffError(
+                f"train.parts: {settings.parts}: more than there are training images ({len(train)}); set it lower"
+            )
         self.model, self.settings, self.seed, self.team = model, settings, seed, team
         self.an_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
         self.total = self.an_epoch * settings.epochs
