@@ -9,13 +9,13 @@ from torch import Tensor
 
 from tests.pretend_gpu import FarTensor, pretend_gpu
 from tests.test_models import ENTRIES
-from workflow import training
+from workflow import compute
 from workflow.compute import generator
-from workflow.extractor import Classifier
+from workflow.extractor import Classifier, fit_classifier
 from workflow.images import ImageSet
 from workflow.models import base, registry
 from workflow.models.base import Model
-from workflow.params import Entry
+from workflow.params import Entry, Extractor
 from workflow.training import Fitted, fit
 
 SHAPE, LEVELS = (3, 4, 4), 4
@@ -97,10 +97,8 @@ def test_every_family_trains_with_half_the_bits(entry: Entry) -> None:
     assert any(not torch.equal(value, full.state[name]) for name, value in fitted.state.items())
 
 
-@pytest.mark.parametrize("kind", ["nice", "autoencoder"])  # one is initialised, the other calibrated
-def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    entry, images = next(entry for _, entry in RUN if entry.kind == kind), _images(16)
-    size = images.images.nbytes
+def _moved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the sets that are moved as a whole from now on."""
     moved: list[int] = []
     to = ImageSet.to
 
@@ -109,13 +107,36 @@ def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monk
         return to(self, device)
 
     monkeypatch.setattr(ImageSet, "to", watched)
-    found = []
+    return moved
+
+
+@pytest.mark.parametrize("kind", ["nice", "autoencoder"])  # one is initialised, the other calibrated
+def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, images = next(entry for _, entry in RUN if entry.kind == kind), _images(16)
+    size = images.images.nbytes
+    moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(training, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(compute, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
             _, fitted = _trained(entry, images, gpu)
             found.append({name: value.cpu() for name, value in fitted.state.items()})
     assert moved == [16, 16]  # training and validation images, when there was room
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("classes", [0, MOST])
+def test_the_classifier_trains_on_images_that_do_not_fit_on_a_gpu(
+    classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Extractor(channels=4, features=8, dropout=0.0, epochs=1, batch_size=8, lr=0.01, seed=0)
+    images, size = _images(16), _images(16).images.nbytes
+    moved, found = _moved(monkeypatch), []
+    for free in (2 * size, 2 * size - 1):
+        monkeypatch.setattr(compute, "free_memory", lambda _, free=free: free)
+        with pretend_gpu(monkeypatch) as gpu:
+            model = fit_classifier(images, _images(4), LEVELS, classes, settings, gpu)
+            found.append({name: value.cpu() for name, value in model.state_dict().items()})
+    assert moved == [16]  # when there was room
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workflow.compute import at_hand
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.images import ImageSet, read_tensors, write_tensors
@@ -178,17 +179,17 @@ def fit_classifier(
         dropout=settings.dropout,
         channelwise=channelwise,
     ).to(device)
-    images, labels = train.images.to(device), train.labels.to(device)
+    train = at_hand(train, device)
     generator = make_generator(torch.device("cpu"), settings.seed, 1)
-    steps = max(1, len(images) // settings.batch_size)
+    steps = max(1, len(train) // settings.batch_size)
     optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.lr, total_steps=steps * settings.epochs)
     best, best_score = copy.deepcopy(model.state_dict()), (-1.0, 0.0)
     for _ in range(settings.epochs):
         model.train()
-        order = torch.randperm(len(images), generator=generator).to(device)
+        order = torch.randperm(len(train), generator=generator).to(train.images.device)
         for batch in order[: steps * settings.batch_size].chunk(steps):
-            x, wanted = model.task(images[batch], labels[batch])
+            x, wanted = model.task(train.images[batch].to(device), train.labels[batch].to(device))
             loss = F.cross_entropy(model(x), wanted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from workflow.compute import free_memory
+from workflow.compute import at_hand
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.images import ImageSet
@@ -66,7 +66,7 @@ def fit(
     The model's weights are left as the last step had them. Raises BakeoffError if the loss is not finite, or if there
     are fewer images than parts of a batch.
     """
-    train, valid = _at_hand(train, model.device), _at_hand(valid, model.device)
+    train, valid = at_hand(train, model.device), at_hand(valid, model.device)
     steps = _Steps(model, train, settings, seed, team)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
     judged = cast(Model, average.module) if average else model
@@ -99,7 +99,7 @@ def fit(
 
 def assist(model: Model, train: ImageSet, settings: Train, seed: int, team: Team) -> None:
     """The share of the other processes of a team in what `fit` does: the same steps, on other parts of the batches."""
-    steps = _Steps(model, _at_hand(train, model.device), settings, seed, team)
+    steps = _Steps(model, at_hand(train, model.device), settings, seed, team)
     for step in range(1, steps.total + 1):
         for _ in steps.take(step):
             pass
@@ -229,11 +229,6 @@ class _Judge:
         state, step, valid_loss = self.best
         snapshots = torch.stack(list(self.snapshots.values()))
         return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
-
-
-def _at_hand(images: ImageSet, device: torch.device) -> ImageSet:
-    """The images on the device, if they fill no more than half of it; else where they are, memory-mapped or not."""
-    return images.to(device) if images.images.nbytes <= free_memory(device) / 2 else images
 
 
 def _batches(
