@@ -53,3 +53,13 @@ def test_the_page_tells_of_files_and_leaks(project: int) -> None:
     page = Path("report/index.html").read_text()
     assert "1,200 pictures used; 3 unreadable, left out; 1 &lt;b&gt;odd&lt;/b&gt;" in page
     assert re.search(r"<b>7</b> of the test images stand among the training or validation images too", page)
+
+
+def test_the_page_does_not_take_all_data_for_digits(project: int) -> None:
+    for file in Path("runs").rglob("metrics.json"):
+        metrics = json.loads(file.read_text())
+        if metrics["oddity"]:
+            write(file, metrics | {"oddity": {"photographs": 0.6, "upside down": 0.5}})
+    report.build()
+    page = " ".join(Path("report/index.html").read_text().split())
+    assert "are odd only to data that are not photographs too" in page
