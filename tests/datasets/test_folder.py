@@ -129,8 +129,11 @@ def test_pictures_beside_the_splits_are_left_out_and_counted(tmp_path: Path) -> 
             Image.fromarray(_pixels(seed)).save(place / f"{seed}.png")
     for seed, name in ((50, "a"), (51, "z")):  # one is sorted before the folders, one after
         Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{name}.png")
+    (tmp_path / "pictures/notes").mkdir()  # a folder without pictures does not make the others classes
+    (tmp_path / "pictures/notes/read me.txt").write_text("of my pictures")
     sets, card = _read(tmp_path / "pictures", size=12)
-    assert card.files == {"outside the splits' folders, left out": 2, "pictures used": 25}
+    left_out = {"other files left out": 1, "outside the splits' folders, left out": 2}
+    assert card.files == {**left_out, "pictures used": 25}
     assert card.classes == ("even", "odd")
     expected = {_pixels(seed).transpose(2, 0, 1).tobytes() for seed in range(25)}
     assert {image.numpy().tobytes() for image in _all(sets)} == expected

@@ -52,8 +52,9 @@ def check_names(root: Path) -> None:
 def read_pictures(settings: Folder, raw: Path) -> None:
     """Write the pictures under `settings.root`, cut to squares of `size` pixels, into the folder `raw`.
 
-    Folders called train, valid (or val) and test at the top are the splits. Folders below that are classes, if every
-    picture that can be used lies in one. Links are not followed. Raises BakeoffError if no picture can be used.
+    Folders called train, valid (or val) and test at the top are the splits, if no other folder there has pictures.
+    Folders below that are classes, if every picture that can be used lies in one. Links are not followed. Raises
+    BakeoffError if no picture can be used.
     """
     root, counts = settings.root, Counter[str]()
     files = list(_files(root, counts))
@@ -112,13 +113,14 @@ class _Spooled:
 
 def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
     """The files with a picture's ending; what else there is, is counted."""
-    tops = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+    folders = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
+    tops = [name for name in folders if _has_pictures(root / name)]
     splits = "train" in tops and all(top in SPLIT_NAMES or top.startswith(".") for top in tops)
     for folder, inner, names in os.walk(root):
         counts["links left out"] += sum(Path(folder, name).is_symlink() for name in inner)
         inner[:] = [name for name in inner if not name.startswith(".")]
         parts = Path(folder).relative_to(root).parts
-        split = SPLIT_NAMES[parts[0]] if splits and parts else ""
+        split = SPLIT_NAMES.get(parts[0], "") if splits and parts else ""
         below = parts[1:] if splits else parts
         for name in names:
             path = Path(folder, name)
@@ -128,11 +130,20 @@ def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
                 counts["links left out"] += 1
             elif path.suffix.lower() not in ENDINGS or not path.is_file():
                 counts["other files left out"] += 1
-            elif splits and not parts:
+            elif splits and not split:
                 counts["outside the splits' folders, left out"] += 1
             else:
                 yield File(path, split, below[0] if below else "")
     counts += Counter()  # drops the zeros
+
+
+def _has_pictures(folder: Path) -> bool:
+    """Whether there is a file with a picture's ending in it, at any depth."""
+    return any(
+        Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
+        for _, _, names in os.walk(folder)
+        for name in names
+    )
 
 
 def _read(path: Path, settings: Folder, counts: Counter[str]) -> bytes:
