@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from stages import report
@@ -199,3 +200,17 @@ def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.Mo
     assert "Of 13 comparisons, 11 have the same best model under every seed, and 11 the whole order" in words
     assert "75 % with three" in words
     assert text.count(">○<") == 3  # in the explanation, FID and bits/dim
+
+
+def test_the_page_of_one_model_compares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0, 1])
+    monkeypatch.chdir(tmp_path)
+    settings = yaml.safe_load(Path("params.yaml").read_text())
+    settings["models"] = {"vae": settings["models"]["vae"]}
+    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    report.build()
+    page = Path("report/index.html").read_text()
+    assert "There is nothing to compare." in page
+    assert "0 comparisons" not in page
+    assert "Pairs that swap" not in page
+    assert "95 % intervals are too narrow" in page
