@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.pretend_gpu import FarTensor, pretend_gpu
-from tests.test_models import ENTRIES
+from tests.test_models import ENTRIES, small
 from workflow import compute
 from workflow.compute import generator
 from workflow.extractor import Classifier, fit_classifier
@@ -19,7 +19,7 @@ from workflow.params import Entry, Extractor
 from workflow.training import Fitted, fit
 
 SHAPE, LEVELS = (3, 4, 4), 4
-MOST = 8  # layers, channels, steps, classes: an operation on a pretended GPU takes long
+MOST = 4  # layers, channels, steps, classes: an operation on a pretended GPU takes long
 CPU = torch.device("cpu")
 
 
@@ -29,12 +29,15 @@ def _images(n: int) -> ImageSet:
     return ImageSet(torch.randint(0, LEVELS, (n, *SHAPE), dtype=torch.uint8, generator=random), labels)
 
 
+def _small(entry: Entry) -> dict[str, Any]:
+    """Its hyper-parameters made small, and without dropout, of which CPU and GPU have versions of their own."""
+    return {name: 0.0 if name == "dropout" else value for name, value in small(entry, MOST).hyperparameters.items()}
+
+
 def _trained(entry: Entry, images: ImageSet, device: torch.device, *, bf16: bool = False) -> tuple[Model, Fitted]:
-    """A model after two steps or one, without dropout, of which CPU and GPU have versions of their own."""
-    small = {name: min(value, MOST) if type(value) is int else value for name, value in entry.hyperparameters.items()}
-    quiet = {name: 0.0 if name == "dropout" else value for name, value in small.items()}
+    """A model after two steps or one."""
     options = {"epochs": 1, "batch_size": 8, "ema": 0.5, "clip": 1.0, "bf16": bf16}
-    model = registry.build(entry.kind, SHAPE, LEVELS, quiet, seed=1).to(device)
+    model = registry.build(entry.kind, SHAPE, LEVELS, _small(entry), seed=1).to(device)
     fitted = fit(model, images, images, entry.train.model_copy(update=options), 1, lambda _: None)
     return model.eval(), fitted
 
@@ -63,16 +66,23 @@ def _capabilities(model: Model, device: torch.device) -> dict[str, Tensor]:
 
 def _code(entry: Entry) -> str:
     """What of an entry decides which code runs: its options, and of the numbers whether they are zero."""
-    return str((entry.kind, {k: v if isinstance(v, str) else bool(v) for k, v in entry.hyperparameters.items()}))
+    return str((entry.kind, sorted((k, v if isinstance(v, str) else bool(v)) for k, v in _small(entry).items())))
 
 
 RUN = list({_code(entry): (name, entry) for name, entry in reversed(ENTRIES)}.values())[::-1]
 
 
-@pytest.mark.parametrize("entry", [entry for _, entry in RUN], ids=[name for name, _ in RUN])
-def test_every_family_trains_and_does_all_it_can_on_a_gpu(entry: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = _images(16)
-    here, expected = _trained(entry, images, CPU)
+@pytest.fixture(scope="module", params=[entry for _, entry in RUN], ids=[name for name, _ in RUN])
+def on_cpu(request: pytest.FixtureRequest) -> tuple[Entry, Model, Fitted]:
+    """What the pretended GPU, and half the bits, are held against; each test may change the model alone."""
+    torch.set_num_threads(1)
+    return request.param, *_trained(request.param, _images(16), CPU)
+
+
+def test_every_family_trains_and_does_all_it_can_on_a_gpu(
+    on_cpu: tuple[Entry, Model, Fitted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (entry, here, expected), images = on_cpu, _images(16)
     with pretend_gpu(monkeypatch) as gpu:
         there, fitted = _trained(entry, images, gpu)
         assert all(isinstance(value, FarTensor) for value in there.state_dict().values())
@@ -87,13 +97,11 @@ def test_every_family_trains_and_does_all_it_can_on_a_gpu(entry: Entry, monkeypa
     torch.testing.assert_close(found, _capabilities(here, CPU))
 
 
-@pytest.mark.parametrize("entry", [entry for _, entry in RUN], ids=[name for name, _ in RUN])
-def test_every_family_trains_with_half_the_bits(entry: Entry) -> None:
-    images = _images(16)
-    _, fitted = _trained(entry, images, CPU, bf16=True)
+def test_every_family_trains_with_half_the_bits(on_cpu: tuple[Entry, Model, Fitted]) -> None:
+    entry, _, full = on_cpu
+    _, fitted = _trained(entry, _images(16), CPU, bf16=True)
     assert all(value.dtype != torch.bfloat16 for value in fitted.state.values())
     assert all(torch.isfinite(value).all() for value in fitted.state.values())
-    _, full = _trained(entry, images, CPU)
     assert any(not torch.equal(value, full.state[name]) for name, value in fitted.state.items())
 
 

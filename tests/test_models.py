@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,20 +23,32 @@ from workflow.training import fit
 SHAPES = [((1, 8, 8), 17), ((3, 8, 8), 4)]
 
 
-def _entries() -> list[tuple[str, Entry]]:
-    """Distinct settings of params.yaml and the presets; the small ones of the smoke preset first."""
+MOST = 16
+
+
+def small(entry: Entry, most: int) -> Entry:
+    """The same with no whole number above `most`, be it of layers, channels, steps or draws: the same code runs."""
+    numbers = {name: value for name, value in entry.hyperparameters.items() if type(value) is int}
+    return entry.model_copy(update={name: min(value, most) for name, value in numbers.items()})
+
+
+def _distinct(entries: Iterable[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
     found: dict[str, tuple[str, Entry]] = {}
-    for file in [ROOT / "presets/smoke.yaml", ROOT / "params.yaml", *sorted((ROOT / "presets").glob("*.yaml"))]:
-        for name, entry in params.load(file).models.items():
-            key = json.dumps([entry.kind, entry.hyperparameters], sort_keys=True)
-            found.setdefault(key, (f"{file.stem}-{name}", entry))
+    for name, entry in entries:
+        found.setdefault(json.dumps([entry.kind, entry.hyperparameters], sort_keys=True), (name, entry))
     return list(found.values())
 
 
-ENTRIES = _entries()
+# Of params.yaml and the presets; the small ones of the smoke preset first, then those for the digits.
+FILES = [ROOT / "presets/smoke.yaml", ROOT / "params.yaml", ROOT / "presets/lectures.yaml"]
+FILES += sorted(set((ROOT / "presets").glob("*.yaml")) - set(FILES))
+ENTRIES = _distinct(
+    (f"{file.stem}-{name}", entry) for file in FILES for name, entry in params.load(file).models.items()
+)
+SMALL = _distinct((name, small(entry, MOST)) for name, entry in ENTRIES)
 
 
-@pytest.fixture(params=ENTRIES, ids=[name for name, _ in ENTRIES])
+@pytest.fixture(params=SMALL, ids=[name for name, _ in SMALL])
 def entry(request: pytest.FixtureRequest) -> Entry:
     found: tuple[str, Entry] = request.param
     return found[1]
@@ -72,7 +85,10 @@ def test_a_family_is_one_file_on_the_shared_ground(kind: str) -> None:
     assert all(other.parent.name == "layers" for other in shared - {Path("workflow/models/base.py")})
 
 
-def test_says_what_it_is(model: Model) -> None:
+@pytest.mark.parametrize(("shape", "levels"), SHAPES, ids=["grey", "colour"])
+@pytest.mark.parametrize("entry", [entry for _, entry in ENTRIES], ids=[name for name, _ in ENTRIES])
+def test_says_what_it_is_at_its_full_size(entry: Entry, shape: tuple[int, int, int], levels: int) -> None:
+    model = registry.build(entry.kind, shape, levels, entry.hyperparameters)
     assert all(len(text) > 2 for text in (model.title, model.paper, model.objective))
     assert len(model.about) > 80
     assert model.family in get_args(base.Family)
