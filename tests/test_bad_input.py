@@ -1,8 +1,15 @@
 """Bad parameters and damaged data stop either engine early, with one line, and nothing is deleted or overwritten."""
 
+import contextlib
+import re
+from collections.abc import Iterator
+
 import pytest
 
+from stages import train
+from stages.check import check
 from tests.copied_project import DVC, SNAKEMAKE, Project
+from workflow.errors import BakeoffError
 
 
 @pytest.fixture(scope="module")
@@ -13,47 +20,64 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return project
 
 
-@pytest.mark.parametrize("engine", [DVC, SNAKEMAKE], ids=["dvc", "snakemake"])
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
-        ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
-        ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: "),
-        (
-            "name: digits",
-            "name: mnits",
-            "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'ring', 'grid', 'mnist',",
-        ),
-        ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
-        ("  gan:\n", "  ../gan:\n", "a model's name must be"),
-    ],
-    ids=["misspelt", "range", "kind", "data", "gpu", "name"],
-)
-def test_bad_parameters_stop_both_engines_and_touch_nothing(
-    old: str, new: str, expected: str, engine: tuple[str, ...], project: Project
-) -> None:
+BAD = {
+    "misspelt": ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
+    "range": ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
+    "kind": ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: "),
+    "data": (
+        "name: digits",
+        "name: mnits",
+        "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'ring', 'grid', 'mnist',",
+    ),
+    "gpu": ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
+    "name": ("  gan:\n", "  ../gan:\n", "a model's name must be"),
+}
+
+
+@contextlib.contextmanager
+def _params(project: Project, old: str, new: str) -> Iterator[None]:
+    """With that change, in the project's folder."""
     good = (project.folder / "params.yaml").read_text()
-    before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
     project.edit("params.yaml", old, new)
     try:
-        printed = project.run(*engine, good=False)
+        with contextlib.chdir(project.folder):
+            yield
     finally:
         (project.folder / "params.yaml").write_text(good)
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), BAD.values(), ids=BAD.keys())
+def test_the_check_names_bad_parameters(old: str, new: str, expected: str, project: Project) -> None:
+    with _params(project, old, new), pytest.raises(BakeoffError, match=re.escape(expected)):
+        check()
+
+
+# Each engine meets what makes the graph itself odd, and what only the check finds: it is the same check for all.
+@pytest.mark.parametrize(
+    ("fault", "engine"),
+    [
+        *(("data", DVC), ("data", SNAKEMAKE), ("name", DVC), ("name", SNAKEMAKE)),
+        *(("gpu", DVC), ("kind", SNAKEMAKE), ("misspelt", SNAKEMAKE)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_bad_parameters_stop_both_engines_and_touch_nothing(
+    fault: str, engine: tuple[str, ...], project: Project
+) -> None:
+    before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
+    old, new, expected = BAD[fault]
+    with _params(project, old, new):
+        printed = project.run(*engine, good=False)
     assert expected in printed
     assert "Traceback" not in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
 
 
 def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(project: Project) -> None:
-    good = (project.folder / "params.yaml").read_text()
-    project.edit("params.yaml", "    critic_steps: 1\n", "    critic_steps: 1\n    classes: 7\n")
-    try:
-        printed = project.run("python", "-m", "stages.train", "gan", "0", good=False)
-    finally:
-        (project.folder / "params.yaml").write_text(good)
-    assert "params.yaml: models.gan.classes: 7: the data have 10 classes; set 10, or 0" in printed
-    assert "Traceback" not in printed
+    more = _params(project, "    critic_steps: 1\n", "    critic_steps: 1\n    classes: 7\n")
+    message = r"^params\.yaml: models\.gan\.classes: 7: the data have 10 classes; set 10, or 0"
+    with more, pytest.raises(BakeoffError, match=message):
+        train.main("gan", 0)
     assert not (project.folder / "runs/gan").exists()
 
 
