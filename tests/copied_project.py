@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -36,6 +37,18 @@ class Project:
         (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
         self.run("git", "init", "-q")
 
+    @classmethod
+    def of(cls, folder: Path) -> "Project":
+        """The one that is there."""
+        project = object.__new__(cls)
+        project.folder = folder
+        return project
+
+    def copy(self, folder: Path) -> "Project":
+        """The same in another folder, with all that has been run; but MLflow's store, which knows where it is."""
+        no_store = shutil.ignore_patterns("mlflow.db*", "mlartifacts")
+        return self.of(Path(shutil.copytree(self.folder, folder, ignore=no_store, dirs_exist_ok=True)))
+
     def run(self, *command: str, good: bool = True) -> str:
         """Run a command there; returns what it printed. Fails the test if its exit status is not as expected."""
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
@@ -54,10 +67,17 @@ class Project:
         rules = set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) - {"all"}
         return {_stage_name(rule) for rule in rules}
 
+    def locked(self) -> list[str]:
+        """The stages of dvc.lock, in its order."""
+        return list(self._lock())
+
+    def _lock(self) -> dict[str, Any]:
+        stages: dict[str, Any] = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+        return stages
+
     def outputs(self) -> dict[str, str]:
         """SHA-256 of every file that DVC tracks."""
-        lock = yaml.safe_load((self.folder / "dvc.lock").read_text())
-        paths = [self.folder / out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
+        paths = [self.folder / out["path"] for stage in self._lock().values() for out in stage["outs"]]
         files = [f for path in paths for f in (path.rglob("[!.]*") if path.is_dir() else [path])]
         return {str(f.relative_to(self.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
