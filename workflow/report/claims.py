@@ -9,6 +9,7 @@ from workflow.report.columns import MEASURED, ODDITY, TIMES, Column, named
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
+ODD_TO_SOME = ("photographs", "upside down")  # not odd where the data are photographs, or look the same turned
 COLUMNS = {column.key: column for column in (*MEASURED, *TIMES)}
 
 
@@ -199,7 +200,12 @@ def _against(one: dict[str, list[float]], other: dict[str, list[float]]) -> int:
 def _fooled(summary: dict[str, Any]) -> Finding | None:
     """The odd inputs that some model finds likelier than the data, under every seed."""
     models, names = summary["models"], labels(summary["models"])
-    scores = {(name, kind): found for name, m in models.items() for kind, found in m["oddity"]["values"].items()}
+    scores = {
+        (name, kind): found
+        for name, m in models.items()
+        for kind, found in m["oddity"]["values"].items()
+        if kind not in ODD_TO_SOME
+    }
     if not scores:
         return None
     seeds = len(next(iter(scores.values())))
