@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from workflow.datasets.splits import PIECE, write_raw
+from workflow.datasets.splits import Chosen, write_raw
 from workflow.errors import BakeoffError
 from workflow.images import ImageSet
 from workflow.params import Folder
@@ -77,8 +77,8 @@ def read_pictures(settings: Folder, raw: Path) -> None:
             labels.append(file.label)
             given[file.split] += 1
         if not labels:
-            found = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
-            raise BakeoffError(f"data.root: {root}: no picture that can be used ({found})")
+            left_out = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
+            raise BakeoffError(f"data.root: {root}: no picture that can be used ({left_out})")
         counts["pictures used"] = len(labels)
         classes = sorted(set(labels))
         classes = classes if len(classes) > 1 and "" not in classes else []
@@ -89,7 +89,9 @@ def read_pictures(settings: Folder, raw: Path) -> None:
         images = torch.from_numpy(np.memmap(spool, np.uint8, "c", shape=shape))
         write_raw(
             raw,
-            _Spooled(ImageSet(images, torch.tensor([number_of.get(label, 0) for label in labels]))),
+            Chosen(
+                ImageSet(images, torch.tensor([number_of.get(label, 0) for label in labels])), np.arange(len(labels))
+            ),
             source=f"own pictures, folder {root.resolve().name}",
             licence="that of the pictures",
             levels=256,
@@ -97,18 +99,6 @@ def read_pictures(settings: Folder, raw: Path) -> None:
             files=dict(sorted(counts.items())),
             **({"given": dict(given)} if any(given[split] for split in ORDER) else {}),
         )
-
-
-@dataclass(frozen=True)
-class _Spooled:
-    images: ImageSet
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def pieces(self) -> Iterator[ImageSet]:
-        for x, y in self.images.split(PIECE):
-            yield ImageSet(x, y)
 
 
 def _files(root: Path, counts: Counter[str]) -> Iterator[File]:

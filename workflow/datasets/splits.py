@@ -22,6 +22,7 @@ PIECE = 1024  # images in memory at once
 STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
 FEW_BYTES = 2**20  # of pixels that are compared as they are
 Indices = np.ndarray[Any, np.dtype[np.int64]]
+Rows = np.ndarray[Any, Any]  # a row an image, equal for equal images
 
 
 def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
@@ -79,7 +80,9 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     rng = np.random.default_rng(settings.seed)
     shares = {"test": settings.test, "valid": settings.valid} if settings.test else {"valid": settings.valid}
     where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
-    _split_off({split: share for split, share in shares.items() if split not in given}, where, everything, rng)
+    rows = _rows(everything)
+    missing = {split: share for split, share in shares.items() if split not in given}
+    _split_off(missing, where, rows, everything.labels.numpy(), rng)
     places = {split: np.flatnonzero(where == split) for split in SPLITS}
     check_sizes({split: len(indices) for split, indices in places.items()})
     if isinstance(settings, Published) and settings.limit:
@@ -90,7 +93,7 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
         "split": _how([split for split in SPLITS if split in given], settings.seed, bool(about["classes"])),
-        "leaks": _leaks(everything, places),
+        "leaks": _leaks(rows, places),
     }
     if settings.name in ("stacked_digits", "stacked_mnist"):
         return _stack(everything, places, settings, rng), _about_stacked(about)
@@ -109,12 +112,12 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
             )
 
 
-def _split_off(shares: dict[str, float], where: Any, everything: ImageSet, rng: np.random.Generator) -> None:
-    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`."""
+def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices, rng: np.random.Generator) -> None:
+    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`; rows: of `_rows`, labels: (N,)."""
     mine = np.flatnonzero(where == "train")
-    labels = everything.labels.numpy()[mine]
+    labels = labels[mine]
     # One group for equal images, numbered in the order of their pixels.
-    _, first, group = np.unique(_rows(everything)[mine], axis=0, return_index=True, return_inverse=True)
+    _, first, group = np.unique(rows[mine], axis=0, return_index=True, return_inverse=True)
     for label in np.unique(labels[first]):
         groups = rng.permutation(np.flatnonzero(labels[first] == label))
         start = 0
@@ -124,7 +127,7 @@ def _split_off(shares: dict[str, float], where: Any, everything: ImageSet, rng: 
             start += count
 
 
-def _rows(images: ImageSet) -> np.ndarray[Any, Any]:
+def _rows(images: ImageSet) -> Rows:
     """What tells images apart, a row an image: the pixels, or where they are many, a hash of them."""
     pixels = images.images.flatten(1).numpy()
     if pixels.nbytes <= FEW_BYTES:
@@ -133,9 +136,8 @@ def _rows(images: ImageSet) -> np.ndarray[Any, Any]:
     return np.frombuffer(digests, np.uint64).reshape(len(pixels), 2)
 
 
-def _leaks(images: ImageSet, places: dict[str, Indices]) -> int:
+def _leaks(rows: Rows, places: dict[str, Indices]) -> int:
     """Number of test images that stand among the training or validation images too, to the last pixel."""
-    rows = _rows(images)
     known = {rows[i].tobytes() for split in ("train", "valid") for i in places[split]}
     return sum(rows[i].tobytes() in known for i in places["test"])
 
