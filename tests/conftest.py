@@ -3,12 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.mirror import mirror  # noqa: F401 -- a fixture
+
+if TYPE_CHECKING:
+    from workflow.evaluation import Judge
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,6 +39,22 @@ def digit_labels() -> Tensor:
     from sklearn.datasets import load_digits
 
     return torch.from_numpy(load_digits().target).long()
+
+
+@pytest.fixture(scope="session")
+def judge(digits: Tensor, digit_labels: Tensor) -> "Judge":
+    """A judge of digits, its classifier trained on a few."""
+    from tests.judged import make_judge
+
+    return make_judge(digits, digit_labels)
+
+
+@pytest.fixture(scope="session")
+def samples(digits: Tensor) -> Tensor:
+    """What a model might draw of them, uint8 (N, 1, 8, 8)."""
+    from tests.judged import spoilt
+
+    return spoilt(digits)
 
 
 def pytest_configure() -> None:

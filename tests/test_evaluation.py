@@ -23,8 +23,6 @@ from tests.judged import (
     Everything,
     Exact,
     OnlySamples,
-    make_judge,
-    spoilt,
 )
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Classifier, Outputs
@@ -37,16 +35,6 @@ from workflow.metrics.modes import mode_coverage
 from workflow.metrics.neighbours import nearest
 from workflow.metrics.sharpness import sharpness
 from workflow.models.base import Model
-
-
-@pytest.fixture(scope="module")
-def judge(digits: Tensor, digit_labels: Tensor) -> Judge:
-    return make_judge(digits, digit_labels)
-
-
-@pytest.fixture(scope="module")
-def samples(digits: Tensor) -> Tensor:
-    return spoilt(digits)
 
 
 def _numbers(content: Any) -> Iterator[float]:

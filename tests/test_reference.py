@@ -9,23 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.judged import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything, make_judge, spoilt
+from tests.judged import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything
 from workflow import evaluation
 from workflow.evaluation import Judge, evaluate, reference
 from workflow.extractor import Outputs
 from workflow.images import ImageSet
 from workflow.metrics import neighbours
 from workflow.report.columns import MEASURED
-
-
-@pytest.fixture(scope="module")
-def judge(digits: Tensor, digit_labels: Tensor) -> Judge:
-    return make_judge(digits, digit_labels)
-
-
-@pytest.fixture(scope="module")
-def samples(digits: Tensor) -> Tensor:
-    return spoilt(digits)
 
 
 def test_reference_scores_training_images_at_the_models_count(judge: Judge) -> None:
