@@ -18,8 +18,9 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 test: .venv/installed  ## install what is missing, run the tests
 	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-check: .venv/installed  ## lint, format check, types
+check: .venv/installed  ## lint, format check, types, known vulnerabilities of the locked packages
 	pre-commit run --all-files
+	@.ci/audit
 
 ui: .venv/installed  ## open the MLflow UI on this machine alone
 	@echo "MLflow: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning (Ctrl-C ends it)"
@@ -28,7 +29,7 @@ ui: .venv/installed  ## open the MLflow UI on this machine alone
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
 	rm -rf runs report data/prepared data/code data/extractor data/reference data/checked.json data/tracked.json
-	rm -rf data/raw .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
+	rm -rf data/raw states .locks .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
 	$(LOCKING) --upgrade -o requirements.lock

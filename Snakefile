@@ -17,7 +17,7 @@ with one_line():
         check()
 
 logger.addHandler(
-    graph.committer(lambda id: next(job.rule.name for job in workflow.dag.jobs if job.jobid == id))
+    graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
 )
 if on_gpu and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (see workflow/compute.py)
@@ -45,6 +45,11 @@ for stage in graph.stages:
             **{name: amount for name, amount in stage.resources.items() if on_gpu or name != "gpu"},
         shell:
             "{params.command}"
+
+
+onstart:
+    with one_line():
+        graph.hold()
 
 
 onsuccess:

@@ -1,1 +1,17 @@
 """One small script a stage: reads files, calls one function, writes files."""
+
+import sys
+from types import TracebackType
+
+_report = sys.excepthook
+
+
+def _one_line_if_stopped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a stage still loads what it needs, before `workflow.errors` could tell of it."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("stopped; run the same command again", file=sys.stderr)
+    else:
+        _report(kind, error, trace)
+
+
+sys.excepthook = _one_line_if_stopped

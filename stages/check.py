@@ -8,6 +8,7 @@ from workflow.datasets.folder import check_names
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_json
 from workflow.models.registry import check_entries
+from workflow.turn import alone
 
 
 def check() -> None:
@@ -22,7 +23,7 @@ def check() -> None:
 
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         check()
         # The same bytes for all good parameters: what depends on this file waits for the check and never reruns for it.
         write_json(Path("data/checked.json"), {"parameters": "checked"})

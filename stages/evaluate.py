@@ -11,6 +11,7 @@ from workflow.evaluation import EXTRACTOR, evaluate, read_judge
 from workflow.files import read_json, write_json
 from workflow.images import read_tensors, write_tensors
 from workflow.models import registry
+from workflow.turn import alone
 
 NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
 
@@ -43,5 +44,5 @@ def main(name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         main(sys.argv[1], int(sys.argv[2]))

@@ -12,6 +12,7 @@ from workflow.extractor import accuracy, fit_classifier, save_classifier
 from workflow.files import sha256, write_json
 from workflow.images import Card, read_card, read_split
 from workflow.inception import FACTS, take_inception
+from workflow.turn import alone
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> di
 MAKERS = {"trained": train, "inception": take}
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         settings, folder = params.load(), Path("data/extractor")
         device = prepare_torch(settings.compute)
         make = MAKERS[settings.evaluate.extractor]

@@ -7,9 +7,10 @@ from workflow.compute import prepare_torch
 from workflow.errors import one_line
 from workflow.evaluation import read_judge, reference
 from workflow.files import write_json
+from workflow.turn import alone
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         settings = params.load()
         judge = read_judge(settings, prepare_torch(settings.compute))
         write_json(Path("data/reference/reference.json"), reference(judge, settings.sample.count))

@@ -1,4 +1,8 @@
-"""Compile the tables and the page: `python -m stages.report`; `--show` prints the results and where the page is."""
+"""Compile the tables and the page: `python -m stages.report`.
+
+`--show` prints the results and where the page is; `--partial` does both of the models that have results, while others
+have failed or are yet to come.
+"""
 
 import sys
 from pathlib import Path
@@ -8,15 +12,16 @@ from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
+from workflow.turn import alone
 
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 
 
-def build() -> None:
-    """Read the results and write the summary, its table and the page."""
+def build(missing: tuple[str, ...] = ()) -> None:
+    """Read the results, but of `missing` models, and write the summary, its table and the page."""
     from workflow.report.page import render  # torch and matplotlib, which showing has no use for
 
-    results = read_results(params.load())
+    results = read_results(params.load(), missing)
     summary = summarise(results)
     page = render(summary, results)
     write_json(SUMMARY, summary)
@@ -38,8 +43,25 @@ def show() -> None:
     console.print(f"report: {PAGE.resolve()}", soft_wrap=True, markup=False)
 
 
+def unfinished() -> tuple[str, ...]:
+    """Models of which some evaluation has not been run as parameters, data and code are now.
+
+    Raises BakeoffError if what all are measured by has not.
+    """
+    from workflow.engine import Graph
+
+    settings, changed = params.load(), {stage.name for stage in Graph().stages if stage.changed}
+    if behind := changed & {"prepare", "extractor", "reference"}:
+        raise BakeoffError(f"{', '.join(sorted(behind))}: not run as things are now; run `dvc repro reference` first")
+    return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
+
+
 if __name__ == "__main__":
-    with one_line():
-        if sys.argv[1:] not in ([], ["--show"]):
-            raise BakeoffError(f"python -m stages.report: unknown arguments {' '.join(sys.argv[1:])!r}; known: --show")
-        show() if sys.argv[1:] else build()
+    with one_line(), alone():
+        if sys.argv[1:] not in ([], ["--show"], ["--partial"]):
+            given = " ".join(sys.argv[1:])
+            raise BakeoffError(f"python -m stages.report: unknown arguments {given!r}; known: --show, --partial")
+        if sys.argv[1:] != ["--show"]:
+            build(unfinished() if sys.argv[1:] else ())
+        if sys.argv[1:]:
+            show()

@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 
 from workflow import params, timing
+from workflow.batches import in_batches
 from workflow.compute import generator, prepare_torch
 from workflow.errors import one_line
 from workflow.files import write_bytes
 from workflow.images import overview, png, write_tensors
 from workflow.models import registry
+from workflow.state import drop_if_recorded
+from workflow.turn import alone
 
 
 def main(name: str, seed: int) -> None:
@@ -20,11 +23,12 @@ def main(name: str, seed: int) -> None:
     device = prepare_torch(settings.compute)
     folder = Path("runs") / name / str(seed)
     model = registry.load(folder / "model.safetensors").model.to(device)
+    drop_if_recorded(name, seed)
 
     count, batch = settings.sample.count, settings.sample.batch_size
     random = generator(device, seed, 4)
     start = time.perf_counter()
-    images = torch.cat([model.sample(min(batch, count - done), random).cpu() for done in range(0, count, batch)])
+    images = torch.cat(in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random))
     seconds = time.perf_counter() - start
 
     write_tensors(folder / "samples.safetensors", {"images": images})
@@ -34,5 +38,5 @@ def main(name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         main(sys.argv[1], int(sys.argv[2]))

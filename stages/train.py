@@ -1,5 +1,6 @@
 """Train one model with one seed: `python -m stages.train <name> <seed>`."""
 
+import hashlib
 import io
 import json
 import sys
@@ -10,16 +11,24 @@ import torch
 from workflow import params, timing, tracking
 from workflow.compute import more_devices, prepare_torch
 from workflow.errors import BakeoffError, one_line
-from workflow.files import write_text
+from workflow.files import sha256, write_text
+from workflow.history import Record
 from workflow.images import read_card, read_split, write_tensors
 from workflow.models import registry
+from workflow.params import Params
+from workflow.provenance import imported_files
+from workflow.state import StateFile, prune, state_path
 from workflow.team import Team, together
-from workflow.training import Record, assist, fit
+from workflow.training import assist, fit
+from workflow.turn import alone
+
+ROOT = Path(__file__).parents[1]
 
 
 def main(name: str, seed: int) -> None:
     """Train on one device or, if the batches are cut into parts, on several."""
     settings = params.load()
+    prune(settings)
     devices = more_devices(prepare_torch(settings.compute), settings.models[name].train.parts)
     if len(devices) == 1:
         train(Team(), devices[0], name, seed)
@@ -34,17 +43,27 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     card, images = read_card(), read_split("train")
     _check_classes(name, entry.hyperparameters.get("classes", 0), len(card.classes))
     model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
+    file = StateFile(state_path(name, seed), _key(name, seed, settings, device), settings.save_every)
     if team.rank:
-        assist(model, images, entry.train, seed, team)
+        assist(model, images, entry.train, seed, team, file)
         return
     folder, history = Path("runs") / name / str(seed), io.StringIO()
-    with tracking.live(name, seed, settings) as track:
+    with tracking.live(name, seed, settings) as track, file.stopping_politely():
 
         def log(record: Record) -> None:
             history.write(json.dumps(record) + "\n")
             track(record)
 
-        fitted = fit(model, images, read_split("valid"), entry.train, seed, log, f"{name} seed {seed}", team)
+        valid = read_split("valid")
+        try:
+            fitted = fit(model, images, valid, entry.train, seed, log, f"{name} seed {seed}", team, file)
+        except torch.OutOfMemoryError:
+            size = entry.train.batch_size
+            raise BakeoffError(
+                f"params.yaml: models.{name}.train.batch_size: {size}: more than the GPU's memory takes; set it lower"
+            ) from None
+        except BakeoffError as error:
+            raise BakeoffError(f"params.yaml: models.{name} with seed {seed}: {error}") from None
 
     model.load_state_dict(fitted.state)
     about = {"selected_step": fitted.step, "steps": fitted.steps}
@@ -59,6 +78,13 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     timing.record(folder, "train", facts, device)
 
 
+def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
+    """Of a training: hex digits over parameters, data, all code of model and training, torch and the device."""
+    code = {str(file): sha256(ROOT / file) for file in sorted(imported_files(Path("stages/train.py"), ROOT))}
+    parts = [tracking.content_tag(name, seed, settings), code, torch.__version__, device.type]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
 def _check_classes(name: str, asked: int, known: int) -> None:
     if asked not in (0, known):
         remedy = f"set {known}, or 0 for a model that is not conditioned on them" if known else "set 0"
@@ -68,5 +94,5 @@ def _check_classes(name: str, asked: int, known: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line():
+    with one_line(), alone():
         main(sys.argv[1], int(sys.argv[2]))

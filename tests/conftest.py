@@ -60,3 +60,4 @@ def samples(digits: Tensor) -> Tensor:
 def pytest_configure() -> None:
     # The stages that tests start find the package and the tools wherever the tests are started from.
     os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of them compiles all that it imports

@@ -59,6 +59,14 @@ class Project:
         assert (done.returncode == 0) == good, done.stdout[-4000:]
         return done.stdout
 
+    def start(self, *command: str) -> subprocess.Popen[str]:
+        """Begin a command there, the leader of a group of processes of its own; it prints into `started.log`."""
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+        with (self.folder / "started.log").open("w") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
+            )
+
     def ran(self, *command: str) -> set[str]:
         """Run an engine; returns the stages that it ran, by the names that DVC gives them."""
         printed = self.run(*command)

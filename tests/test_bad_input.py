@@ -23,7 +23,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 BAD = {
     "misspelt": ("count: 100", "coutn: 100", "sample.coutn: unknown key; known here: count, batch_size"),
     "range": ("width: 32", "width: 0", "models.nice.width: 0: should be greater than or equal to"),
-    "kind": ("kind: gan", "kind: gam", "models.gan.kind: 'gam': unknown model kind; known: "),
+    "kind": ("kind: gan", "kind: gam; touch pwned", "models.gan.kind: 'gam; touch pwned': unknown model kind; known: "),
     "data": (
         "name: digits",
         "name: mnits",
@@ -57,7 +57,7 @@ def test_the_check_names_bad_parameters(old: str, new: str, expected: str, proje
     ("fault", "engine"),
     [
         *(("data", DVC), ("data", SNAKEMAKE), ("name", DVC), ("name", SNAKEMAKE)),
-        *(("gpu", DVC), ("kind", SNAKEMAKE), ("misspelt", SNAKEMAKE)),
+        *(("kind", DVC), ("kind", SNAKEMAKE), ("misspelt", SNAKEMAKE)),
     ],
     ids=lambda value: value if isinstance(value, str) else value[0],
 )
@@ -71,6 +71,7 @@ def test_bad_parameters_stop_both_engines_and_touch_nothing(
     assert expected in printed
     assert "Traceback" not in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
+    assert not (project.folder / "pwned").exists()
 
 
 def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(project: Project) -> None:

@@ -1,5 +1,12 @@
 """Both engines, really run, on the smallest preset: they make the same files and leave each other nothing to do."""
 
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +16,11 @@ import yaml
 from PIL import Image
 
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
+from tests.tracking.conftest import wait_for
+from workflow.engine import _forget_the_dead
 from workflow.files import read_json
+
+TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
 
 
 def _chain(model: str) -> set[str]:
@@ -21,7 +32,7 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project
     """A project that DVC has run and one that Snakemake has, made side by side."""
     by_dvc, by_snakemake = (Project(tmp_path_factory.mktemp(name)) for name in ("by_dvc", "by_snakemake"))
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), (DVC, SNAKEMAKE)))
+        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), (DVC, (*SNAKEMAKE, "-q"))))
     return by_dvc, by_snakemake
 
 
@@ -56,25 +67,24 @@ def test_snakemake_runs_again_only_what_a_hyper_parameter_changed(by_snakemake: 
     assert (project.folder / "dvc.lock").read_bytes() == lock  # as DVC writes it
 
 
-EDITS = {
-    "a model's file": (
-        "workflow/models/gan.py",
-        "",
-        "\nMODEL.title = 'Changed'\n",
-        {"code@gan", *_chain("gan"), "track", "report"},
-    ),
-    "the report's template": ("workflow/report/page.html.j2", "</body>", "<!-- new --></body>", {"report"}),
-}
-
-
-@pytest.mark.parametrize(("file", "old", "new", "expected"), EDITS.values(), ids=EDITS.keys())
-def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(
-    file: str, old: str, new: str, expected: set[str], by_dvc: Project, tmp_path: Path
-) -> None:
+def test_an_edited_file_of_a_model_concerns_its_chain_alone(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
-    project.edit(file, old, new)
-    assert project.ran(*SNAKEMAKE, "-n") == expected
-    assert project.ran(*DVC) == expected
+    project.edit("workflow/models/gan.py", "", "\nMODEL.title = 'Changed'\n")
+    assert project.ran(*SNAKEMAKE, "-n") == {"code@gan", *_chain("gan"), "track", "report"}
+    assert project.ran(*DVC, "code@gan") == {"code@gan"}
+    changed = re.findall(r"^([\w@-]+):$", project.run("dvc", "status"), re.MULTILINE)
+    assert set(changed) == {
+        "train@gan-0",
+        "sample@gan-0",
+        "evaluate@gan-0",
+    }  # and, with them, what depends on their files
+
+
+def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_dvc: Project, tmp_path: Path) -> None:
+    project = by_dvc.copy(tmp_path)
+    project.edit("workflow/report/page.html.j2", "</body>", "<!-- new --></body>")
+    assert project.ran(*SNAKEMAKE, "-n") == {"report"}
+    assert project.ran(*DVC) == {"report"}
     project.assert_settled_for(SNAKEMAKE)
 
 
@@ -89,6 +99,114 @@ def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path
     for engine in (DVC, SNAKEMAKE):
         clone.assert_settled_for(engine)
     assert clone.outputs() == by_snakemake.outputs()
+
+
+def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_report(
+    by_snakemake: Project, tmp_path: Path
+) -> None:
+    project = by_snakemake.copy(tmp_path)
+    project.edit("params.yaml", "width: 32", "width: 16")  # of the other model
+    content = (project.folder / "params.yaml").read_text()
+    gan = content.index("kind: gan")
+    broken = content[:gan] + content[gan:].replace("lr: 0.002", "lr: 1.0e+30", 1)
+    (project.folder / "params.yaml").write_text(broken)
+    printed = project.run(*SNAKEMAKE, "--keep-going", good=False)
+    assert "error: params.yaml: models.gan with seed 0: training diverged: " in printed
+    assert set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) == {
+        "check", "train_gan_0", "train_nice_0", "sample_nice_0", "evaluate_nice_0",
+    }  # fmt: skip
+    assert "missing, as they have no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
+    page = (project.folder / "report/index.html").read_text()
+    assert "<dt>Missing</dt><dd><b>gan</b>" in page
+    assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}
+
+
+def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
+    project = by_snakemake.copy(tmp_path)
+    project.edit("workflow/report/page.html.j2", "</main>", "</MAIN>")
+    random = np.random.default_rng(0)
+    for file in project.folder.rglob("*"):
+        if file.is_file() and not {".git", ".dvc"} & set(file.parts):
+            time = int(random.integers(315532800, 2208988800))  # 1980 to 2040
+            os.utime(file, (time, time))
+    assert project.ran(*SNAKEMAKE, "-n") == {"report"}
+    assert project.ran(*DVC) == {"report"}
+    project.assert_settled_for(SNAKEMAKE)
+
+
+def _untrained(project: Project, folder: Path) -> Project:
+    """A copy in which the GAN's training has left nothing, nor a memory of it in DVC's caches; it keeps every state."""
+    copy = project.copy(folder)
+    shutil.rmtree(copy.folder / ".dvc/cache/runs", ignore_errors=True)
+    for file in (copy.folder / name for name in TRAINED):
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        (copy.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+        file.unlink()
+    copy.edit("params.yaml", "models:\n", "save_every: 0\nmodels:\n")
+    return copy
+
+
+def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
+    """Run an engine until the training has kept a state, then send all its processes a signal."""
+    running = project.start(*engine)
+    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
+    os.killpg(running.pid, how)
+    assert running.wait(60) != 0
+
+
+def _trained(project: Project) -> list[bytes]:
+    return [(project.folder / name).read_bytes() for name in TRAINED]
+
+
+def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_path: Path) -> None:
+    project, engine = _untrained(by_dvc, tmp_path), (*DVC, "train@gan-0")
+    _interrupt(project, engine, signal.SIGKILL)
+    assert project.ran(*engine) == {"train@gan-0"}
+    assert _trained(project) == _trained(by_dvc)
+
+
+def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
+    by_snakemake: Project, tmp_path: Path
+) -> None:
+    project, engine = _untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
+    running = project.start(*engine)
+    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
+    os.killpg(running.pid, signal.SIGSTOP)  # else it might be over too soon
+    for other in (DVC, SNAKEMAKE):
+        refused = project.run(*other, good=False)
+        assert f"is busy, it is being blocked by: (PID {running.pid}): " in " ".join(refused.split())
+        assert "Traceback" not in refused
+    os.kill(running.pid, signal.SIGKILL)
+    os.killpg(running.pid, signal.SIGCONT)
+    running.wait(60)
+    assert project.ran(*engine) == {"train@gan-0"}
+    assert _trained(project) == _trained(by_snakemake)
+
+
+def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp_path: Path) -> None:
+    project, engine = _untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
+    _interrupt(project, engine, signal.SIGINT)
+    printed = (project.folder / "started.log").read_text()
+    assert "stopped; the same command goes on after step " in printed
+    assert "Traceback" not in printed
+    assert project.ran(*engine) == {"train@gan-0"}
+    assert _trained(project) == _trained(by_snakemake)
+
+
+def test_locks_of_processes_that_are_others_by_now_are_forgotten(tmp_path: Path) -> None:
+    """Numbers of processes are used again, as after a restart; DVC would hold it against the one that has it now."""
+    locks = tmp_path / "rwlock"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with subprocess.Popen(["sleep", "60"]) as other, subprocess.Popen(["sh", "-c", "sleep 60 # dvc repro"]) as alive:
+        holders = {
+            name: {"pid": one.pid, "cmd": "dvc repro"} for name, one in (("o", other), ("a", alive), ("e", ended))
+        }
+        locks.write_text(json.dumps({"write": holders, "read": {"o": [holders["o"]], "a": list(holders.values())}}))
+        _forget_the_dead(locks)
+        assert json.loads(locks.read_text()) == {"write": {"a": holders["a"]}, "read": {"a": [holders["a"]]}}
+        other.kill()
+        alive.kill()
 
 
 def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:

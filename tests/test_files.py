@@ -1,9 +1,12 @@
 import errno
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,20 +32,38 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """A real write past the limit: the kernel refuses it in the middle of the file."""
+SETS = ImageSet(torch.zeros(600, 1, 8, 8, dtype=torch.uint8), torch.arange(600))
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "bytes": lambda path: files.write_bytes(path, b"x" * 9000),
+    "json": lambda path: files.write_json(path, ["x" * 9000]),
+    "tensors": lambda path: images.write_tensors(path, {"x": torch.zeros(9000)}),
+    "images": lambda path: images.write_images(path, SETS),
+}
+
+
+def _write_on_a_full_disk(write: Callable[[Path], None], path: Path) -> None:
+    """The kernel refuses it in the middle of the file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with one_line():
+        write(path)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS.keys())
+def test_every_kind_of_write_to_a_full_disk_leaves_the_old_file_and_is_named(
+    write: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     target = tmp_path / "out"
     target.write_bytes(b"old")
-    script = (
-        "import resource, signal, sys; from pathlib import Path; from workflow.files import write_bytes\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "write_bytes(Path(sys.argv[1]), b'x' * 5000)"
-    )
-    done = subprocess.run([sys.executable, "-B", "-c", script, target], capture_output=True, text=True, check=False)
-    assert done.returncode != 0
-    assert os.strerror(errno.EFBIG) in done.stderr
+    child = multiprocessing.get_context("fork").Process(target=_write_on_a_full_disk, args=(write, target))
+    child.start()
+    child.join()
+    assert child.exitcode == 2
+    assert capfd.readouterr().err == f"error: {target}: {os.strerror(errno.EFBIG)}; free some space and run again\n"
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+    write(target)
+    assert target.stat().st_size >= 9000
 
 
 def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
@@ -55,12 +76,19 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script, target], check=False)
     assert done.returncode == -signal.SIGKILL
     assert target.read_bytes() == b"old"
+    of_another = tmp_path / f".out.{os.getppid()}.part"  # a process that still runs
+    of_another.touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    files.write_bytes(target, b"newer")
+    assert set(tmp_path.iterdir()) == {target, of_another}
+    assert target.read_bytes() == b"newer"
 
 
 def test_what_is_written_is_an_ordinary_readable_file(tmp_path: Path) -> None:
     files.write_text(tmp_path / "deep/er/out.txt", "é")
     assert (tmp_path / "deep/er/out.txt").read_text(encoding="utf-8") == "é"
-    assert (tmp_path / "deep/er/out.txt").stat().st_mode & 0o777 == 0o644
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "deep/er/out.txt").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 @pytest.mark.parametrize("content", [None, b"{", b"\xff\xfe"])
@@ -81,11 +109,18 @@ def test_tensors_keep_their_bytes(tmp_path: Path) -> None:
     assert json.loads(metadata) == {"x": 1, "y": 2}
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-1], lambda b: b[: len(b) // 2], lambda b: b"\0" * 8 + b[8:], lambda _: b""]
-)
-def test_damaged_tensors_are_named(damage: object, tmp_path: Path) -> None:
-    assert callable(damage)
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "last byte": lambda b: b[:-1],
+    "last bit": lambda b: b[:-1] + bytes([b[-1] ^ 1]),
+    "type": lambda b: b.replace(b"F32", b"I32"),
+    "half": lambda b: b[: len(b) // 2],
+    "length": lambda b: b"\0" * 8 + b[8:],
+    "all": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_tensors_are_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
     images.write_tensors(tmp_path / "x.safetensors", {"a": torch.randn(50)})
     (tmp_path / "x.safetensors").write_bytes(damage((tmp_path / "x.safetensors").read_bytes()))
     with pytest.raises(BakeoffError, match=r"x\.safetensors: damaged"):

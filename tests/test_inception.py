@@ -21,6 +21,7 @@ from stages import evaluate as evaluating
 from stages import report, sample, train
 from tests.cards import card
 from tests.conftest import ROOT
+from tests.invented_project import write
 from tests.mirror import Mirror
 from workflow import inception, tracking
 from workflow.errors import BakeoffError
@@ -231,6 +232,7 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     classes = [str(digit) for digit in range(10)]
     write_prepared(Path("data/prepared"), sets, **about, shape=[1, 8, 8], levels=17, classes=classes)
     runpy.run_module("stages.extractor", run_name="__main__")
+    write(Path("data/code/gan.json"), {"sha256": "gan"})
     train.main("gan", 0)
     sample.main("gan", 0)
     evaluating.main("gan", 0)

@@ -1,23 +1,28 @@
 """The contract, checked for every family that exists, with every setting that a params file gives it."""
 
 import json
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from tests.conftest import ROOT
 from workflow import params
+from workflow.batches import in_batches
 from workflow.errors import BakeoffError
+from workflow.history import Record
 from workflow.images import ImageSet
 from workflow.models import base, registry
 from workflow.models.base import Model
+from workflow.models.layers.noise import choices
 from workflow.params import Entry
 from workflow.provenance import imported_files
+from workflow.state import State, StateFile
 from workflow.training import fit
 
 SHAPES = [((1, 8, 8), 17), ((3, 8, 8), 4)]
@@ -176,6 +181,56 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert not torch.equal(completed, capabilities.complete(x, 3, _generator(1)))
 
 
+def test_a_probability_that_is_no_number_is_no_draw() -> None:
+    probabilities = torch.tensor([[0.5, 0.5], [0.5, torch.nan]])
+    with pytest.raises(RuntimeError, match="not finite"):
+        choices(probabilities, _generator(0))
+
+
+def test_choices_are_torchs_own() -> None:
+    probabilities = torch.rand(500, 17, generator=_generator(0))
+    drawn = torch.multinomial(probabilities, 1, generator=_generator(1))
+    assert torch.equal(choices(probabilities, _generator(1)), drawn.squeeze(1))
+
+
+def _bounded(work: Callable[[range, Generator], Tensor], most: int) -> Callable[[range, Generator], Tensor]:
+    """`work` on a device whose memory is full with more than `most` images."""
+
+    def bounded(rows: range, generator: Generator) -> Tensor:
+        if len(rows) > most:
+            torch.rand(3, generator=generator)  # it was already under way
+            raise torch.OutOfMemoryError
+        return work(rows, generator)
+
+    return bounded
+
+
+def test_a_batch_that_does_not_fit_gives_the_same_in_halves(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    x, y = _images(model, 11), torch.arange(11) % max(1, model.classes)
+    works: dict[str, Callable[[range, Generator], Tensor]] = {"sample": lambda rows, g: model.sample(len(rows), g)}
+    if isinstance(model, base.HasLogProb):
+        log_prob = model.log_prob
+        works["log_prob"] = lambda rows, g: log_prob(x[rows.start : rows.stop], g)
+    if model.classes and isinstance(model, base.HasSampleGiven):
+        sample_given = model.sample_given
+        works["sample_given"] = lambda rows, g: sample_given(y[rows.start : rows.stop], g)
+    for name, work in works.items():
+        with torch.no_grad():
+            of_all, of_parts = _generator(5), _generator(5)
+            expected = torch.cat(in_batches(work, 11, 7, of_all))
+            found = torch.cat(in_batches(_bounded(work, 2), 11, 7, of_parts))
+        assert len(found) == 11
+        if name == "log_prob":
+            torch.testing.assert_close(found, expected)
+        else:
+            assert (found != expected).double().mean() < 0.01  # but for what rounding decides
+        assert torch.equal(of_all.get_state(), of_parts.get_state())
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split(";")[0] for line in told] == [
+            f"warning: out of GPU memory with {n} images at once" for n in (7, 3)
+        ]
+
+
 def test_takes_images_of_any_size_or_refuses_them_in_one_line(entry: Entry) -> None:
     refused = ""
     try:
@@ -199,28 +254,54 @@ def test_survives_its_file(model: Model, entry: Entry, tmp_path: Path) -> None:
 TRAINED = list({entry.kind: (name, entry) for name, entry in reversed(ENTRIES)}.values())[::-1]
 
 
+class CutOff(StateFile):
+    """Keeps the state after one step, and ends the training there."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        super().__init__(path, "key", math.inf)
+        self.steps_left = step
+
+    def due(self) -> bool:
+        self.steps_left -= 1
+        return self.steps_left == 0
+
+    def write(self, state: State) -> None:
+        super().write(state)
+        if self.steps_left == 0:
+            raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(("name", "entry"), TRAINED, ids=[name for name, _ in TRAINED])
-def test_training_improves_it_and_repeats_to_the_byte(
-    name: str, entry: Entry, digits: Tensor, digit_labels: Tensor
+def test_training_improves_it_and_repeats_to_the_byte_even_if_it_was_cut_off(
+    name: str, entry: Entry, digits: Tensor, digit_labels: Tensor, tmp_path: Path
 ) -> None:
     """A few epochs on 320 digits: a better validation score than untrained, and the same weights twice."""
     epochs = 8 if name.startswith("smoke") else 3  # the others are larger, and set to learn fast
     settings = entry.train.model_copy(update={"epochs": epochs, "batch_size": 16})
     train, valid = ImageSet(digits[:320], digit_labels[:320]), ImageSet(digits[320:500], digit_labels[320:500])
-    states, samples, untrained = [], [], 0.0
-    history: list[dict[str, float | int]] = []
-    for _ in range(2):
-        model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters, seed=3)
-        if isinstance(model, base.HasInitialise):
-            model.initialise(digits[:320], _generator(0))
-        model.eval()
-        untrained = model.validate(valid.images, valid.labels, _generator(0))["loss"].item()
-        fitted = fit(model, train, valid, settings, 3, history.append)
-        states.append(fitted.state)
-        model.load_state_dict(fitted.state)
-        samples = [model.eval().sample(9, _generator(seed)) for seed in (0, 0, 1)]
-        assert fitted.valid_loss < untrained
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+    def new() -> Model:
+        return registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters, seed=3)
+
+    model, history, history_again = new(), list[Record](), list[Record]()
+    if isinstance(model, base.HasInitialise):
+        model.initialise(digits[:320], _generator(0))
+    untrained = model.eval().validate(valid.images, valid.labels, _generator(0))["loss"].item()
+    fitted = fit(new(), train, valid, settings, 3, history.append)
+
+    an_epoch = max(1, 320 // (16 * len(model.turns)))
+    file = CutOff(tmp_path / "state", 2 * an_epoch + max(1, an_epoch // 4))  # in the third epoch
+    with pytest.raises(KeyboardInterrupt):
+        fit(new(), train, valid, settings, 3, list[Record]().append, file=file)
+    again = fit(new(), train, valid, settings, 3, history_again.append, file=file)
+
+    model.load_state_dict(fitted.state)
+    samples = [model.eval().sample(9, _generator(seed)) for seed in (0, 0, 1)]
+    assert again.valid_loss == fitted.valid_loss < untrained
+    assert again.step == fitted.step
+    assert all(torch.equal(fitted.state[key], again.state[key]) for key in fitted.state)
+    assert torch.equal(fitted.snapshots, again.snapshots)
+    assert again.snapshot_steps == fitted.snapshot_steps
     assert torch.equal(samples[0], samples[1])
     assert not torch.equal(samples[0], samples[2])
-    assert history[: len(history) // 2] == history[len(history) // 2 :]
+    assert json.dumps(history) == json.dumps(history_again)

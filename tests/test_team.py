@@ -1,5 +1,7 @@
 """Several processes that train one model: to the same weights as one process, and with one clear line if one dies."""
 
+import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -9,13 +11,16 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from tests.tracking.conftest import wait_for
 from workflow import params
 from workflow.errors import BakeoffError
+from workflow.history import Record
 from workflow.images import ImageSet, read_tensors, write_tensors
 from workflow.models import registry
 from workflow.params import Compute, Train
+from workflow.state import StateFile
 from workflow.team import Team, together
-from workflow.training import Record, assist, fit
+from workflow.training import assist, fit
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(device="cpu", threads=1)
@@ -49,7 +54,7 @@ def _work(team: Team, device: torch.device, folder: Path) -> None:
     for kind in KINDS:
         state, history = _fit(kind, team, 2)
         if not team.rank:
-            write_tensors(folder / f"{kind}.safetensors", state, repr(history))
+            write_tensors(folder / f"{kind}.safetensors", state, json.dumps(history))
 
 
 def _die(team: Team, device: torch.device, how: str) -> None:
@@ -67,7 +72,7 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
         state, history = _fit(kind, Team(), 2)
         of_two, history_of_two = read_tensors(tmp_path / f"{kind}.safetensors")
         torch.testing.assert_close(of_two, state, rtol=1e-5, atol=1e-6)
-        logged = eval(history_of_two)
+        logged = json.loads(history_of_two)
         assert [list(line) for line in logged] == [list(line) for line in history]
         for line, line_of_two in zip(history, logged, strict=True):
             assert line_of_two == pytest.approx(line, rel=1e-4)
@@ -125,3 +130,38 @@ def test_what_one_process_says_ends_all(capfd: pytest.CaptureFixture[str]) -> No
         together(_die, [CPU, CPU], COMPUTE, "diverged")
     assert ended.value.code == 2
     assert capfd.readouterr().err == "error: training diverged: as it does\n"
+
+
+def _long(team: Team, device: torch.device, folder: Path) -> None:
+    """A training of 100 steps that keeps the state of each."""
+    settings = Train(epochs=25, batch_size=16, lr=0.003, parts=2, ema=0.5)
+    entry = params.load(ROOT / "presets/smoke.yaml").models["vae"]
+    model = registry.build("vae", (1, 8, 8), 17, entry.hyperparameters, seed=1)
+    images, file = _images(), StateFile(folder / "state", "key", 0.0)
+    if team.rank:
+        assist(model, images, settings, 1, team, file)
+        return
+    with file.stopping_politely():
+        fitted = fit(model, images, images, settings, 1, lambda _: None, team=team, file=file)
+    write_tensors(folder / "weights", fitted.state)
+
+
+def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    fork = multiprocessing.get_context("fork")
+    child = fork.Process(target=together, args=(_long, [CPU, CPU], COMPUTE, tmp_path))
+    child.start()
+    wait_for(lambda: (tmp_path / "state").exists())
+    assert child.pid
+    os.kill(child.pid, signal.SIGTERM)
+    child.join(60)
+    assert child.exitcode == 130
+    told = capfd.readouterr().err.splitlines()
+    assert [line for line in told if line.startswith("stopped; the same command goes on after step ")] == told
+    assert len(told) == 1
+    before = json.loads(read_tensors(tmp_path / "state")[1])["facts"]["step"]
+    assert 0 < before < 100
+    together(_long, [CPU, CPU], COMPUTE, tmp_path)
+    (tmp_path / "alone").mkdir()
+    _long(Team(), CPU, tmp_path / "alone")
+    (of_two, _), (of_one, _) = (read_tensors(folder / "weights") for folder in (tmp_path, tmp_path / "alone"))
+    torch.testing.assert_close(of_two, of_one, rtol=1e-3, atol=1e-5)

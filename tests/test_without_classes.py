@@ -17,6 +17,7 @@ from stages import evaluate as evaluating
 from stages import report, sample, train
 from tests.browser import open_browser
 from tests.conftest import ROOT
+from tests.invented_project import write
 from workflow import tracking
 from workflow.errors import BakeoffError
 from workflow.extractor import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
@@ -92,6 +93,7 @@ def project(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with contextlib.chdir(folder):
         runpy.run_module("stages.extractor", run_name="__main__")
         for name in MODELS:
+            write(Path(f"data/code/{name}.json"), {"sha256": name})
             train.main(name, 0)
             sample.main(name, 0)
             evaluating.main(name, 0)

@@ -5,23 +5,28 @@ what `dvc status` calls changed, and what depends on it, several stages at a tim
 committed to DVC while others run, so that a run that is cut off loses next to nothing.
 """
 
+import atexit
+import json
 import logging
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workflow.errors import BakeoffError
+from workflow.files import write_text
+from workflow.state import drop_if_recorded
 
 # Says only that the parameters are good: who reads it need not run again. The Snakefile checks them itself, so the file
 # is no input of a rule: Snakemake would look no further at what depends on a job that is to run.
 CHECKED = "data/checked.json"
 MARKER = Path(".snakemake/changed")
-COMMIT_EVERY = 20.0  # seconds; to commit takes a good part of one, mostly for dvc.lock as a whole
+# Seconds: to commit takes a good part of one, mostly for dvc.lock as a whole; what took long is committed at once.
+COMMIT_EVERY, LONG = 20.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -57,15 +62,19 @@ class Graph:
 
     def __init__(self, root: Path = Path()) -> None:
         from dvc.exceptions import DvcException
+        from dvc.lock import LockError
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
         try:
             self._repo = Repo(str(root))
+            _forget_the_dead(Path(self._repo.tmp_dir) / "rwlock")
             index = self._repo.index
             # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
             ordered = plan_repro(index.graph, index.stages)
             changed = set(self._repo.status())
+        except LockError as error:
+            raise _busy(error) from None
         except DvcException as error:
             raise BakeoffError(f"dvc.yaml: {' '.join(str(error).split())}") from None
         upstream = {stage: set(index.graph.successors(stage)) for stage in ordered}
@@ -80,6 +89,8 @@ class Graph:
             self.stages.append(_describe(stage, produced, stage in dirty))
         self._stages = {stage.addressing: stage for stage in ordered}
         self._pending: list[str] = []
+        self._started: dict[int, float] = {}  # jobs under way, and since when on the monotonic clock
+        self._finished: Callable[[], dict[int, str]] = dict
         self._committed = 0.0  # when, on the monotonic clock
         self._locked_before = self._locked_stages()
 
@@ -94,14 +105,41 @@ class Graph:
         MARKER.write_text(str(time.time_ns()))
         return str(MARKER)
 
-    def committer(self, rule_of_job: Callable[[int], str]) -> logging.Handler:
-        """A handler for Snakemake's log that commits each stage to DVC when its job has finished."""
-        return _OnJobFinished(lambda job: self.commit(rule_of_job(job)))
+    def hold(self) -> None:
+        """Keep all outputs to this process until it ends, however it does: DVC's commands and other runs are refused.
 
-    def commit(self, rule: str) -> None:
-        """Note that this rule's stage has run, and tell DVC of it now and then; of what is left, `settle` does."""
-        self._pending += [stage.name for stage in self.stages if stage.rule == rule]
-        if time.monotonic() > self._committed + COMMIT_EVERY:
+        Raises BakeoffError, which names the process, if another one is at work on some of them.
+        """
+        from dvc.lock import LockError
+        from dvc.rwlock import rwlock
+
+        paths = [out.fs_path for stage in self._stages.values() for out in stage.outs]
+        command = " ".join(sys.argv)  # as DVC's own: a process is told from another by its number and its command
+        held = rwlock(self._repo.tmp_dir, self._repo.fs, command, [], paths, self._repo.config["core"]["hardlink_lock"])
+        try:
+            held.__enter__()
+        except LockError as error:
+            raise _busy(error) from None
+        atexit.register(held.__exit__, None, None, None)
+
+    def committer(self, finished: Callable[[], dict[int, str]]) -> logging.Handler:
+        """A handler for Snakemake's log that commits stages to DVC as their jobs finish.
+
+        finished: gives number and rule of the jobs that are over. Snakemake tells of an end only if it is not quiet,
+        but always of a start, and there is one after each end that others wait for; `settle` does what is left.
+        """
+        self._finished = finished
+        return _OnJobsStarted(self._take_note)
+
+    def _take_note(self, jobs: Iterable[int]) -> None:
+        """Commit what has finished, now or soon, and remember that these jobs have started."""
+        now, longest = time.monotonic(), 0.0
+        for job, rule in self._finished().items():
+            if job in self._started:
+                longest = max(longest, now - self._started.pop(job))
+                self._pending += [stage.name for stage in self.stages if stage.rule == rule]
+        self._started |= dict.fromkeys(jobs, now)
+        if longest > LONG or now > self._committed + COMMIT_EVERY:
             self._commit_pending()
 
     def settle(self) -> None:
@@ -111,6 +149,7 @@ class Graph:
         """
         from dvc.utils.serialize import modify_yaml
 
+        self._take_note(())
         if error := self._commit_pending():
             names = " ".join(self._pending)
             print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
@@ -144,21 +183,58 @@ class Graph:
                     stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
         except DvcException as error:  # another DVC command holds the lock
             return str(error)
+        for stage in stages:
+            if stage.name == "train":
+                name, _, seed = stage.addressing.partition("@")[2].rpartition("-")
+                drop_if_recorded(name, int(seed))
         self._pending.clear()
         self._committed = time.monotonic()
         return None
 
 
-class _OnJobFinished(logging.Handler):
-    def __init__(self, react: Callable[[int], None]) -> None:
+def _busy(error: Exception) -> BakeoffError:
+    """DVC's words for who holds a lock, in one line, without its advice to delete files."""
+    words = " ".join(str(error).split()).partition(" If there are no processes")[0]
+    return BakeoffError(f"{words}; wait for it, or end it, and run again")
+
+
+def _forget_the_dead(locks: Path) -> None:
+    """Take locks out of DVC's list whose process is another program by now: DVC itself asks only for its number."""
+    import psutil  # type: ignore[import-untyped]
+
+    try:
+        kinds = json.loads(locks.read_text())
+    except (OSError, ValueError):
+        return
+
+    def alive(holder: dict[str, Any]) -> bool:
+        try:
+            command = " ".join(psutil.Process(holder["pid"]).cmdline())
+        except psutil.NoSuchProcess:
+            return False
+        return "dvc" in command or "snakemake" in command
+
+    readers = {path: [*filter(alive, holders)] for path, holders in kinds.get("read", {}).items()}
+    left = {
+        "write": {path: holder for path, holder in kinds.get("write", {}).items() if alive(holder)},
+        "read": {path: holders for path, holders in readers.items() if holders},
+    }
+    if left != kinds:
+        write_text(locks, json.dumps(left))
+
+
+class _OnJobsStarted(logging.Handler):
+    """Calls `react` with the numbers of jobs that are about to start."""
+
+    def __init__(self, react: Callable[[Iterable[int]], None]) -> None:
         super().__init__()
         self._react = react
 
     def emit(self, record: logging.LogRecord) -> None:
         from snakemake_interface_logger_plugins.common import LogEvent
 
-        if getattr(record, "event", None) == LogEvent.JOB_FINISHED:
-            self._react(record.job_id)  # type: ignore[attr-defined]
+        if getattr(record, "event", None) == LogEvent.JOB_STARTED:
+            self._react(record.jobs)  # type: ignore[attr-defined]
 
 
 def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:

@@ -12,11 +12,21 @@ class BakeoffError(Exception):
     """Something the user can put right; its text is one line that names the file or parameter and what to do."""
 
 
+class Stopped(Exception):  # noqa: N818 -- no error
+    """Somebody asked for an end, and what was done so far is kept; its text is one line that says how to go on."""
+
+
 @contextmanager
 def one_line() -> Iterator[None]:
-    """Turn what the user can put right into one line on standard error and exit status 2, with no traceback."""
+    """Turn what the user can put right into one line on standard error and exit status 2, with no traceback.
+
+    So it does with an end that was asked for, with the exit status that shells give it, 130.
+    """
     try:
         yield
+    except (Stopped, KeyboardInterrupt) as stopped:
+        print(str(stopped) or "stopped; run the same command again", file=sys.stderr)
+        sys.exit(130)
     except BakeoffError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from workflow.batches import in_batches
 from workflow.compute import generator as make_generator
 from workflow.extractor import Classifier, FeatureExtractor, Outputs, load_classifier
 from workflow.images import Card, ImageSet, read_card, read_split
@@ -63,6 +64,20 @@ class Judge:
     def outputs(self, images: Tensor) -> Outputs:
         """Features and logits of images, uint8 (N, C, H, W)."""
         return self.extractor.outputs(images, self.settings.batch_size)
+
+    def over(
+        self,
+        model: Model,
+        work: Callable[[Tensor, torch.Generator], Tensor],
+        x: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """What `work` makes of each row of x, in batches on the model's device; on the CPU."""
+
+        def of_batch(rows: range, random: torch.Generator) -> Tensor:
+            return work(x[rows.start : rows.stop].to(model.device), random).cpu()
+
+        return torch.cat(in_batches(of_batch, len(x), self.settings.batch_size, generator))
 
     def scores(self, samples: Tensor, real: Outputs) -> dict[str, Any]:
         """The measures that need samples alone: uint8 (N, C, H, W), against the test images' `real` outputs.
@@ -165,8 +180,7 @@ def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dic
     odd = odd_inputs(test, judge.train.images, judge.card.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
     bits = {}
     for name, images in {"test images": test, **odd}.items():
-        parts = [model.log_prob(x.to(model.device), generator) for x in images.split(judge.settings.batch_size)]
-        bits[name] = bits_per_dim(torch.cat(parts).double().cpu(), model.shape)
+        bits[name] = bits_per_dim(judge.over(model, model.log_prob, images, generator).double(), model.shape)
     usual = bits["test images"]
     metrics = {
         "bits_per_dim": float(usual.mean()),
@@ -187,8 +201,7 @@ def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tu
         return {"class_accuracy": None}, {}
     generator = make_generator(model.device, seed, 11)
     y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
-    parts = [model.sample_given(part.to(model.device), generator).cpu() for part in y.split(judge.settings.batch_size)]
-    images = torch.cat(parts)
+    images = judge.over(model, model.sample_given, y, generator)
     seen = judge.outputs(images).classes if count else None
     accuracy = None if seen is None else float((seen == y).double().mean())
     columns = min(model.classes, COLUMNS)
@@ -199,16 +212,13 @@ def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tu
 @torch.no_grad()
 def _representation(model: Model, judge: Judge) -> dict[str, Any]:
     probe = error = None
-    batch = judge.settings.batch_size
     if judge.card.classes and isinstance(model, HasEncode):
-        train, test = (
-            torch.cat([model.encode(x.to(model.device)).cpu() for x in images.images.split(batch)])
-            for images in (judge.probed, judge.test)
-        )
+        encode = model.encode
+        train, test = (judge.over(model, lambda x, _: encode(x), part.images) for part in (judge.probed, judge.test))
         probe = judge.probe(train, test)
     if isinstance(model, HasReconstruct):
-        x = judge.test.images
-        back = torch.cat([model.reconstruct(part.to(model.device)).cpu() for part in x.split(batch)])
+        x, reconstruct = judge.test.images, model.reconstruct
+        back = judge.over(model, lambda x, _: reconstruct(x), x)
         pairs = zip(back.split(SOME), x.split(SOME), strict=True)
         squares = [((b.double() - a.double()) / (judge.card.levels - 1)).square().sum() for b, a in pairs]
         error = float(sum(squares) / x.numel())

@@ -15,8 +15,9 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from workflow.batches import in_batches
 from workflow.compute import at_hand
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
@@ -137,12 +138,13 @@ class Classifier(nn.Module):
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
         """As `FeatureExtractor` asks."""
         device = next(self.parameters()).device
-        features = [self.features(part.to(device)) for part in x.split(batch_size)]
-        found = torch.cat([part.cpu() for part in features])
-        if not self.sees_classes:
-            return Outputs(found)
-        logits = torch.cat([self.logits(part).cpu() for part in features])
-        return Outputs(found, logits, logits.argmax(1))
+
+        def read(rows: range, _: Generator) -> tuple[Tensor, Tensor]:
+            features = self.features(x[rows.start : rows.stop].to(device))
+            return features.cpu(), self.logits(features).cpu()
+
+        features, logits = map(torch.cat, zip(*in_batches(read, len(x), batch_size), strict=True))
+        return Outputs(features, logits, logits.argmax(1)) if self.sees_classes else Outputs(features)
 
     @torch.no_grad()
     def answers(self, images: ImageSet, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from workflow.errors import BakeoffError
+
+PART = ".part"  # ends the names of files that are not complete; DVC does not look at them (.dvcignore)
 
 
 @contextlib.contextmanager
@@ -17,20 +18,36 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit flush it to disk and rename it over `path`.
 
     Rename is atomic within a folder, so a reader sees the old file or the new one. On an exception `path` stays as
-    it was and the temporary file is removed.
+    it was and the temporary file is removed; what a killed process left, the next one that writes `path` removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    for left in path.parent.glob(f".{path.name}.*{PART}"):
+        if not _alive(left):
+            left.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
+        temporary.touch()
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private; outputs are ordinary files
         temporary.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a write that fails does not know of which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _alive(temporary: Path) -> bool:
+    """Whether the process that writes this file still runs."""
+    try:
+        os.kill(int(temporary.name.split(".")[-2]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

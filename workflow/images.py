@@ -1,9 +1,11 @@
 """Image sets on disk and in memory."""
 
+import hashlib
 import io
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +18,16 @@ from PIL import Image
 from torch import Tensor
 
 from workflow.errors import BakeoffError
-from workflow.files import read_json, replacing, sha256, write_bytes, write_json
+from workflow.files import read_json, replacing, sha256, write_json
 
 PREPARED = Path("data/prepared")
 POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
 PLANE_LEVELS = 256
 SPLITS = ("train", "valid", "test")
+# A safetensors file begins with the length of its header, in 8 bytes, and the header with the metadata.
+BLANK_SEAL, SEAL_AT = "0" * 64, 8 + len('{"__metadata__":{"bakeoff":"')
+HASHED_AT_ONCE = 2**20  # bytes
+REMEDY = "delete it and run `dvc repro`"
 
 
 @dataclass(frozen=True)
@@ -94,21 +100,32 @@ class Card:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") -> None:
-    """Write tensors as safetensors, atomically; the same tensors and metadata give the same bytes.
+    """Write tensors as safetensors, atomically and sealed; the same tensors and metadata give the same bytes.
 
     All metadata goes under one key: with several, the format's writer puts them in a random order.
     """
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(tensors, metadata={"bakeoff": metadata}))
+    content = save(tensors, metadata={"bakeoff": BLANK_SEAL + metadata})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        _seal(temporary)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read what `write_tensors` wrote: the tensors, on the CPU, in the file's memory map, and the metadata.
 
-    Raises BakeoffError, naming the file, if it is missing or damaged.
+    Raises BakeoffError, naming the file, if it is missing or damaged, be it in a single bit.
     """
+    tensors, metadata = _open_tensors(path)
+    if metadata[: len(BLANK_SEAL)] != _digest(path):
+        raise BakeoffError(f"{path}: damaged (SHA-256 is not the one inside); {REMEDY}")
+    return tensors, metadata[len(BLANK_SEAL) :]
+
+
+def _open_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """As `read_tensors`, with the seal before the metadata, and not held against it."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -118,7 +135,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     except FileNotFoundError:
         raise BakeoffError(f"{path}: missing; run the stage that makes it (`dvc repro`)") from None
     except SafetensorError as error:
-        raise BakeoffError(f"{path}: damaged ({error}); delete it and run `dvc repro`") from None
+        raise BakeoffError(f"{path}: damaged ({error}); {REMEDY}") from None
+
+
+def _seal(path: Path) -> None:
+    """Put the SHA-256 of the file, taken while the seal is blank, into its header."""
+    digest = _digest(path)
+    with path.open("rb+") as file:
+        file.seek(SEAL_AT)
+        file.write(digest.encode())
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the file with a blank seal, in hex."""
+    with path.open("rb") as file:
+        hashed = hashlib.sha256(file.read(SEAL_AT) + BLANK_SEAL.encode())
+        file.seek(SEAL_AT + len(BLANK_SEAL))
+        while block := file.read(HASHED_AT_ONCE):
+            hashed.update(block)
+    return hashed.hexdigest()
 
 
 def write_images(path: Path, images: Pieces) -> None:
@@ -129,7 +164,7 @@ def write_images(path: Path, images: Pieces) -> None:
     ends = (8 * count, 8 * count + math.prod(shape))
     header = json.dumps(
         {
-            "__metadata__": {"bakeoff": ""},
+            "__metadata__": {"bakeoff": BLANK_SEAL},
             "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, ends[0]]},
             "images": {"dtype": "U8", "shape": shape, "data_offsets": ends},
         },
@@ -140,7 +175,7 @@ def write_images(path: Path, images: Pieces) -> None:
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
-            file.truncate(start + ends[1])
+            os.posix_fallocate(file.fileno(), 0, start + ends[1])  # on a full disk a memory map would end the process
         labels = np.memmap(temporary, "<i8", "r+", start, (count,))
         pixels = np.memmap(temporary, np.uint8, "r+", start + ends[0], shape)
         done = 0
@@ -150,6 +185,7 @@ def write_images(path: Path, images: Pieces) -> None:
             done += len(piece)
         labels.flush()
         pixels.flush()
+        _seal(temporary)
 
 
 def write_prepared(folder: Path, sets: Mapping[str, Pieces], **about: Any) -> None:
@@ -187,7 +223,7 @@ def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
             f"{path}: SHA-256 {found[:12]}… is not the recorded {expected[:12]}…; "
             f"the file was changed or damaged: delete it and run `dvc repro prepare`"
         )
-    tensors, _ = read_tensors(path)
+    tensors, _ = _open_tensors(path)
     return ImageSet(tensors["images"], tensors["labels"])
 
 

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from workflow.batches import in_batches
 from workflow.errors import BakeoffError
 from workflow.extractor import Outputs
 from workflow.fetch import fetch
@@ -49,8 +50,12 @@ class Inception(nn.Module):
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
         """As `FeatureExtractor` asks: features (N, 2048) and logits (N, 1008); it knows no classes of the data."""
         device = self.network.fc.weight.device
-        found = [self.network(self._pictures(part.to(device))) for part in x.split(batch_size)]
-        features, logits = (torch.cat([part.cpu() for part in parts]) for parts in zip(*found, strict=True))
+
+        def read(rows: range, _: Generator) -> tuple[Tensor, Tensor]:
+            features, logits = self.network(self._pictures(x[rows.start : rows.stop].to(device)))
+            return features.cpu(), logits.cpu()
+
+        features, logits = map(torch.cat, zip(*in_batches(read, len(x), batch_size), strict=True))
         return Outputs(features, logits)
 
     def _pictures(self, x: Tensor) -> Tensor:

@@ -184,7 +184,11 @@ def _distinct(seeds: list[int]) -> list[int]:
 
 
 class Params(Section):
-    """The whole file."""
+    """The whole file.
+
+    save_every: seconds of training after which its state is saved, for one that is cut off to go on from; no result
+    depends on it.
+    """
 
     data: Annotated[Embedded | Published | Folder, Field(discriminator="name")]
     compute: Compute
@@ -193,6 +197,7 @@ class Params(Section):
     sample: Sample
     evaluate: Evaluate
     models: Annotated[dict[Annotated[str, AfterValidator(_file_name)], Entry], Field(min_length=1)]
+    save_every: Annotated[float, Field(ge=0, strict=False)] = 60.0
 
 
 def load(path: Path = PATH) -> Params:

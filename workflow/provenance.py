@@ -9,8 +9,8 @@ PACKAGES = ("workflow", "stages")
 def imported_files(path: Path, root: Path) -> set[Path]:
     """The first-party files that `path` imports, transitively, and itself; relative to `root`.
 
-    Looks at every import statement, also those inside functions. Packages' `__init__.py` hold no code here and are
-    left out; what is imported by name at run time (a family's file) does not show.
+    Looks at every import statement, also those inside functions. Packages' `__init__.py` hold nothing here that a
+    result depends on and are left out; what is imported by name at run time (a family's file) does not show.
     """
     found: set[Path] = set()
     queue = [path]

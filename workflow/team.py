@@ -1,10 +1,15 @@
 """Several processes, each with a device of its own, that train one model together."""
 
+import os
+import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import connection
 from pathlib import Path
 
 import torch
@@ -18,7 +23,9 @@ from workflow.params import Compute
 
 # For as long the others wait while the first validates. That one has died is seen by its end, not by its silence.
 PATIENCE = timedelta(days=7)
-TOLD, ALONE_NOW = 2, 3  # exit statuses: it has said in one line why; it only lost touch with another that ended
+TOLD, STOPPED = 2, 130  # exit statuses: it has said in one line why it failed; that it was stopped, and can go on
+ALONE_NOW = 3  # it only lost touch with another that ended
+POLL = 0.5  # seconds
 GRACE = 10.0  # seconds that the others have to end by themselves
 
 
@@ -53,21 +60,35 @@ def together(work: Callable[..., None], devices: Sequence[torch.device], compute
     """Call `work(team, device, *args)` in a new process for each of the devices, and wait for all.
 
     If one of them fails, the others are ended. Raises BakeoffError if one was killed; one that ends by a BakeoffError
-    has said so itself, and this process exits with the same status.
+    or Stopped has said so itself, and this process exits with the same status. SIGINT and SIGTERM go on to the first.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
         context = spawn(_member, (work, list(devices), compute, meeting, args), len(devices), join=False)
+
+        def pass_on(*_: object) -> None:  # to the first, which saves what there is
+            context.processes[0].terminate()
+
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while not context.join(grace_period=GRACE):
-                pass
+            over = False
+            while not over:
+                connection.wait([process.sentinel for process in context.processes])
+                if context.processes[0].exitcode == STOPPED:  # the others have nothing to save
+                    for process in context.processes[1:]:
+                        process.kill()
+                over = context.join(grace_period=GRACE)
         except ProcessExitedException as error:
-            if TOLD in [process.exitcode for process in context.processes]:
-                sys.exit(TOLD)
+            for status in (STOPPED, TOLD):
+                if status in [process.exitcode for process in context.processes]:
+                    sys.exit(status)
             raise BakeoffError(
                 f"process {error.error_index + 1} of {len(devices)} that train together has ended "
                 f"({error.signal_name or error.exit_code}); run again"
             ) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _member(
@@ -79,6 +100,10 @@ def _member(
     args: tuple[object, ...],
 ) -> None:
     device = devices[rank]
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    if rank:  # the first ends when it is asked to, and the others with it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with one_line():
         repeatable(compute)
         if device.type == "cuda":
@@ -87,3 +112,10 @@ def _member(
         dist.init_process_group(backend, f"file://{meeting}", PATIENCE, len(devices), rank)
         work(Team(rank, len(devices)), device, *args)
         dist.destroy_process_group()
+
+
+def _end_with(parent: int) -> None:
+    """End this process if its parent has been killed, which has all the locks."""
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os._exit(ALONE_NOW)

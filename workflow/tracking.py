@@ -120,7 +120,7 @@ class Store:
         from mlflow import MlflowClient
 
         for chatty in ("alembic", "mlflow"):
-            logging.getLogger(chatty).setLevel(logging.ERROR)
+            logging.getLogger(chatty).setLevel(logging.CRITICAL)  # what goes wrong is told here, in one line
         uri = store_uri()
         local = uri.startswith("sqlite:")
         # What MLflow does in a SQLite file by looking first and writing then (the tables of a fresh file, the

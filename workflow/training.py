@@ -19,12 +19,13 @@ from tqdm import tqdm
 from workflow.compute import at_hand
 from workflow.compute import generator as make_generator
 from workflow.errors import BakeoffError
+from workflow.history import History, Record, diverged
 from workflow.images import ImageSet
 from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
 from workflow.params import Train
+from workflow.state import State, StateFile
 from workflow.team import Team
 
-Record = dict[str, float | int]
 ALONE = Team()
 LOGS_AN_EPOCH = 2  # lines of training losses an epoch: enough for a curve, few enough for a small file
 SNAPSHOTS = 8  # times at which samples are kept during training, evenly spaced, beside those of the untrained model
@@ -57,50 +58,67 @@ def fit(
     log: Callable[[Record], None],
     progress: str = "",
     team: Team = ALONE,
+    file: StateFile | None = None,
 ) -> Fitted:
     """Train `model`, on the device where it is, and return its best weights.
 
     `log` is called with each record: {"step", "epoch", and scalars}; scalars of a player among several carry its name
     (`critic_loss`), those on validation images begin with `valid_`. Of a team it is the first process that calls this,
-    the others call `assist`.
-    The model's weights are left as the last step had them. Raises BakeoffError if the loss is not finite, or if there
-    are fewer images than parts of a batch.
+    the others call `assist`. If `file` holds a state of this training, it goes on from there: `log` gets the records
+    until then once more. The model's weights are left as the last step had them.
+    Raises BakeoffError if the loss is not finite, or if there are fewer images than parts of a batch, and Stopped if
+    it was stopped through `file`.
     """
     train, valid = at_hand(train, model.device), at_hand(valid, model.device)
     steps = _Steps(model, train, settings, seed, team)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
-    judged = cast(Model, average.module) if average else model
-    judge = _Judge(judged, train, valid, settings.batch_size, seed, steps.total)
-    sums: dict[str, list[Tensor]] = {}
-    start = time.perf_counter()
-
-    bar = tqdm(total=steps.total, desc=progress, disable=None if progress else True, unit="step", dynamic_ncols=True)
-    with bar:
+    judge, history = _Judge(model, train, valid, settings, seed, steps.total), History(log, settings, model.device)
+    state = file.read() if file else State()
+    done, seconds = state.facts.get("step", 0), state.facts.get("seconds", 0.0)
+    start = time.perf_counter() - seconds
+    if done:
+        for part in (steps, judge, history):
+            part.restore(state)
+    else:
         judge.snapshot(0)
-        for step in range(1, steps.total + 1):
-            for term, value in steps.take(step):
-                sums.setdefault(term, []).append(value)
-            if average:
-                average.update_parameters(model)
+
+    quiet = None if progress else True  # None: unless there is a terminal
+    bar = tqdm(total=steps.total, initial=done, desc=progress, disable=quiet, unit="step", dynamic_ncols=True)
+    with bar:
+        for step in range(done + 1, steps.total + 1):
+            history.add(steps.take(step))
+            judge.follow()
             bar.update()
 
-            ends_epoch = step % steps.an_epoch == 0
+            ends_epoch, epoch = step % steps.an_epoch == 0, step / steps.an_epoch
             if ends_epoch or step % max(1, steps.an_epoch // LOGS_AN_EPOCH) == 0:
-                means = {term: torch.stack(values).mean().item() for term, values in sums.items()}
-                sums.clear()
-                log({"step": step, "epoch": round(step / steps.an_epoch, 4), **_finite(means, step)})
+                means = history.means(step)
+                history.write({"step": step, "epoch": round(epoch, 4), **means})
                 bar.set_postfix({term: f"{value:.3f}" for term, value in list(means.items())[:3]}, refresh=False)
-            if ends_epoch and (step // steps.an_epoch % settings.valid_every == 0 or step == steps.total):
-                log({"step": step, "epoch": step // steps.an_epoch, **judge.validate(step)})
+            if ends_epoch and (epoch % settings.valid_every == 0 or step == steps.total):
+                history.write({"step": step, "epoch": int(epoch), **judge.validate(step, file)})
+            if file and (file.due() or step == steps.total):
+                if not _sound(model):  # not worth keeping; the next losses will say so
+                    file.hurry(0.0)
+                    continue
+                state = State(facts={"step": step, "seconds": time.perf_counter() - start})
+                for part in (steps, judge, history):
+                    part.save(state)
+                file.write(state)
     for player in model.players.values():
         player.requires_grad_(True)
     return judge.fitted(time.perf_counter() - start)
 
 
-def assist(model: Model, train: ImageSet, settings: Train, seed: int, team: Team) -> None:
+def assist(
+    model: Model, train: ImageSet, settings: Train, seed: int, team: Team, file: StateFile | None = None
+) -> None:
     """The share of the other processes of a team in what `fit` does: the same steps, on other parts of the batches."""
     steps = _Steps(model, at_hand(train, model.device), settings, seed, team)
-    for step in range(1, steps.total + 1):
+    # Before the first has taken a step with the others it cannot have written another state.
+    state = file.read() if file else State()
+    if done := state.facts.get("step", 0):
+        steps.restore(state)
+    for step in range(done + 1, steps.total + 1):
         for _ in steps.take(step):
             pass
 
@@ -118,7 +136,7 @@ class _Steps:
         self.total = self.an_epoch * settings.epochs
         torch.manual_seed(seed)  # dropout draws from torch's own generator
         self._generator = make_generator(model.device, seed, 1)
-        self._batches = _batches(train, settings, make_generator(torch.device("cpu"), seed, 2), model.device)
+        self._batches = _Batches(train, settings, make_generator(torch.device("cpu"), seed, 2), model.device)
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
@@ -135,6 +153,35 @@ class _Steps:
             prefix = f"{name}_" if len(players) > 1 else ""
             for term, value in self._turn(name, self._factor(step)).items():
                 yield prefix + term, value.detach()
+
+    def save(self, state: State) -> None:
+        """Put into `state` all that the next step depends on."""
+        state.put("model", self.model.state_dict())
+        for name, optimiser in self._optimisers.items():
+            for i, moments in optimiser.state_dict()["state"].items():
+                state.put(f"optimiser/{name}/{i}", moments)
+        state.put("random", {"loss": self._generator.get_state(), "torch": torch.get_rng_state()})
+        if self.model.device.type == "cuda":
+            state.put("random", {"cuda": torch.cuda.get_rng_state(self.model.device)})
+        state.put("random", {"order": self._batches.before})
+        state.facts |= {"position": self._batches.position, "turns": self._turns}
+
+    def restore(self, state: State) -> None:
+        """Be where `save` was called."""
+        self.model.load_state_dict(state.get("model"))
+        for name, optimiser in self._optimisers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in state.get(f"optimiser/{name}").items():
+                i, _, moment = key.partition("/")
+                moments.setdefault(int(i), {})[moment] = tensor
+            optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+        random = state.get("random")
+        self._generator.set_state(random["loss"])
+        torch.set_rng_state(random["torch"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.model.device)
+        self._batches.go_to(random["order"], state.facts["position"])
+        self._turns = state.facts["turns"]
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
         settings, optimiser = self.settings, self._optimisers[player]
@@ -189,17 +236,53 @@ class _Steps:
         return means
 
 
-class _Judge:
-    """Validates the model that is to be kept, remembers its best weights, and draws samples over training."""
+class _Batches(Iterator[tuple[Tensor, Tensor]]):
+    """Images and labels in batches on the device, for ever, each epoch in a new order.
 
-    def __init__(self, model: Model, train: ImageSet, valid: ImageSet, batch_size: int, seed: int, total: int) -> None:
-        self.model, self.train, self.valid = model, train, valid
-        self.batch_size, self.seed, self.total = max(batch_size, 256), seed, total
+    The incomplete batch at an epoch's end is left out.
+    """
+
+    def __init__(self, train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device) -> None:
+        self.train, self.generator, self.device = train, generator, device
+        self.size = min(settings.batch_size, len(train) // settings.parts * settings.parts)
+        self.go_to(generator.get_state(), 0)
+
+    def go_to(self, before: Tensor, position: int) -> None:
+        """Begin an epoch with the generator in the state `before`, and leave out its first `position` images."""
+        self.before, self.position = before, position
+        self.generator.set_state(before)
+        self._order = torch.randperm(len(self.train), generator=self.generator).to(self.train.images.device)
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if self.position + self.size > len(self._order):
+            self.go_to(self.generator.get_state(), 0)
+        chosen = self._order[self.position : self.position + self.size]
+        self.position += self.size
+        return self.train.images[chosen].to(self.device), self.train.labels[chosen].to(self.device)
+
+
+class _Judge:
+    """Validates the model that is to be kept, remembers its best weights, and draws samples over training.
+
+    That is the model itself or, if the settings ask for it, an average of its weights over the steps.
+    """
+
+    def __init__(self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int) -> None:
+        self.trained, self.train, self.valid, self.settings = model, train, valid, settings
+        self.seed, self.total = seed, total
+        self.batch_size = max(settings.batch_size, 256)
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
+        self.model = cast(Model, self.average.module) if self.average else model
         self.best: tuple[dict[str, Tensor], int, float] | None = None
         self.snapshots: dict[int, Tensor] = {}
 
+    def follow(self) -> None:
+        """Take the weights after a step into the average."""
+        if self.average:
+            self.average.update_parameters(self.trained)
+
     @torch.no_grad()
-    def validate(self, step: int) -> dict[str, float]:
+    def validate(self, step: int, file: StateFile | None) -> dict[str, float]:
         """The model's scalars on the validation images, with the same random numbers at every step."""
         self.model.eval()
         generator = make_generator(self.model.device, self.seed, 3)
@@ -210,7 +293,11 @@ class _Judge:
             x, y = (part.to(self.model.device) for part in images)
             for term, value in self.model.validate(x, y, generator).items():
                 scores[f"valid_{term}"] = scores.get(f"valid_{term}", 0.0) + value.item() * len(x) / len(self.valid)
-        _finite(scores, step)
+            if file:
+                file.hurry()
+        for term, score in scores.items():
+            if not math.isfinite(score):
+                raise diverged(term, score, step, self.settings)
         if self.best is None or scores["valid_loss"] < self.best[2]:
             self.best = copy.deepcopy(self.model.state_dict()), step, scores["valid_loss"]
         if step * SNAPSHOTS >= len(self.snapshots) * self.total:
@@ -223,27 +310,32 @@ class _Judge:
         random = make_generator(self.model.device, self.seed, 9)
         self.snapshots[step] = self.model.eval().sample(n, random).cpu()
 
+    def save(self, state: State) -> None:
+        """Put into `state` the average, the best weights and the samples."""
+        if self.average:
+            state.put("average", self.average.state_dict())
+        if self.best:
+            state.put("best", self.best[0])
+            state.facts["best"] = self.best[1:]
+        state.put("snapshots", {str(step): images for step, images in self.snapshots.items()})
+        state.facts["snapshots"] = list(self.snapshots)
+
+    def restore(self, state: State) -> None:
+        """Know what `save` was called with."""
+        if self.average:
+            self.average.load_state_dict(state.get("average"))
+        if "best" in state.facts:
+            step, valid_loss = state.facts["best"]
+            self.best = state.get("best"), step, valid_loss
+        snapshots = state.get("snapshots")
+        self.snapshots = {step: snapshots[str(step)] for step in state.facts["snapshots"]}
+
     def fitted(self, seconds: float) -> Fitted:
         """What training came to."""
         assert self.best is not None  # the last step always validates
         state, step, valid_loss = self.best
         snapshots = torch.stack(list(self.snapshots.values()))
         return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
-
-
-def _batches(
-    train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels in batches on the device, for ever, each epoch in a new order.
-
-    The incomplete batch at an epoch's end is left out.
-    """
-    size = min(settings.batch_size, len(train) // settings.parts * settings.parts)
-    while True:
-        order = torch.randperm(len(train), generator=generator).to(train.images.device)
-        for i in range(0, len(train) - size + 1, size):
-            chosen = order[i : i + size]
-            yield train.images[chosen].to(device), train.labels[chosen].to(device)
 
 
 def _optimiser(parameters: Iterator[nn.Parameter], settings: Train) -> torch.optim.Optimizer:
@@ -263,10 +355,6 @@ def _schedule(settings: Train, total: int) -> Callable[[int], float]:
     return factor
 
 
-def _finite(scalars: dict[str, float], step: int) -> dict[str, float]:
-    for name, value in scalars.items():
-        if not math.isfinite(value):
-            raise BakeoffError(
-                f"training diverged: {name} is {value} at step {step}; try a lower train.lr or train.clip"
-            )
-    return scalars
+def _sound(model: Model) -> bool:
+    """Whether all weights are finite: a state in which they are not is not worth keeping."""
+    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())

@@ -1,13 +1,17 @@
 """What goes wrong with MLflow never costs a result: killed trainings, lost stores, dead servers, crowds."""
 
 import contextlib
+import http.server
 import json
 import math
 import multiprocessing
 import os
+import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -19,6 +23,7 @@ from typing import Any
 import pytest
 
 from stages import train
+from tests.invented_project import write
 from tests.tracking.conftest import (
     MODELS,
     RECORDS,
@@ -33,6 +38,7 @@ from tests.tracking.conftest import (
     snapshot,
     wait_for,
 )
+from tests.tracking.test_use import serving
 from workflow import tracking
 from workflow.errors import BakeoffError
 
@@ -115,7 +121,27 @@ def hanging() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-@pytest.mark.parametrize("kind", ["closed", "hanging"])
+class _Failing(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_error(500)
+
+    do_POST = do_GET  # noqa: N815 -- the name that http.server looks for
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A port where every request is answered by 500."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Failing) as server:
+        monkeypatch.setattr(server, "handle_error", lambda *_: None)  # a client that has gone is no news
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["closed", "hanging", "failing"])
 def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
     kind: str, project: Settings, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -135,6 +161,65 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
         assert line.startswith(f"warning: MLflow at http://127.0.0.1:{port} could not be used (")
         assert "secret" not in line
         assert "python -m stages.track" in line
+
+
+def _of_these_records(name: str) -> None:
+    Path(f"runs/{name}/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+
+
+def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tracking, "SEND_EVERY", 0.2)
+    _of_these_records("nice")
+    with contextlib.ExitStack() as up:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", up.enter_context(serving(Path.cwd())))
+        with tracking.live("nice", 0, project) as log:
+            for record in RECORDS[:12]:
+                log(record)
+            wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
+            up.close()
+            for record in RECORDS[12:]:
+                log(record)
+    warning = capfd.readouterr().err
+    assert warning.startswith("warning: MLflow at http://127.0.0.1:")
+    assert warning.count("\n") == 1
+    with serving(Path.cwd()) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        tracking.mirror(project)
+        assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
+        run = only([run for run in runs() if run.data.tags["model"] == "nice"])
+        assert curves(run) == expected(RECORDS)
+        assert run.info.status == "FINISHED"
+
+
+def _on_a_full_disk(settings: Settings) -> None:
+    """No file may grow beyond what the store has already: the kernel refuses what MLflow adds to it."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = Path("mlflow.db").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    with tracking.live("nice", 0, settings) as log:
+        for record in RECORDS:
+            log(record)
+    write(Path("tags.json"), tracking.mirror(settings))
+
+
+def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
+    project: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _of_these_records("nice")
+    child = FORK.Process(target=_on_a_full_disk, args=(project,))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert set(json.loads(Path("tags.json").read_text())["runs"]) == {f"{name}/0" for name in MODELS}
+    lines = capfd.readouterr().err.splitlines()
+    assert lines
+    assert all(line.startswith("warning: MLflow at sqlite:///") for line in lines)
+    tracking.mirror(project)
+    assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
+    for run in runs():
+        assert curves(run) == expected(history(run.data.tags["model"]))
 
 
 def test_training_leaves_the_same_bytes_with_and_without_a_server(project: Settings, closed: int) -> None:

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.common import from_unit, quarter, to_unit, walk
+from workflow.models.layers.noise import components, normal
 
 FITTED = 10_000  # images at most whose latents the density is fitted to
 BATCH = 1000  # images encoded at once for it
@@ -115,8 +116,8 @@ class Autoencoder(Model):
     @torch.no_grad()
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
         """n draws from the mixture, (n, latents)."""
-        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        noise = torch.randn(n, self.means.shape[1], 1, generator=generator, device=self.device, dtype=self.means.dtype)
+        chosen = components(self.weights, n, generator)
+        noise = normal((n, self.means.shape[1], 1), generator, self.device, self.means.dtype)
         return self.means[chosen] + (self.factors[chosen] @ noise).squeeze(2)
 
     @torch.no_grad()

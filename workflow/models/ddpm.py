@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, quarter, to_unit
+from workflow.models.layers.noise import normal
 
 Schedule = Literal["linear", "cosine"]
 GROUPS = 4  # of channels that are normalised together
@@ -240,7 +241,7 @@ class Ddpm(Model):
         return {"loss": simple.mean(), "bound": (self.prior_term(x) + self.steps * term.detach()).mean()}
 
     def _noise(self, size: tuple[int, ...], generator: Generator) -> Tensor:
-        return torch.randn(size, generator=generator, device=self.device, dtype=self._dtype)
+        return normal(size, generator, self.device, self._dtype)
 
     def _unit(self, x: Tensor) -> Tensor:
         return to_unit(x, self.levels).to(self._dtype)

@@ -18,6 +18,7 @@ from workflow.models.layers.adversarial import (
     input_gradient,
 )
 from workflow.models.layers.common import draw_classes, from_unit, to_unit
+from workflow.models.layers.noise import normal
 
 Objective = Literal["minimax", "non-saturating"]
 
@@ -133,7 +134,7 @@ class Gan(Model):
 
     def _fake(self, n: int, y: Tensor, generator: Generator) -> Tensor:
         """n images on the scale -1..1, (n, C, H, W), of classes y: int64 (n,), if the model has any."""
-        noise = torch.randn(n, self.latents, generator=generator, device=self.device)
+        noise = normal((n, self.latents), generator, self.device)
         images: Tensor = self.generator(self._with_class(noise, y).to(next(self.generator.parameters()).dtype))
         return images
 

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.layers.flow import Flow
+from workflow.models.layers.noise import normal, uniform
 
 Prior = Literal["logistic", "gaussian"]
 
@@ -119,8 +120,8 @@ def prior_log_prob(prior: Prior, h: Tensor) -> Tensor:
 def draw_prior(prior: Prior, size: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
     """Independent draws from the standard logistic or normal distribution, float32."""
     if prior == "gaussian":
-        return torch.randn(size, generator=generator, device=device)
-    u = torch.rand(size, generator=generator, device=device, dtype=torch.float64)  # float32 would draw 0 now and then
+        return normal(size, generator, device)
+    u = uniform(size, generator, device, torch.float64)  # float32 would draw 0 now and then
     return torch.logit(u, eps=1e-12).float()
 
 

@@ -19,6 +19,7 @@ from workflow.models.layers.common import (
     to_unit,
     walk,
 )
+from workflow.models.layers.noise import normal
 
 Decoder = Literal["categorical", "logistic"]
 Kind = Literal["convolutional", "dense"]
@@ -138,7 +139,7 @@ class Vae(Model):
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
         """The most probable image of each class y, int64 (N,), and a latent from the prior. uint8 (N, C, H, W)."""
-        z = torch.randn(len(y), self.latents, generator=generator, device=self.device)
+        z = normal((len(y), self.latents), generator, self.device)
         return self.decode(self.code(z, y))
 
     @torch.no_grad()
@@ -179,7 +180,7 @@ class Vae(Model):
 
     def _negative_bound(self, x: Tensor, y: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
         mean, log_variance = self.posterior(x)
-        noise = torch.randn(mean.shape, generator=generator, device=x.device)
+        noise = normal(mean.shape, generator, x.device)
         code = self.code(mean + (log_variance / 2).exp() * noise, y)
         reconstruction = -self.log_likelihood(x, code).mean()
         kl = kl_to_standard_normal(mean, log_variance).mean()
@@ -192,7 +193,7 @@ class Vae(Model):
     def _draw(self, x: Tensor, samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """K latents of each image from q(z|x), (K, N, latents), and log p(z) - log q(z|x) of each, (K, N)."""
         mean, log_variance = self.posterior(x)
-        noise = torch.randn((samples, *mean.shape), generator=generator, device=x.device)
+        noise = normal((samples, *mean.shape), generator, x.device, dim=1)
         z = mean + (log_variance / 2).exp() * noise
         return 0.5 * (noise.square() + log_variance - z.square()).sum(2), z
 

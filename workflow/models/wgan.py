@@ -16,6 +16,7 @@ from workflow.models.layers.adversarial import (
     input_gradient,
 )
 from workflow.models.layers.common import from_unit, to_unit
+from workflow.models.layers.noise import normal
 
 
 class Wgan(Model):
@@ -123,7 +124,7 @@ class Wgan(Model):
         return to_unit(x, self.levels).to(next(self.critic.parameters()).dtype)
 
     def _fake(self, n: int, generator: Generator) -> Tensor:
-        noise = torch.randn(n, self.latents, generator=generator, device=self.device)
+        noise = normal((n, self.latents), generator, self.device)
         images: Tensor = self.generator(noise.to(next(self.generator.parameters()).dtype))
         return images
 

@@ -45,13 +45,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed."""
+    """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed.
+
+    missing: models of which there are no results yet, and which a report that was asked for all the same leaves out.
+    """
 
     settings: Params
     card: "Card"
     extractor: dict[str, Any]
     reference: dict[str, Any]
     runs: tuple[Run, ...]
+    missing: tuple[str, ...] = ()
 
     @property
     def models(self) -> dict[str, list[Run]]:
@@ -60,20 +64,23 @@ class Results:
         return {name: [run for run in self.runs if run.name == name] for name in names}
 
 
-def read_results(settings: Params) -> Results:
-    """Read the files of every model and seed in the parameters, and of nothing else.
+def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
+    """Read the files of every model and seed in the parameters but of those that are `missing`, and of nothing else.
 
     Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
     """
     from workflow.images import read_card  # brings torch, which `--show` has no use for
 
     card = read_card()
+    settings = settings.model_copy(update={"models": {k: v for k, v in settings.models.items() if k not in missing}})
+    if not settings.models:
+        raise BakeoffError("no model has results yet; run `dvc repro --keep-going` or `snakemake --keep-going` first")
     runs = [_read_run(name, seed, card) for name in settings.models for seed in settings.seeds]
     runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
     extractor = read_json(Path("data/extractor/metrics.json"))
     reference = read_json(Path("data/reference/reference.json"))
     reference["histogram_model"] = _with_nats(reference["histogram_model"], card)
-    return Results(settings, card, extractor, reference, tuple(runs))
+    return Results(settings, card, extractor, reference, tuple(runs), missing)
 
 
 def _read_run(name: str, seed: int, card: "Card") -> Run:

@@ -29,6 +29,7 @@ def summarise(results: Results) -> dict[str, Any]:
         },
         "extractor": {key: results.extractor.get(key) for key in ("name", "features", "accuracy", "sha256")},
         "seeds": list(seeds),
+        "missing": list(results.missing),
         "reference": results.reference,
         "models": models,
         "ranking": rankings(models, MEASURED, seeds),

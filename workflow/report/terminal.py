@@ -34,7 +34,8 @@ def table(summary: dict[str, Any]) -> Table:
     seeds, several = ", ".join(str(seed) for seed in summary["seeds"]), len(summary["seeds"]) > 1
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
     doubtful = any(cell.doubt for row in rows for cell in row.cells)
-    legend = "\n".join([LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
+    missing = [f"missing, as they have no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
+    legend = "\n".join([*missing, LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
     made = Table(
         title=title, caption=legend, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
     )

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from workflow.models.layers.noise import choices, integers
+
 
 def to_unit(x: Tensor, levels: int) -> Tensor:
     """Integers 0..levels-1 of any shape to floats in [-1, 1]."""
@@ -27,8 +29,7 @@ def categorical_log_prob(logits: Tensor, x: Tensor) -> Tensor:
 def draw_categorical(logits: Tensor, generator: Generator) -> Tensor:
     """One draw from each categorical. logits: (N, levels, *S). Integers int64 (N, *S)."""
     flat = logits.float().movedim(1, -1)
-    draws = torch.multinomial(flat.softmax(-1).flatten(0, -2), 1, generator=generator)
-    return draws.view(flat.shape[:-1])
+    return choices(flat.softmax(-1).flatten(0, -2), generator).view(flat.shape[:-1])
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ def over_classes(log_prob_given: Callable[[Tensor], Tensor], n: int, classes: in
 
 def draw_classes(n: int, classes: int, generator: Generator, device: torch.device) -> Tensor:
     """n classes, each as likely as any other, int64 (n,)."""
-    return torch.randint(classes, (n,), generator=generator, device=device)
+    return integers(classes, n, generator, device)
 
 
 def quarter(shape: tuple[int, int, int]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.common import log_mean_exp, walk
+from workflow.models.layers.noise import normal, uniform
 
 
 class Flow(Model):
@@ -36,7 +37,7 @@ class Flow(Model):
 
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
         """n draws from the prior, float32 (n, D)."""
-        return torch.randn((n, math.prod(self.shape)), generator=generator, device=self.device)
+        return normal((n, math.prod(self.shape)), generator, self.device)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative lower bound of log p(x), one noise an image, nats per image."""
@@ -71,7 +72,7 @@ class Flow(Model):
 
     def dequantised(self, x: Tensor, generator: Generator) -> Tensor:
         """A uniform draw from the cell of each image: x uint8 (N, C, H, W), float (N, D) in [0, 1]."""
-        noise = torch.rand(x.shape, generator=generator, device=x.device)
+        noise = uniform(x.shape, generator, x.device)
         return ((x + noise) / self.levels).flatten(1)
 
     def _log_prob_given_noise(self, x: Tensor, generator: Generator) -> Tensor:
