@@ -73,11 +73,7 @@ def test_an_edited_file_of_a_model_concerns_its_chain_alone(by_dvc: Project, tmp
     assert project.ran(*SNAKEMAKE, "-n") == {"code@gan", *_chain("gan"), "track", "report"}
     assert project.ran(*DVC, "code@gan") == {"code@gan"}
     changed = re.findall(r"^([\w@-]+):$", project.run("dvc", "status"), re.MULTILINE)
-    assert set(changed) == {
-        "train@gan-0",
-        "sample@gan-0",
-        "evaluate@gan-0",
-    }  # and, with them, what depends on their files
+    assert set(changed) == {"train@gan-0", "sample@gan-0", "evaluate@gan-0"}
 
 
 def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_dvc: Project, tmp_path: Path) -> None:
