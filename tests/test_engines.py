@@ -51,6 +51,7 @@ def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Proje
     assert {f"runs/{model}/0/metrics.json" for model in MODELS} <= set(by_dvc.outputs())
     assert (by_dvc.folder / "dvc.lock").read_bytes() == (by_snakemake.folder / "dvc.lock").read_bytes()
     for project in (by_dvc, by_snakemake):
+        assert list((project.folder / "states").iterdir()) == []  # what came of them is recorded
         assert project.ran(*DVC) == set()
         assert project.ran(*SNAKEMAKE) == set()
 

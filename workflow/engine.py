@@ -184,8 +184,8 @@ class Graph:
         except DvcException as error:  # another DVC command holds the lock
             return str(error)
         for stage in stages:
-            if stage.name == "train":
-                name, _, seed = stage.addressing.partition("@")[2].rpartition("-")
+            if stage.addressing.startswith("train@"):
+                name, _, seed = stage.addressing.removeprefix("train@").rpartition("-")
                 drop_if_recorded(name, int(seed))
         self._pending.clear()
         self._committed = time.monotonic()
