@@ -339,12 +339,11 @@ print(highest - before)
 def test_preparing_takes_a_fraction_of_the_memory_of_the_pictures(tmp_path: Path) -> None:
     from workflow.datasets.splits import PIECE, write_raw
 
-    n = 30 * PIECE
+    n = 60 * PIECE  # many, beside what the allocator keeps of freed pieces: some tens of megabytes, now more, now less
     images = torch.randint(0, 256, (n, 3, 40, 40), dtype=torch.uint8)
     about = {"source": "", "licence": "", "levels": 256, "classes": []}
     write_raw(tmp_path, ImageSet(images, torch.zeros(n, dtype=torch.long)), **about)
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(tmp_path), str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    # What is freed goes back to the system now or later: 29 to 77 MB were seen, and all of it at once is 147.
-    assert int(done.stdout) * 1024 < images.nbytes * 3 / 4
+    assert int(done.stdout) * 1024 < images.nbytes / 2
