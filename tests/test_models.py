@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Generator, Tensor
 
 from tests.conftest import ROOT
@@ -187,10 +189,27 @@ def test_a_probability_that_is_no_number_is_no_draw() -> None:
         choices(probabilities, _generator(0))
 
 
-def test_choices_are_torchs_own() -> None:
-    probabilities = torch.rand(500, 17, generator=_generator(0))
-    drawn = torch.multinomial(probabilities, 1, generator=_generator(1))
-    assert torch.equal(choices(probabilities, _generator(1)), drawn.squeeze(1))
+def test_choices_invert_the_distribution_function() -> None:
+    probabilities = torch.rand(500, 17, generator=_generator(0), dtype=torch.float64)
+    marks = torch.rand(500, 1, generator=_generator(1), dtype=torch.float64).numpy()
+    drawn = choices(probabilities, _generator(1))
+    for chosen, row, (mark,) in zip(drawn.tolist(), probabilities.numpy(), marks, strict=True):
+        assert chosen == np.searchsorted(np.cumsum(row) / row.sum(), mark, side="right")
+
+
+@pytest.mark.parametrize("mark", [0.0, 1 - 2**-24], ids=["least", "greatest"])
+def test_what_has_no_probability_is_never_drawn(mark: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torch.rand(1000, 12, generator=_generator(0)) * 10 ** torch.randn(1000, 1, generator=_generator(1))
+    weights[:, :3], weights[:, -2:] = 0, 0
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full(size, mark))
+    assert (choices(weights, _generator(0)) == (3 if mark == 0 else 9)).all()
+
+
+def test_choices_are_as_frequent_as_they_are_probable() -> None:
+    weights = torch.tensor([5.0, 0.0, 1.0, 4.0])
+    drawn = choices(weights.expand(100_000, 4), _generator(0)).bincount(minlength=4)
+    assert stats.chisquare(drawn[weights > 0], 10_000 * weights[weights > 0]).pvalue > 0.001
+    assert drawn[1] == 0
 
 
 def _bounded(work: Callable[[range, Generator], Tensor], most: int) -> Callable[[range, Generator], Tensor]:

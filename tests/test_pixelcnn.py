@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor
 
-from workflow.models.layers import autoregressive
-from workflow.models.layers.autoregressive import GatedLayer, GatedPixelCNN, MaskedNetwork
+from workflow.models.layers import gated, masked
 from workflow.models.layers.common import draw_categorical
+from workflow.models.layers.gated import GatedLayer, GatedPixelCNN
+from workflow.models.layers.masked import MaskedNetwork
 from workflow.models.pixelcnn import PixelCNN, Stack
 
 STACKS: tuple[Stack, ...] = ("gated", "masked")
@@ -235,7 +236,8 @@ def test_fast_sampling_has_the_logits_of_the_full_forward(
         seen.append(logits)
         return draw_categorical(logits, generator)
 
-    monkeypatch.setattr(autoregressive, "draw_categorical", draw)
+    for module in (gated, masked):
+        monkeypatch.setattr(module, "draw_categorical", draw)
     network, y = _networks(shape)[name], torch.tensor([2, 0, 1])
     given = torch.randint(4, (3, *shape), generator=_generator())
     x = network.sample(given, row, _generator(), y=y)

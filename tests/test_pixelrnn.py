@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers import autoregressive
-from workflow.models.layers.autoregressive import MaskedNetwork
+from workflow.models.layers import masked
 from workflow.models.layers.common import draw_categorical
+from workflow.models.layers.masked import MaskedNetwork
 from workflow.models.pixelrnn import (
     Cell,
     DiagonalBiLstm,
@@ -214,7 +214,7 @@ def test_drawing_has_the_logits_of_the_full_forward(
         seen.append(logits)
         return draw_categorical(logits, generator)
 
-    monkeypatch.setattr(autoregressive, "draw_categorical", draw)
+    monkeypatch.setattr(masked, "draw_categorical", draw)
     model = _model(shape, 4, cell)
     given = torch.randint(4, (3, *shape), dtype=torch.uint8, generator=_generator())
     x = model.complete(given, row, _generator())

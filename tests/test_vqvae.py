@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from workflow.models.layers.autoregressive import GatedPixelCNN
 from workflow.models.layers.codes import DEAD, TRIAL, Codebook, straight_through
 from workflow.models.layers.common import to_unit
+from workflow.models.layers.gated import GatedPixelCNN
 from workflow.models.vqvae import VqVae
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at

@@ -10,8 +10,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers.autoregressive import GatedPixelCNN, MaskedConv2d, MaskedNetwork, PixelLayer
 from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
+from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step
 
 Stack = Literal["gated", "masked"]
 
@@ -32,23 +33,19 @@ class MaskedBlock(PixelLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 2 channels, H, W), likewise."""
-        return self._out(self.middle(self._in(x)), x)
-
-    def _in(self, x: Tensor) -> Tensor:
-        return F.relu(self.narrow(F.relu(x)))
-
-    def _out(self, h: Tensor, x: Tensor) -> Tensor:
+        h = self.middle(F.relu(self.narrow(F.relu(x))))
         out: Tensor = self.widen(self.dropout(F.relu(h)))
         return out + x
 
-    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
-        """What the 3x3 convolution sees."""
-        return [self.middle.framed(self.middle.weight.new_zeros(n, self.middle.in_channels, height, width))]
+    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.pixel_by_pixel`: what the 3x3 convolution sees is kept."""
+        narrow, seen, widen = self.narrow.of_pixel(), Seen(self.middle, n, height, width), self.widen.of_pixel()
 
-    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
-        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
-        maps[0][:, :, i + 1, j + 1] = self._in(x)[..., 0, 0]
-        return self._out(self.middle.pixel(maps[0], i, j), x)
+        def step(x: Tensor, i: int, j: int) -> Tensor:
+            seen.enter(F.relu(narrow(F.relu(x))), i, j)
+            return widen(F.relu(seen.convolved(i, j))) + x
+
+        return step
 
 
 class PixelCNN(Model):

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers.autoregressive import MaskedConv2d, MaskedNetwork, PixelLayer
 from workflow.models.layers.common import categorical_log_prob
+from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step
 
 Cell = Literal["row", "diagonal"]
 
@@ -49,21 +49,22 @@ class RowLstm(PixelLayer):
         out: Tensor = self.widen(self.dropout(torch.cat(states, 2)))
         return out + x
 
-    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
-        """The features given, the states, and the memories; each with the zeros that are seen beyond the edges."""
-        weight, c = self.widen.weight, self.channels
-        given = self.from_input.framed(weight.new_zeros(n, 2 * c, height, width))
-        return [given, weight.new_zeros(n, c, height + 1, width + 2), weight.new_zeros(n, c, height + 1, width)]
+    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.pixel_by_pixel`: the features given are kept, the states and the memories."""
+        given, widen = Seen(self.from_input, n, height, width), self.widen.of_pixel()
+        from_state = self.from_state.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)
+        # With the zeros that are seen above and, of the states, to either side.
+        h = from_state.new_zeros(n, height + 1, width + 2, self.channels)
+        c = from_state.new_zeros(n, height + 1, width, self.channels)
 
-    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
-        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
-        given, h, c = maps
-        given[:, :, i, j + 1] = x[..., 0, 0]
-        gates = self.from_input.pixel(given, i, j) + self.from_state(h[:, :, i : i + 1, j : j + 3])
-        state, memory = lstm(gates[..., 0, 0], c[:, :, i, j])
-        h[:, :, i + 1, j + 1], c[:, :, i + 1, j] = state, memory
-        out: Tensor = self.widen(state[..., None, None])
-        return out + x
+        def step(x: Tensor, i: int, j: int) -> Tensor:
+            given.enter(x, i, j)
+            gates = torch.addmm(given.convolved(i, j), h[:, i, j : j + 3].flatten(1), from_state)
+            state, memory = lstm(gates, c[:, i, j])
+            h[:, i + 1, j + 1], c[:, i + 1, j] = state, memory
+            return widen(state) + x
+
+        return step
 
 
 def skew(x: Tensor) -> Tensor:
@@ -87,7 +88,7 @@ def unskew(x: Tensor) -> Tensor:
 class DiagonalLstm(nn.Module):
     """One direction of the diagonal BiLSTM: a pixel's state is made of those to its left and above (section 3.2).
 
-    `along_diagonals` computes the states of all pixels, `pixel` that of one.
+    `along_diagonals` computes the states of all pixels, a step of `pixel_by_pixel` that of one.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -96,17 +97,19 @@ class DiagonalLstm(nn.Module):
         self.from_input = MaskedConv2d(2 * channels, channels, groups, gates=4)
         self.from_states = nn.Linear(2 * channels, 4 * channels, bias=False)  # a 2x1 convolution of a skewed column
 
-    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
-        """States and memories, with the zeros that are seen to the left and above."""
-        return [self.from_states.weight.new_zeros(n, self.channels, height + 1, width + 1) for _ in range(2)]
+    def pixel_by_pixel(self, n: int, height: int, width: int) -> tuple[Step, Tensor]:
+        """What computes the state of a pixel, (N, channels), and where it keeps all, (N, H + 1, W + 1, channels)."""
+        from_input, from_states = self.from_input.of_pixel(), self.from_states.weight.T
+        # With the zeros that are seen to the left and above.
+        h, c = (from_states.new_zeros(n, height + 1, width + 1, self.channels) for _ in range(2))
 
-    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
-        """The state of pixel (i, j), (N, channels), with features x: (N, 2 channels, 1, 1)."""
-        h, c = maps
-        before = torch.cat([h[:, :, i + 1, j], h[:, :, i, j + 1]], 1)
-        state, memory = lstm(self.from_input(x)[..., 0, 0] + self.from_states(before), c[:, :, i + 1, j])
-        h[:, :, i + 1, j + 1], c[:, :, i + 1, j + 1] = state, memory
-        return state
+        def step(x: Tensor, i: int, j: int) -> Tensor:
+            before = torch.cat([h[:, i + 1, j], h[:, i, j + 1]], 1)
+            state, memory = lstm(torch.addmm(from_input(x), before, from_states), c[:, i + 1, j])
+            h[:, i + 1, j + 1], c[:, i + 1, j + 1] = state, memory
+            return state
+
+        return step, h
 
 
 def along_diagonals(directions: Sequence[DiagonalLstm], inputs: Sequence[Tensor]) -> Tensor:
@@ -153,23 +156,20 @@ class DiagonalBiLstm(PixelLayer):
         out: Tensor = self.widen(self.dropout(from_left + late))
         return out + x
 
-    def maps(self, n: int, height: int, width: int) -> list[Tensor]:
-        """The features given, and what the two directions keep; that from the right has its columns in reverse."""
-        given = self.widen.weight.new_zeros(n, self.widen.out_channels, height, width)
-        return [given, *self.left.maps(n, height, width), *self.right.maps(n, height, width)]
+    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.pixel_by_pixel`: the row's features are kept, and the states of both directions."""
+        left, _ = self.left.pixel_by_pixel(n, height, width)
+        right, late = self.right.pixel_by_pixel(n, height, width)  # its columns in reverse
+        widen, row = self.widen.of_pixel(), self.widen.weight.new_zeros(n, width, self.widen.out_channels)
 
-    def pixel(self, x: Tensor, maps: list[Tensor], i: int, j: int) -> Tensor:
-        """`forward` at pixel (i, j), (N, 2 channels, 1, 1)."""
-        given, from_left, from_right = maps[0], maps[1:3], maps[3:]
-        width = given.shape[3]
-        given[:, :, i, j] = x[..., 0, 0]
-        if j == 0 and i > 0:  # the row above is complete by now
-            for k in range(width):
-                column = width - 1 - k
-                self.right.pixel(given[:, :, i - 1 : i, column : column + 1], from_right, i - 1, k)
-        state = self.left.pixel(x, from_left, i, j) + from_right[0][:, :, i, width - j]
-        out: Tensor = self.widen(state[..., None, None])
-        return out + x
+        def step(x: Tensor, i: int, j: int) -> Tensor:
+            row[:, j] = x
+            if j == width - 1:  # the blank column: the row is complete
+                for k in range(width):
+                    right(row[:, j - k], i, k)
+            return widen(left(x, i, j) + late[:, i, width - j]) + x
+
+        return step
 
 
 LAYERS: dict[Cell, type[RowLstm] | type[DiagonalBiLstm]] = {"row": RowLstm, "diagonal": DiagonalBiLstm}

@@ -8,9 +8,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers.autoregressive import GatedPixelCNN
 from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
+from workflow.models.layers.gated import GatedPixelCNN
 
 
 class VqVae(Model):

@@ -58,15 +58,15 @@ def integers(high: int, n: int, generator: Generator, device: torch.device) -> T
 def choices(probabilities: Tensor, generator: Generator) -> Tensor:
     """A draw from each row of probabilities (N, K), which need not be normalised; rows run over images. int64 (N,).
 
-    By exponential variables, as torch.multinomial does it, with the same outcome. Raises RuntimeError if a probability
-    is not finite; on a GPU, so as not to wait for it, with the next operation that does.
+    By inverting the distribution function: one random number a row, where torch.multinomial takes K. What has no
+    probability is never drawn. Raises RuntimeError if a probability is not finite; on a GPU, so as not to wait for it,
+    with the next operation that does.
     """
-    torch._assert_async(probabilities.isfinite().all(), "a probability is not finite")
-
-    def clocks(whole: Sequence[int]) -> Tensor:
-        return probabilities.new_empty(whole).exponential_(generator=generator)
-
-    return (probabilities / _of_batch(clocks, probabilities.shape, generator)).argmax(1)
+    below = probabilities.cumsum(1)
+    total = below[:, -1:]
+    torch._assert_async((total < torch.inf).all(), "a probability is not finite")
+    mark = uniform((len(below), 1), generator, below.device, below.dtype) * total  # less than total, rounded or not
+    return torch.searchsorted(below, mark, right=True).squeeze(1)
 
 
 def components(weights: Tensor, n: int, generator: Generator) -> Tensor:

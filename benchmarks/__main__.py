@@ -1,0 +1,71 @@
+"""`python -m benchmarks [part …]`: measure these parts (default: all), and put them beside the others' last figures.
+
+Writes `benchmarks/results.json` and, for people, `benchmarks/RESULTS.md`, after each part.
+"""
+
+import datetime
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.compare import Row
+from workflow.files import read_json, write_json, write_text
+from workflow.timing import host
+
+PARTS = ("sampling", "training", "metrics", "stages", "growth", "run")  # modules with a docstring and `measure()`
+RESULTS, TABLES = Path("benchmarks/results.json"), Path("benchmarks/RESULTS.md")
+
+
+def main(names: list[str]) -> None:
+    """Measure, part after part."""
+    if unknown := set(names) - set(PARTS):
+        sys.exit(f"error: no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    torch.set_num_threads(1)  # as in a stage
+    for name in names or PARTS:
+        rows: list[Row] = []
+        for row in importlib.import_module(f"benchmarks.{name}").measure():
+            rows.append(row)
+            print(name, *(f"{key}={_cell(value)}" for key, value in row.items()), sep="  ", flush=True)
+        results = read_json(RESULTS) if RESULTS.exists() else {}
+        results[name] = {
+            "measured": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "host": host(torch.device("cpu")),
+            "rows": rows,
+        }
+        results = {part: results[part] for part in PARTS if part in results}
+        write_json(RESULTS, results)
+        write_text(TABLES, _tables(results))
+
+
+def _tables(results: dict[str, dict[str, object]]) -> str:
+    """Markdown, a section a part: its module's docstring, the machine, the rows."""
+    parts = ["# What `make bench` measured", "Written by `python -m benchmarks`; the notes on it are in NOTES.md."]
+    for name, part in results.items():
+        host_facts, rows = part["host"], part["rows"]
+        assert isinstance(host_facts, dict)
+        assert isinstance(rows, list)
+        about = importlib.import_module(f"benchmarks.{name}").__doc__ or ""
+        packages = host_facts["packages"]
+        where = (
+            f"{part['measured']}, {host_facts['processor']}, {host_facts['cores']} cores, Python "
+            f"{host_facts['python']}, torch {packages['torch']}"
+        )
+        columns = list(rows[0])
+        table = [columns, ["---"] * len(columns), *([_cell(row[column]) for column in columns] for row in rows)]
+        lines = "\n".join("| " + " | ".join(line) + " |" for line in table)
+        parts += [f"## {name.capitalize()}", about.strip(), f"*{where}.*", lines]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main(sys.argv[1:])

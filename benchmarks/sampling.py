@@ -1,0 +1,142 @@
+"""Autoregressive sampling with what is known of earlier pixels kept, against one full forward pass a pixel.
+
+Both draw from the same logits with the same random numbers. A full pass takes as long for the last pixel as for the
+first, so of the alternative some passes are timed, draws included, and the time scaled to all (column `timed`).
+`passes` is the distance to the floor: all that we do to draw a batch, in units of the one forward pass that does the
+same arithmetic. `off` is the largest difference between our logits and those that a full pass over the finished images
+gives, `same` the share of draws that these logits give with the same random numbers.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from unittest.mock import patch
+
+import torch
+from torch import Generator, Tensor
+
+from benchmarks.compare import Row, compare, seconds
+from workflow.models.layers import codes, gated, masked
+from workflow.models.layers.codes import CausalTransformer
+from workflow.models.layers.common import draw_categorical
+from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.pixelcnn import PixelCNN
+from workflow.models.pixelrnn import PixelRNN
+
+SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28": ((1, 28, 28), 256), "32x32x3": ((3, 32, 32), 256)}
+BATCHES = (1, 16, 64)
+MOST = 64  # full passes that are timed
+LONGEST = 100_000  # codes in a batch of the transformer's sequences: a pass over more takes minutes
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """logits: of all places in the order of drawing, (places, N, levels), given images or sequences."""
+
+    draw: Callable[[int, Generator], Tensor]
+    logits: Callable[[Tensor], Tensor]
+    blank: Callable[[int], Tensor]
+
+
+def measure() -> Iterator[Row]:
+    for size, (shape, levels) in SIZES.items():
+        for name, make in NETWORKS.items():
+            torch.manual_seed(0)
+            sampler = make(shape, levels)
+            for n in BATCHES:
+                places = shape[0] * shape[1] * shape[2]
+                if "transformer" not in name or n * places <= LONGEST:
+                    yield _row(f"{name}, {size}, batch {n}", sampler, n, places)
+
+
+@torch.no_grad()
+def _row(what: str, sampler: Sampler, n: int, places: int) -> Row:
+    blank, timed = sampler.blank(n), min(MOST, places)
+    a_pass = seconds(lambda: sampler.logits(blank))
+    if a_pass * timed > 10:
+        timed = max(4, int(10 / a_pass))
+
+    def full_passes() -> None:
+        generator = Generator().manual_seed(0)
+        for place in range(timed):
+            draw_categorical(sampler.logits(blank)[place], generator)
+
+    row = compare(what, "a full pass a pixel", lambda: sampler.draw(n, Generator().manual_seed(0)), full_passes, 3)
+    for column in ("theirs", "ratio", "lowest", "highest"):
+        row[column] = float(row[column]) * places / timed
+    off, same = _check(sampler, n)
+    a_pass = min(seconds(lambda: sampler.logits(blank)) for _ in range(3))
+    return row | {"timed": f"{timed} of {places}", "passes": float(row["ours"]) / a_pass, "off": off, "same": same}
+
+
+def _check(sampler: Sampler, n: int) -> tuple[float, float]:
+    """How far our logits are from those of a full pass, and the share of draws that are the same."""
+    seen: list[Tensor] = []
+
+    def draw(logits: Tensor, generator: Generator) -> Tensor:
+        seen.append(logits)
+        return draw_categorical(logits, generator)
+
+    with (
+        patch.object(gated, "draw_categorical", draw),
+        patch.object(masked, "draw_categorical", draw),
+        patch.object(codes, "draw_categorical", draw),
+    ):
+        x = sampler.draw(n, Generator().manual_seed(0))
+    off, same, one, other = 0.0, [], Generator().manual_seed(0), Generator().manual_seed(0)
+    for ours, theirs in zip(seen, sampler.logits(x), strict=True):
+        off = max(off, float((ours - theirs).abs().max()))
+        same.append((draw_categorical(ours, one) == draw_categorical(theirs, other)).double().mean())
+    return off, float(torch.stack(same).mean())
+
+
+def _of_pixels(
+    network: Callable[[Tensor], Tensor], sample: Callable[..., Tensor], shape: tuple[int, int, int]
+) -> Sampler:
+    def blank(n: int) -> Tensor:
+        return torch.zeros(n, *shape, dtype=torch.long)
+
+    return Sampler(
+        draw=lambda n, generator: sample(blank(n), 0, generator),
+        logits=lambda x: network(x).permute(3, 4, 2, 0, 1).flatten(0, 2),
+        blank=blank,
+    )
+
+
+def _gated(shape: tuple[int, int, int], levels: int) -> Sampler:
+    network = GatedPixelCNN(shape, levels, channels=24, layers=5, dropout=0.0, ordered=True).eval()
+    return _of_pixels(network, network.sample, shape)
+
+
+def _masked(shape: tuple[int, int, int], levels: int) -> Sampler:
+    network = PixelCNN(shape, levels, channels=24, layers=5, dropout=0.0, stack="masked").eval().network
+    return _of_pixels(network, network.sample, shape)
+
+
+def _row_lstm(shape: tuple[int, int, int], levels: int) -> Sampler:
+    network = PixelRNN(shape, levels, cell="row", channels=24, layers=3, dropout=0.0).eval().network
+    return _of_pixels(network, network.sample, shape)
+
+
+def _diagonal(shape: tuple[int, int, int], levels: int) -> Sampler:
+    network = PixelRNN(shape, levels, cell="diagonal", channels=24, layers=3, dropout=0.0).eval().network
+    return _of_pixels(network, network.sample, shape)
+
+
+def _transformer(shape: tuple[int, int, int], levels: int) -> Sampler:
+    length = shape[0] * shape[1] * shape[2]
+    model = CausalTransformer(length, levels, width=32, layers=3, dropout=0.0).eval()
+    allowed = torch.ones(levels, length, dtype=torch.bool)
+    return Sampler(
+        draw=lambda n, generator: model.sample(n, generator, allowed),
+        logits=lambda x: model(x).permute(2, 0, 1),
+        blank=lambda n: torch.zeros(n, length, dtype=torch.long),
+    )
+
+
+NETWORKS = {
+    "gated PixelCNN": _gated,
+    "masked PixelCNN": _masked,
+    "Row LSTM": _row_lstm,
+    "diagonal BiLSTM": _diagonal,
+    "transformer": _transformer,
+}

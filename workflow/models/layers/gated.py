@@ -1,0 +1,308 @@
+"""The gated PixelCNN, over pixels or codes in reading order, and how it draws them."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workflow.models.layers.common import draw_categorical, to_unit
+from workflow.models.layers.masks import group_mask
+
+EMBEDDING = 8  # numbers that stand for a level in the gated PixelCNN's first layer
+
+
+class GatedLayer(nn.Module):
+    """One layer of the gated PixelCNN (van den Oord et al. 2016b, figure 2): a vertical and a horizontal stack.
+
+    The vertical stack at row i sees rows up to i and reaches the horizontal one a row later; the horizontal stack sees
+    its own row to the left. Together they see all that comes before a pixel: there is no blind spot. If there are
+    classes, an image's adds to the gates of both stacks, the same everywhere (equation 4).
+    """
+
+    mask: Tensor
+    out_mask: Tensor
+
+    def __init__(
+        self, inputs: int, features: int, groups: int, kernel: int, dropout: float, *, first: bool, classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.reach, self.first = kernel // 2, first
+        self.vertical = nn.Conv2d(inputs, 2 * features, (self.reach + 1, kernel))
+        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.reach + 1))
+        self.from_above = nn.Conv2d(2 * features, 2 * features, 1)
+        self.out = nn.Conv2d(features, features, 1)
+        self.by_class = nn.Embedding(classes, 4 * features) if classes else None
+        self.dropout = nn.Dropout(dropout)
+        mask = torch.ones(2 * features, inputs, 1, self.reach + 1)
+        for half in mask.chunk(2):  # the two halves of a gate, each with a block for every colour channel
+            half[:, :, 0, -1] = group_mask(features, inputs, groups, own=not first)
+        self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer(
+            "out_mask", group_mask(features, features, groups, own=True)[..., None, None], persistent=False
+        )
+
+    def forward(self, v: Tensor, h: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Both stacks' features, (N, inputs, H, W), to the next, (N, features, H, W). y: classes, int64 (N,)."""
+        down, across = self.biases(y)
+        rows = self.down(F.pad(v, (self.reach, self.reach, self.reach, 0)))
+        above = _plus(self.from_above(F.pad(rows, (0, 0, 1, 0))[:, :, :-1]), across)
+        return _gate(_plus(rows, down)), self.across(F.pad(h, (self.reach, 0, 0, 0)), above, h)
+
+    def biases(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """What classes y, int64 (N,), add to the gates of the vertical and horizontal stack: (N, 2 features, 1, 1)."""
+        down, across = (None, None) if self.by_class is None else self.by_class(y)[..., None, None].chunk(2, dim=1)
+        return down, across
+
+    def down(self, v: Tensor) -> Tensor:
+        """Vertical stack before its gate, of padded features (N, inputs, rows + reach, W + 2 reach)."""
+        rows: Tensor = self.vertical(v)
+        return rows
+
+    def across(self, h: Tensor, above: Tensor, residual: Tensor) -> Tensor:
+        """Horizontal stack, of padded features (N, inputs, rows, W + reach) and what comes from elsewhere."""
+        mixed = F.conv2d(h, self.horizontal.weight * self.mask, self.horizontal.bias) + above
+        out: Tensor = F.conv2d(self.dropout(_gate(mixed)), self.out.weight * self.out_mask, self.out.bias)
+        return out if self.first else out + residual
+
+    def matrices(self, colours: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`across` at one pixel, whose features are a row of numbers, as matrices for each colour channel's block.
+
+        What multiplies the features of the pixels to the left and the pixel's own, (C, (reach + 1) · inputs, 2 f), and
+        the gated features, (C, C · f, f), and the latter's bias, (C, f); f: features of a block.
+        """
+        taps = _by_colour((self.horizontal.weight * self.mask).squeeze(2), 0, colours).permute(0, 3, 2, 1).flatten(1, 2)
+        out = (self.out.weight * self.out_mask)[..., 0, 0].unflatten(0, (colours, -1)).transpose(1, 2)
+        assert self.out.bias is not None
+        return taps.contiguous(), out.contiguous(), self.out.bias.unflatten(0, (colours, -1))
+
+
+def _by_colour(gates: Tensor, dim: int, colours: int) -> Tensor:
+    """Gates before their non-linearities, two halves with a block for each colour, as (…, C, 2 f, …) along `dim`."""
+    halves: Tensor = gates.unflatten(dim, (2, colours, -1))
+    return halves.transpose(dim, dim + 1).flatten(dim + 1, dim + 2)
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return a.tanh() * b.sigmoid()
+
+
+def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
+    return x if bias is None else x + bias
+
+
+class GatedPixelCNN(nn.Module):
+    """p(x) of integer images as a product over pixels, row by row, and over colour channels within a pixel.
+
+    shape: (C, H, W). channels: features of each stack (rounded up to a multiple of C). layers: their number; the first
+    has mask A and sees 7x7 pixels (all, if the grid is smaller), the others mask B and 3x3. dropout: while training.
+    ordered: whether the integers are levels of grey, read as numbers, or mere names, as codes are, read through an
+    embedding. classes: how many there are, if it is p(x|y); without them y is not looked at.
+    """
+
+    head_mask: Tensor
+    logits_mask: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        channels: int,
+        layers: int,
+        dropout: float,
+        *,
+        ordered: bool,
+        classes: int = 0,
+    ) -> None:
+        super().__init__()
+        colours = shape[0]
+        self.shape, self.levels = shape, levels
+        self.features = -(-channels // colours) * colours
+        self.embedding = None if ordered else nn.Embedding(levels, EMBEDDING)
+        self.inputs = colours if ordered else colours * EMBEDDING
+        self.layers = nn.ModuleList()
+        widest = min(7, 2 * max(shape[1:]) - 1)  # what reaches beyond a small grid would only ever see padding
+        for i in range(layers):
+            inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
+            made = GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes)
+            self.layers.append(made)
+        self.head = nn.Conv2d(self.features, self.features, 1)
+        self.to_logits = nn.Conv2d(self.features, colours * levels, 1)
+        for name, layer in (("head_mask", self.head), ("logits_mask", self.to_logits)):
+            mask = group_mask(layer.out_channels, self.features, colours, own=True)[..., None, None]
+            self.register_buffer(name, mask, persistent=False)
+
+    @property
+    def gated(self) -> Sequence[GatedLayer]:
+        """The layers, as what they are."""
+        return cast(Sequence[GatedLayer], self.layers)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits of each pixel given those before it, (N, levels, C, H, W).
+
+        x: integers (N, C, H, W). y: the images' classes, int64 (N,).
+        """
+        return self.logits(self.hidden(x, y))
+
+    def hidden(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The horizontal stack's last features, (N, features, H, W)."""
+        v = h = self.embed(x)
+        for layer in self.gated:
+            v, h = layer(v, h, y)
+        return h
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Integers (N, C, H, W) to features (N, inputs, H, W), a block for each colour channel."""
+        if self.embedding is None:
+            return to_unit(x, self.levels).to(self.head.weight.dtype)
+        features: Tensor = self.embedding(x.long())
+        return features.movedim(-1, 2).flatten(1, 2)
+
+    def logits(self, h: Tensor) -> Tensor:
+        """The horizontal stack's last features to logits, (N, levels, C, H, W)."""
+        h = F.conv2d(F.relu(h), self.head.weight * self.head_mask, self.head.bias)
+        flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
+        logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
+        return logits
+
+    @torch.no_grad()
+    def sample(
+        self, given: Tensor, row: int, generator: Generator, allowed: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """Draw the pixels of rows `row` and below, given the rows above. given: integers (N, C, H, W); int64 likewise.
+
+        Features of what is already drawn are kept, so that a pixel costs one small convolution a layer and not a whole
+        forward pass: the same logits, many times faster. allowed: bool (levels,): only these are drawn. y: the images'
+        classes, int64 (N,).
+        """
+        x = given.long().clone()
+        x[:, :, row:] = 0
+        _, height, width = self.shape
+        pen = _Pen(self, len(x), generator, allowed)
+        # Padded features that go into each layer's vertical stack; filled in row by row.
+        sizes = [(self.inputs if layer.first else self.features, layer.reach) for layer in self.gated]
+        dtype = self.head.weight.dtype
+        v = [torch.zeros(len(x), c, height + p, width + 2 * p, device=x.device, dtype=dtype) for c, p in sizes]
+        rows = [x.new_zeros((1, 2 * self.features, 1, width), dtype=dtype) for _ in self.gated]
+        for i in range(height):
+            if i >= row:
+                pen.draw_row(x, i, [self.above(*pair, y) for pair in zip(self.gated, rows, strict=True)])
+            rows = self._finish_row(x, i, v, y)
+        return x
+
+    def above(self, layer: GatedLayer, rows: Tensor, y: Tensor | None) -> Tensor:
+        """What a layer's gates get from all but their own row, (W, C, N or 1, 2 f).
+
+        rows: what `_finish_row` returned for the row above.
+        """
+        assert layer.horizontal.bias is not None
+        mixed = _plus(layer.from_above(rows), layer.biases(y)[1]) + layer.horizontal.bias.view(1, -1, 1, 1)
+        return _by_colour(mixed.squeeze(2), 1, self.shape[0]).permute(3, 1, 0, 2).contiguous()
+
+    def _finish_row(self, x: Tensor, i: int, v: list[Tensor], y: Tensor | None) -> list[Tensor]:
+        """Run row i through the vertical stack; returns what each layer has of it before its gate, (N, 2 F, 1, W)."""
+        width, finished = self.shape[2], []
+        features = self.embed(x[:, :, i : i + 1])
+        for layer, padded in zip(self.gated, v, strict=True):
+            padded[:, :, i + layer.reach, layer.reach : layer.reach + width] = features[:, :, 0]
+            row = layer.down(padded[:, :, i : i + layer.reach + 1])
+            finished.append(row)
+            features = _gate(_plus(row, layer.biases(y)[0]))
+        return finished
+
+
+class _Step(NamedTuple):
+    """One layer's part in one colour's features of one pixel: matrices, and places in `_Pen`'s buffers.
+
+    Made once for all rows: so little is computed for a pixel that to index a tensor would take as long.
+    """
+
+    seen: Tensor  # features of the pixels to the left and the pixel's own, (N, (reach + 1) · inputs)
+    taps: Tensor  # ((reach + 1) · inputs, 2 f)
+    mixed: Tensor  # (N, 2 f), and its halves
+    content: Tensor
+    gate: Tensor
+    gated: Tensor  # (N, f), and the same with the blocks of the colours before
+    known: Tensor
+    out: Tensor  # (colours up to this one · f, f)
+    bias: Tensor  # (f,)
+    features: Tensor  # (N, f): where the next layer, or the head, sees them
+    residual: Tensor | None  # (N, f)
+
+    def take(self, above: Tensor) -> None:
+        """Compute the features. above: what the gates get from all but their own row, (N or 1, 2 f)."""
+        torch.addmm(above, self.seen, self.taps, out=self.mixed)
+        torch.mul(self.content.tanh_(), self.gate.sigmoid_(), out=self.gated)
+        torch.addmm(self.bias, self.known, self.out, out=self.features)
+        if self.residual is not None:
+            self.features.add_(self.residual)
+
+
+class _Pen:
+    """Draws rows of pixels: the horizontal stack of a `GatedPixelCNN`, of one pixel and one colour channel at a time.
+
+    A pixel's features are a row of numbers and each layer two matrix products, as a convolution of a single pixel takes
+    longer to set up than to compute. A colour's block of features depends on blocks before it alone, so that one pass
+    for each colour computes that block and no other.
+    """
+
+    def __init__(self, network: "GatedPixelCNN", n: int, generator: Generator, allowed: Tensor | None) -> None:
+        self.network, self.generator, self.allowed = network, generator, allowed
+        colours, _, width = network.shape
+        self.head = (network.head.weight * network.head_mask)[..., 0, 0]
+        self.to_logits = (network.to_logits.weight * network.logits_mask)[..., 0, 0].unflatten(0, (colours, -1))
+        assert network.to_logits.bias is not None
+        self.logits_bias = network.to_logits.bias.unflatten(0, (colours, -1))
+        # The features of a row's pixels that go into each layer and the head, behind as many zeros as it sees to the
+        # left. What the row before left to the right of a pixel is not looked at.
+        self.reaches = [*(layer.reach for layer in network.gated), 0]
+        sizes = [network.inputs] + [network.features] * len(network.gated)
+        self.h = [self.head.new_zeros(n, width + p, c) for p, c in zip(self.reaches, sizes, strict=True)]
+        matrices = [layer.matrices(colours) for layer in network.gated]
+        self.mixed = self.head.new_empty(n, 2 * network.features // colours)
+        self.gated = [self.head.new_zeros(n, network.features) for _ in network.gated]
+        self.steps = [[self._steps(matrices, j, colour) for colour in range(colours)] for j in range(width)]
+
+    def draw_row(self, x: Tensor, i: int, above: Sequence[Tensor]) -> None:
+        """Draw the pixels of row i into x, int64 (N, C, H, W). above: of each layer, as `GatedPixelCNN.above`."""
+        by_pixel = [layer.flatten(0, 1).unbind() for layer in above]
+        for j, pixel in enumerate(self.steps):
+            for colour, steps in enumerate(pixel):
+                for step, layer in zip(steps, by_pixel, strict=True):
+                    step.take(layer[j * len(pixel) + colour])
+                logits = self._logits(self.h[-1][:, j], colour)
+                if self.allowed is not None:
+                    logits = logits.masked_fill(~self.allowed, -torch.inf)
+                x[:, colour, i, j] = draw_categorical(logits, self.generator)
+                # Deeper features of a pixel do not see its last colour, but the pixels to its right do.
+                self.h[0][:, j + self.reaches[0]] = self.network.embed(x[:, :, i, j, None, None]).flatten(1)
+
+    def _steps(self, matrices: Sequence[tuple[Tensor, Tensor, Tensor]], j: int, colour: int) -> list[_Step]:
+        """What takes the block of a colour at pixel j through all layers, from h[0] to h[-1]."""
+        size = self.mixed.shape[1] // 2
+        block, known = slice(colour * size, (colour + 1) * size), slice((colour + 1) * size)
+        steps = []
+        for k, (taps, out, bias) in enumerate(matrices):
+            before, after, reach = self.h[k], self.h[k + 1], self.reaches[k]
+            step = _Step(
+                seen=before[:, j : j + reach + 1].flatten(1),
+                taps=taps[colour],
+                mixed=self.mixed,
+                content=self.mixed[:, :size],
+                gate=self.mixed[:, size:],
+                gated=self.gated[k][:, block],
+                known=self.gated[k][:, known],
+                out=out[colour, known],
+                bias=bias[colour],
+                features=after[:, j + self.reaches[k + 1], block],
+                residual=before[:, j + reach, block] if k else None,
+            )
+            steps.append(step)
+        return steps
+
+    def _logits(self, h: Tensor, colour: int) -> Tensor:
+        """Logits of a colour's level, (N, levels), of the last layer's features, (N, features)."""
+        hidden = F.relu(F.linear(F.relu(h), self.head, self.network.head.bias))
+        return F.linear(hidden, self.to_logits[colour], self.logits_bias[colour])
