@@ -2,9 +2,9 @@
 UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
-LOCKING := uv pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --no-header
+LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help repro test check ui clean lock
+.PHONY: help repro test check bench ui clean lock
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -22,6 +22,10 @@ check: .venv/installed  ## lint, format check, types, known vulnerabilities of t
 	pre-commit run --all-files
 	@.ci/audit
 
+bench: .venv/installed  ## measure speed beside the alternatives (most of an hour); PART="sampling run": these parts
+	uv pip install -q --python .venv/bin/python --require-hashes -r benchmarks/requirements.lock
+	python -m benchmarks $(PART)
+
 ui: .venv/installed  ## open the MLflow UI on this machine alone
 	@echo "MLflow: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning (Ctrl-C ends it)"
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port 5000 \
@@ -32,7 +36,8 @@ clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/o
 	rm -rf data/raw states .locks .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
-	$(LOCKING) --upgrade -o requirements.lock
+	$(LOCKING) pyproject.toml --group dev --upgrade -o requirements.lock
+	$(LOCKING) --group bench --python-version 3.11 --constraint requirements.lock -o benchmarks/requirements.lock
 
 # uv makes the environment; where there is no uv, pip brings it into the environment first.
 .venv/installed: requirements.lock

@@ -5,7 +5,7 @@ import sys
 from snakemake.logging import logger
 
 from workflow import params
-from workflow.engine import CHECKED, Graph, visible_gpus
+from workflow.engine import Graph, visible_gpus
 from workflow.errors import one_line
 
 with one_line():
@@ -41,7 +41,7 @@ for stage in graph.stages:
         params:
             command=stage.command,
         threads: stage.threads
-        priority: int(stage.outputs == (CHECKED,))  # DVC can be told of no other stage before
+        priority: stage.priority
         resources:
             **{name: amount for name, amount in stage.resources.items() if on_gpu or name != "gpu"},
         shell:

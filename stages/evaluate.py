@@ -7,7 +7,7 @@ from pathlib import Path
 from workflow import params, timing
 from workflow.compute import prepare_torch
 from workflow.errors import one_line
-from workflow.evaluation import EXTRACTOR, evaluate, read_judge
+from workflow.evaluation import EXTRACTOR, evaluate, read_judge, read_real
 from workflow.files import read_json, write_json
 from workflow.images import read_tensors, write_tensors
 from workflow.models import registry
@@ -21,7 +21,7 @@ def main(name: str, seed: int) -> None:
     start = time.perf_counter()
     settings = params.load()
     device = prepare_torch(settings.compute)
-    folder, judge = Path("runs") / name / str(seed), read_judge(settings, device)
+    folder, judge = Path("runs") / name / str(seed), read_judge(settings, device, read_real())
     loaded = registry.load(folder / "model.safetensors")
     samples = read_tensors(folder / "samples.safetensors")[0]["images"]
 

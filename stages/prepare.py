@@ -5,7 +5,7 @@ from pathlib import Path
 from workflow import params
 from workflow.datasets import catalogue
 from workflow.errors import one_line
-from workflow.images import PREPARED, write_prepared
+from workflow.stored import PREPARED, write_prepared
 from workflow.turn import alone
 
 if __name__ == "__main__":

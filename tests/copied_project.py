@@ -15,6 +15,32 @@ from tests.conftest import ROOT
 SNAKEMAKE = ("snakemake", "--cores", "2")
 DVC = ("dvc", "repro")
 MODELS = ("gan", "nice")
+# Python runs a file of this name first: at a stage's end it writes down what the stage has imported.
+RECORDER = """
+import atexit, sys
+from pathlib import Path
+
+def record():
+    name = next((word for word in sys.orig_argv if word.startswith("stages.")), "")
+    if name:
+        (Path(__file__).parent / name).write_text(" ".join(sys.modules))
+
+atexit.register(record)
+"""
+
+
+def copy_tracked_files(folder: Path) -> None:
+    """Copy what git tracks, and new files that it does not ignore, as they are here."""
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    ).stdout.decode()
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
 
 
 class Project:
@@ -22,19 +48,13 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        ).stdout.decode()
-        for name in filter(None, tracked.split("\0")):
-            if (ROOT / name).exists() and name != "dvc.lock":
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
+        copy_tracked_files(folder)
+        (folder / "dvc.lock").unlink(missing_ok=True)
         smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
         smoke["models"] = {name: smoke["models"][name] for name in MODELS}
         (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
+        (folder / "imported").mkdir()
+        (folder / "imported/sitecustomize.py").write_text(RECORDER)
         self.run("git", "init", "-q")
 
     @classmethod
@@ -52,6 +72,7 @@ class Project:
     def run(self, *command: str, good: bool = True) -> str:
         """Run a command there; returns what it printed. Fails the test if its exit status is not as expected."""
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
+        environment["PYTHONPATH"] = str(self.folder / "imported")
         done = subprocess.run(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             stdin=subprocess.DEVNULL, check=False,
@@ -74,6 +95,10 @@ class Project:
             return set(re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE))
         rules = set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) - {"all"}
         return {_stage_name(rule) for rule in rules}
+
+    def imported(self, stage: str) -> set[str]:
+        """The modules that this stage had loaded when it ended, the last time that it ran."""
+        return set((self.folder / f"imported/stages.{stage}").read_text().split())
 
     def locked(self) -> list[str]:
         """The stages of dvc.lock, in its order."""

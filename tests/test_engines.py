@@ -22,6 +22,26 @@ from workflow.files import read_json
 
 TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
 
+# What takes a good part of a second or more to load, and which stages may have it loaded when they end.
+HEAVY = {
+    *("torch", "torch._dynamo", "torchvision", "torch_fidelity", "scipy", "scipy.stats", "sklearn", "sympy"),
+    *("networkx", "mlflow", "pandas", "sqlalchemy", "matplotlib", "jinja2", "PIL", "dvc", "snakemake", "pooch"),
+}
+ALLOWED = {
+    "check": {"torch", "PIL"},  # a model's class is the schema of its entry
+    "code": set[str](),
+    "download": set[str](),
+    "prepare": set[str](),
+    "extractor": {"torch", "PIL"},
+    "reference": {"torch", "PIL", "scipy"},
+    "train": {"torch", "PIL"},  # MLflow only if there is time to watch
+    "sample": {"torch", "PIL"},
+    # torch's counter of operations loads its compiler, and that SymPy.
+    "evaluate": {"torch", "PIL", "scipy", "torch._dynamo", "sympy", "networkx"},
+    "track": {"torch", "PIL", "mlflow", "pandas", "sqlalchemy", "scipy"},
+    "report": {"torch", "PIL", "matplotlib", "jinja2"},
+}
+
 
 def _chain(model: str) -> set[str]:
     return {f"{stage}@{model}-0" for stage in ("train", "sample", "evaluate")}
@@ -54,6 +74,15 @@ def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Proje
         assert list((project.folder / "states").iterdir()) == []  # what came of them is recorded
         assert project.ran(*DVC) == set()
         assert project.ran(*SNAKEMAKE) == set()
+
+
+@pytest.mark.parametrize("stage", ALLOWED)
+def test_a_stage_loads_what_it_needs_and_no_more(stage: str, by_dvc: Project) -> None:
+    assert by_dvc.imported(stage) & HEAVY <= ALLOWED[stage]
+
+
+def test_the_table_has_every_stage(by_dvc: Project) -> None:
+    assert {name.partition("@")[0] for name in by_dvc.locked()} == set(ALLOWED)
 
 
 def test_snakemake_runs_again_only_what_a_hyper_parameter_changed(by_snakemake: Project, tmp_path: Path) -> None:

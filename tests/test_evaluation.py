@@ -24,13 +24,13 @@ from tests.judged import (
     Exact,
     OnlySamples,
 )
-from workflow.evaluation import Judge, evaluate, reference
+from workflow.evaluation import REAL, Judge, Real, evaluate, read_real, reference, write_real
 from workflow.extractor import Classifier, Outputs
 from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
-from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.manifold import fit_manifold, manifold_scores
 from workflow.metrics.modes import mode_coverage
 from workflow.metrics.neighbours import nearest
 from workflow.metrics.sharpness import sharpness
@@ -164,12 +164,12 @@ def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: T
     points = torch.tensor([[40, 43], [42, 38], [199, 41], [120, 190]], dtype=torch.uint8).view(-1, 1, 1, 2)
     plane = card((1, 1, 2), 256, 3, mixture=Mixture(centres, 2.0))
     known = replace(judge, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), card=plane)
-    outputs = Outputs(torch.zeros(4, 2), torch.zeros(4, 3), torch.zeros(4, dtype=torch.long))
-    found = known._modes(points, outputs, outputs)
+    classes = torch.zeros(4, dtype=torch.long)
+    found = known._modes(points, classes, classes)
     assert found["high_quality"] == 0.75
     assert found["modes"]["found"] == 2
     assert found["modes"]["histogram"] == pytest.approx([2 / 3, 1 / 3, 0])
-    nowhere = known._modes(points * 0, outputs, outputs)
+    nowhere = known._modes(points * 0, classes, classes)
     assert (nowhere["high_quality"], nowhere["modes"]["found"], nowhere["modes"]["kl"]) == (0, 0, 0)
 
 
@@ -247,16 +247,42 @@ def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -
         "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
         **dict(zip(("kid", "kid_std"), kid, strict=True)),
         **dict(zip(("inception_score", "inception_score_std"), score, strict=True)),
-        **manifold_scores(fake.features, real.features, 3),
+        **manifold_scores(fit_manifold(fake.features, 3), fit_manifold(real.features, 3), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
         "high_quality": None,
         "sharpness": _sharp(samples) / _sharp(judge.test.images),
     }
-    found = judge.scores(samples, real)
+    found = judge.scores(samples)
     assert found == expected
     assert found.keys() == SAMPLES_ALONE
     metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
     assert {key: metrics[key] for key in SAMPLES_ALONE} == expected
+
+
+def test_real_images_are_measured_once_and_the_same_from_a_file(
+    judge: Judge, samples: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of images whose classes are known and of others; what was read leaves nothing to do but the samples' own part."""
+    monkeypatch.chdir(tmp_path)
+    unknown = Real(judge.real.gaussian, judge.real.manifold, None)
+    for real in (judge.real, unknown):
+        write_real(real)
+        content = REAL.read_bytes()
+        write_real(read_real())
+        assert REAL.read_bytes() == content
+        assert (read_real().classes is None) == (real is unknown)
+    write_real(judge.real)
+    expected = evaluate(Everything(), samples, judge, 0)[0]
+    seen, whole = [], Classifier.outputs
+
+    def outputs(self: Classifier, x: Tensor, batch_size: int) -> Outputs:
+        seen.append(len(x))
+        return whole(self, x, batch_size)
+
+    monkeypatch.setattr(Classifier, "outputs", outputs)
+    assert evaluate(OnlySamples(), samples, replace(judge, measured=read_real()), 0)[0].keys() == MEASURES
+    assert seen == [len(samples)]
+    assert evaluate(Everything(), samples, replace(judge, measured=read_real()), 0)[0] == expected
 
 
 def test_classifier_sees_no_more_images_at_once_than_a_batch(judge: Judge, samples: Tensor) -> None:
@@ -269,7 +295,7 @@ def test_classifier_sees_no_more_images_at_once_than_a_batch(judge: Judge, sampl
 
 
 def test_test_images_score_best_against_themselves(judge: Judge) -> None:
-    found = judge.scores(judge.test.images, judge.outputs(judge.test.images))
+    found = judge.scores(judge.test.images)
     assert found["fid"] == pytest.approx(0, abs=1e-9)
     assert found["kid"] == pytest.approx(0, abs=10 * found["kid_std"])
     assert found["precision"] == found["recall"] == found["coverage"] == 1

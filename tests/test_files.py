@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow import files, images
+from workflow import files, images, stored
 from workflow.compute import generator, prepare_torch
 from workflow.errors import BakeoffError, one_line
 from workflow.images import ImageSet
@@ -37,7 +37,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda path: files.write_bytes(path, b"x" * 9000),
     "json": lambda path: files.write_json(path, ["x" * 9000]),
     "tensors": lambda path: images.write_tensors(path, {"x": torch.zeros(9000)}),
-    "images": lambda path: images.write_images(path, SETS),
+    "images": lambda path: stored.write_images(path, SETS),
 }
 
 
@@ -138,13 +138,13 @@ def _prepared(folder: Path) -> None:
         "classes": ["a"],
         "split": "-",
     }
-    images.write_prepared(folder, dict.fromkeys(images.SPLITS, image_set), **about)
+    stored.write_prepared(folder, dict.fromkeys(stored.SPLITS, image_set), **about)
 
 
 def test_prepared_data_is_checked_against_its_hash(tmp_path: Path) -> None:
     _prepared(tmp_path)
     assert len(images.read_split("valid", tmp_path)) == 5
-    assert images.read_card(tmp_path).shape == (1, 4, 4)
+    assert stored.read_card(tmp_path).shape == (1, 4, 4)
     content = bytearray((tmp_path / "valid.safetensors").read_bytes())
     content[-1] ^= 1  # one bit of one label: the structure is sound
     (tmp_path / "valid.safetensors").write_bytes(content)
@@ -162,7 +162,7 @@ def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
     for broken in bad:
         files.write_json(tmp_path / "card.json", broken)
         with pytest.raises(BakeoffError, match=r"card\.json: "):
-            images.read_card(tmp_path)
+            stored.read_card(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -235,8 +235,8 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     write(Path("data/code/gan.json"), {"sha256": "gan"})
     train.main("gan", 0)
     sample.main("gan", 0)
-    evaluating.main("gan", 0)
     runpy.run_module("stages.reference", run_name="__main__")
+    evaluating.main("gan", 0)
     report.build()
 
     metrics = json.loads(Path("runs/gan/0/metrics.json").read_text())

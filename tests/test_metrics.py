@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workflow.errors import BakeoffError
-from workflow.metrics import frechet, manifold
+from workflow.metrics import frechet, inception, kernel, manifold
 from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance, squared_mmd
-from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.manifold import fit_manifold, manifold_scores
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 few_examples = settings(max_examples=25, derandomize=True, deadline=None)
@@ -116,12 +116,27 @@ def test_gaussian_keeps_the_moments_without_a_covariance_matrix() -> None:
     np.testing.assert_allclose(fitted.factor.T @ fitted.factor / 6, np.cov(a.float().double().T), atol=1e-12)
 
 
-def test_parts_do_not_change_the_gaussian(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("unexplained", [frechet.UNEXPLAINED, 2.0], ids=["Cholesky", "QR"])
+def test_parts_do_not_change_the_gaussian(monkeypatch: pytest.MonkeyPatch, unexplained: float) -> None:
     a, b = _features(50, 6, 1), _features(41, 6, 2)
     whole = _fid(a, b)
     monkeypatch.setattr(frechet, "NUMBERS", 6 * 9)
+    monkeypatch.setattr(frechet, "UNEXPLAINED", unexplained)
     assert _fid(a, b) == pytest.approx(whole, rel=1e-10)
     assert fit_gaussian(a).factor.shape == (6, 6)
+
+
+@pytest.mark.parametrize("rest", [0.0, 1e-9, 1e-6, 1e-3])
+def test_frechet_distance_of_nearly_dependent_features_is_the_nuclear_norm_form(rest: float) -> None:
+    """A feature that is dead and one that others give, but for so much: where squares lose what is left."""
+    a, b = _features(60, 12, 1), _features(50, 12, 2)
+    for x in (a, b):
+        x[:, 4] = 0.0
+        x[:, 9] = x[:, 0] - x[:, 7] + rest * x[:, 9]
+    x, y = (z.numpy() - z.numpy().mean(0) for z in (a, b))
+    root = scipy.linalg.svdvals(x @ y.T).sum() / math.sqrt(59 * 49)
+    expected = ((a.mean(0) - b.mean(0)) ** 2).sum().item() + (x**2).sum() / 59 + (y**2).sum() / 49 - 2 * root
+    assert _fid(a, b) == pytest.approx(expected, rel=1e-11)
 
 
 # Kernel distance
@@ -148,6 +163,13 @@ def test_squared_mmd_is_the_double_loop() -> None:
     within = sum(kernel(x[i], x[j]) + kernel(y[i], y[j]) for i in places for j in places if i != j) / (9 * 8)
     between = sum(kernel(x[i], y[j]) for i in places for j in places) / 81
     assert squared_mmd(a, b) == pytest.approx(within - 2 * between, rel=1e-12)
+
+
+def test_blocks_do_not_change_the_squared_mmd(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = _features(20, 3, 1), _features(20, 3, 2)
+    whole = squared_mmd(a, b)
+    monkeypatch.setattr(kernel, "ROWS", 7)
+    assert squared_mmd(a, b) == pytest.approx(whole, rel=1e-12)
 
 
 @pytest.mark.parametrize(("shift", "expected"), [(0.0, 0.0), (1.0, 22.0)])
@@ -183,6 +205,13 @@ def test_inception_score_and_its_deviation_are_torch_fidelitys(n: int, splits: i
     assert std == pytest.approx(expected[KEY_METRIC_ISC_STD], rel=1e-9)
 
 
+def test_chunks_do_not_change_the_inception_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = 3 * _features(100, 5)
+    whole = inception_score(logits, 3)
+    monkeypatch.setattr(inception, "LOGITS", 5 * 7)
+    assert inception_score(logits, 3) == pytest.approx(whole, rel=1e-12)
+
+
 def test_inception_score_is_one_for_one_class_and_their_number_for_sure_and_even_predictions() -> None:
     one_hot = 500.0 * torch.eye(7).repeat_interleave(30, 0)
     assert inception_score(one_hot[:30], 3) == pytest.approx((1, 0))
@@ -214,6 +243,10 @@ def test_inception_score_lies_between_one_and_the_number_of_classes(
 # Precision, recall, density and coverage
 
 
+def _manifold_scores(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
+    return manifold_scores(fit_manifold(samples, k), fit_manifold(real, k), k)
+
+
 def _by_definition(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
     """The formulas of both papers, one pair of points at a time."""
     x, y = real.tolist(), samples.tolist()
@@ -236,7 +269,7 @@ def _by_definition(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
 @given(st.integers(6, 40), st.integers(6, 40), st.integers(1, 5), st.integers(1, 5), seeds)
 def test_manifold_scores_are_the_papers_definitions(n: int, m: int, d: int, k: int, seed: int) -> None:
     samples, real = _features(n, d, seed), _features(m, d, seed + 1)
-    assert manifold_scores(samples, real, k) == pytest.approx(_by_definition(samples, real, k), rel=1e-12)
+    assert _manifold_scores(samples, real, k) == pytest.approx(_by_definition(samples, real, k), rel=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
@@ -245,7 +278,7 @@ def test_precision_and_recall_are_torch_fidelitys(k: int) -> None:
 
     samples, real = _features(80, 3, 1), _features(60, 3, 2)
     expected = prc_features_to_metric(samples, real, prc_neighborhood=k, verbose=False)
-    found = manifold_scores(samples, real, k)
+    found = _manifold_scores(samples, real, k)
     assert found["precision"] == pytest.approx(expected["precision"], rel=1e-5)
     assert found["recall"] == pytest.approx(expected["recall"], rel=1e-5)
     assert 0 < found["recall"] != found["precision"] > 0
@@ -253,21 +286,21 @@ def test_precision_and_recall_are_torch_fidelitys(k: int) -> None:
 
 def test_manifold_scores_of_far_and_of_collapsed_samples() -> None:
     real = _features(50, 4)
-    assert set(manifold_scores(real + 100, real, 3).values()) == {0}
-    collapsed = manifold_scores(real[:1] + 1e-3 * _features(50, 4, 1), real, 3)
+    assert set(_manifold_scores(real + 100, real, 3).values()) == {0}
+    collapsed = _manifold_scores(real[:1] + 1e-3 * _features(50, 4, 1), real, 3)
     assert collapsed["precision"] == 1
     assert max(collapsed["recall"], collapsed["coverage"]) < 0.2
 
 
-def test_chunks_do_not_change_the_manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the__manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, real = _features(50, 3, 1), _features(41, 3, 2)
-    whole = manifold_scores(samples, real, 3)
-    monkeypatch.setattr(manifold, "DISTANCES", 7 * 41)
-    assert manifold_scores(samples, real, 3) == pytest.approx(whole, rel=1e-12)
+    whole = _manifold_scores(samples, real, 3)
+    monkeypatch.setattr(manifold, "ROWS", 7)
+    assert _manifold_scores(samples, real, 3) == pytest.approx(whole, rel=1e-12)
 
 
 def test_too_few_images_for_the_neighbours_are_refused() -> None:
-    assert len(manifold_scores(_features(6, 2, 1), _features(6, 2, 2), 5)) == 4
+    assert len(_manifold_scores(_features(6, 2, 1), _features(6, 2, 2), 5)) == 4
     for n, m in ((5, 9), (9, 5)):
         with pytest.raises(BakeoffError, match=r"evaluate\.neighbours: 5: too many for 5 images; set it lower"):
-            manifold_scores(_features(n, 2), _features(m, 2), 5)
+            _manifold_scores(_features(n, 2), _features(m, 2), 5)

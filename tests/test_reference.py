@@ -12,19 +12,18 @@ from torch import Tensor
 from tests.judged import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything
 from workflow import evaluation
 from workflow.evaluation import Judge, evaluate, reference
-from workflow.extractor import Outputs
 from workflow.images import ImageSet
 from workflow.metrics import neighbours
 from workflow.report.columns import MEASURED
 
 
 def test_reference_scores_training_images_at_the_models_count(judge: Judge) -> None:
-    found, real = reference(judge, 40), judge.outputs(judge.test.images)
+    found = reference(judge, 40)
     assert found["counts"] == {"samples": 40, "test": TEST}
     assert found["real"].keys() == SAMPLES_ALONE
     assert found["histogram_model"].keys() == SAMPLES_ALONE | {"bits_per_dim"}
     assert found == reference(judge, 40)
-    everything, at_most = judge.scores(judge.train.images, real), reference(judge, TRAIN + 50)
+    everything, at_most = judge.scores(judge.train.images), reference(judge, TRAIN + 50)
     assert at_most["counts"] == {"samples": TRAIN, "test": TEST}
     assert at_most["real"]["fid"] == pytest.approx(everything["fid"], rel=1e-6)
     assert at_most["real"]["modes"] == everything["modes"]
@@ -34,7 +33,7 @@ def test_reference_scores_training_images_at_the_models_count(judge: Judge) -> N
 def test_reference_draws_distinct_training_images(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     scored: list[Tensor] = []
 
-    def scores(self: Judge, images: Tensor, real: Outputs) -> dict[str, Any]:
+    def scores(self: Judge, images: Tensor) -> dict[str, Any]:
         scored.append(images)
         return {}
 

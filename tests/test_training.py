@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,10 +12,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from workflow.errors import BakeoffError
+from workflow.extractor import one_cycle
 from workflow.history import Record
 from workflow.images import ImageSet
 from workflow.models import registry
 from workflow.models.base import Model
+from workflow.optimiser import AdamW
 from workflow.params import Train
 from workflow.training import Fitted, fit
 
@@ -312,3 +316,81 @@ def test_bf16_trains_with_half_the_bits_and_keeps_full_weights(digits: Tensor, m
     losses = [line["valid_loss"] for line in history if "valid_loss" in line]
     assert losses[-1] < losses[0] - 5
     assert half.valid_loss == pytest.approx(full.valid_loss, rel=0.02)
+
+
+def _parameters() -> list[nn.Parameter]:
+    random = torch.Generator().manual_seed(0)
+    sizes: list[tuple[int, ...]] = [(5, 7), (3,), (), (2, 3, 4, 4)]
+    return [nn.Parameter(torch.randn(size, generator=random)) for size in sizes]
+
+
+def _give_gradients(parameters: list[nn.Parameter], step: int) -> None:
+    """Random ones, the same for the same step; the second parameter has none in the first and the fourth step."""
+    random = torch.Generator().manual_seed(step)
+    for i, parameter in enumerate(parameters):
+        gradient = torch.randn(parameter.shape, generator=random)
+        parameter.grad = None if i == 1 and step % 3 == 0 else gradient
+
+
+@pytest.mark.parametrize("cached", [0, 1000], ids=["many", "few"])
+@pytest.mark.parametrize(("betas", "weight_decay"), [((0.9, 0.999), 0.0), ((0.0, 0.99), 0.1), ((0.5, 0.9), 1e-4)])
+def test_the_optimiser_comes_to_the_bytes_of_torchs_own(
+    betas: tuple[float, float], weight_decay: float, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another learning rate each time, and from the fourth step on with its state in a new one."""
+    monkeypatch.setattr("workflow.optimiser.CACHED", cached)
+    ours, theirs = _parameters(), _parameters()
+    optimiser = AdamW(ours)
+    reference = torch.optim.AdamW(theirs, betas=betas, weight_decay=weight_decay)
+    for step in range(8):
+        if step == 3:
+            state, optimiser = optimiser.state, AdamW(ours)
+            optimiser.restore(state)
+        _give_gradients(ours, step)
+        _give_gradients(theirs, step)
+        reference.param_groups[0]["lr"] = LR / (1 + step)
+        optimiser.step(LR / (1 + step), betas, weight_decay)
+        reference.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    expected = reference.state_dict()["state"]
+    assert set(optimiser.state) == set(expected)
+    for i, moments in expected.items():
+        assert set(optimiser.state[i]) == set(moments)
+        assert all(torch.equal(optimiser.state[i][name], moments[name]) for name in moments)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 460])
+def test_one_cycle_is_torchs(steps: int) -> None:
+    optimiser = torch.optim.AdamW(_parameters(), lr=LR)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LR, total_steps=steps)
+    expected = []
+    for _ in range(steps):
+        expected.append((optimiser.param_groups[0]["lr"], optimiser.param_groups[0]["betas"][0]))
+        optimiser.step()
+        schedule.step()
+    assert list(one_cycle(LR, steps)) == expected
+
+
+COMPILER = """
+import sys
+import torch
+from workflow.extractor import fit_classifier
+from workflow.images import ImageSet
+from workflow.models import registry
+from workflow.params import Extractor, Train
+from workflow.training import fit
+
+images = ImageSet(torch.arange(64 * 64).remainder(17).byte().view(64, 1, 8, 8), torch.arange(64) % 4)
+hyperparameters = {"latents": 2, "channels": 4, "features": 4, "objective": "minimax", "critic_steps": 1, "r1": 0.1}
+settings = Train(epochs=2, batch_size=32, lr=0.01, ema=0.9, clip=1.0)
+fit(registry.build("gan", (1, 8, 8), 17, hyperparameters), images, images, settings, 0, lambda record: None)
+classifier = Extractor(channels=4, features=4, dropout=0.1, epochs=1, batch_size=32, lr=0.01, seed=0)
+fit_classifier(images, images, 17, 4, classifier, torch.device("cpu"))
+print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+"""
+
+
+def test_training_does_not_load_the_compiler() -> None:
+    """It takes twice as long as torch itself does to be loaded, in each process, and is not used."""
+    done = subprocess.run([sys.executable, "-c", COMPILER], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

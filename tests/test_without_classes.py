@@ -92,12 +92,12 @@ def project(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_prepared(folder / "data/prepared", sets, **card, shape=[1, 8, 8], levels=17, classes=[])
     with contextlib.chdir(folder):
         runpy.run_module("stages.extractor", run_name="__main__")
+        runpy.run_module("stages.reference", run_name="__main__")
         for name in MODELS:
             write(Path(f"data/code/{name}.json"), {"sha256": name})
             train.main(name, 0)
             sample.main(name, 0)
             evaluating.main(name, 0)
-        runpy.run_module("stages.reference", run_name="__main__")
         report.build()
     return folder
 

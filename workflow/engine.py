@@ -9,11 +9,12 @@ import atexit
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,7 @@ from workflow.state import drop_if_recorded
 # is no input of a rule: Snakemake would look no further at what depends on a job that is to run.
 CHECKED = "data/checked.json"
 MARKER = Path(".snakemake/changed")
-# Seconds: to commit takes a good part of one, mostly for dvc.lock as a whole; what took long is committed at once.
-COMMIT_EVERY, LONG = 20.0, 10.0
+COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; what took long is committed at once
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Stage:
     threads: int
     resources: dict[str, Any]
     changed: bool
+    priority: int = 0
 
 
 def visible_gpus() -> int:
@@ -72,7 +73,8 @@ class Graph:
             index = self._repo.index
             # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
             ordered = plan_repro(index.graph, index.stages)
-            changed = set(self._repo.status())
+            with self._repo.lock:  # what `dvc status` does, which reads dvc.yaml and dvc.lock once more before
+                changed = {stage.addressing for stage in ordered if stage.status()}
         except LockError as error:
             raise _busy(error) from None
         except DvcException as error:
@@ -87,12 +89,25 @@ class Graph:
                 dirty.add(stage)
             produced = [path for source in upstream[stage] for path in outputs[source]]
             self.stages.append(_describe(stage, produced, stage in dirty))
+        self._rank(index.graph, ordered)
         self._stages = {stage.addressing: stage for stage in ordered}
         self._pending: list[str] = []
         self._started: dict[int, float] = {}  # jobs under way, and since when on the monotonic clock
         self._finished: Callable[[], dict[int, str]] = dict
         self._committed = 0.0  # when, on the monotonic clock
-        self._locked_before = self._locked_stages()
+        self._locked_before = list(_Lock().stages)
+
+    def _rank(self, graph: Any, ordered: list[Any]) -> None:
+        """Give each stage its priority: first what the longest chain of others waits for, then as in params.yaml.
+
+        So all models are trained before the first is drawn from, and what is short is left to fill the gaps at the end.
+        """
+        behind: dict[Any, int] = {}
+        for stage in reversed(ordered):
+            behind[stage] = 1 + max((behind[other] for other in graph.predecessors(stage)), default=0)
+        order = sorted(range(len(ordered)), key=lambda place: (behind[ordered[place]], -place))
+        for priority, place in enumerate(order):
+            self.stages[place] = replace(self.stages[place], priority=priority)
 
     @property
     def checked(self) -> bool:
@@ -147,27 +162,15 @@ class Graph:
 
         DVC appends new stages to the file as it runs them; Snakemake finishes them in another order.
         """
-        from dvc.utils.serialize import modify_yaml
-
         self._take_note(())
         if error := self._commit_pending():
             names = " ".join(self._pending)
             print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
-        locked = self._locked_stages()
-        new = [stage.name for stage in self.stages if stage.name in locked and stage.name not in self._locked_before]
+        before, lock = self._locked_before, _Lock()
+        new = [stage.name for stage in self.stages if stage.name in lock.stages and stage.name not in before]
         if new:
-            with self._repo.lock, modify_yaml(self._lockfile.path) as content:
-                stages = content["stages"]
-                content["stages"] = {name: stages[name] for name in [*self._locked_before, *new]}
-
-    @property
-    def _lockfile(self) -> Any:
-        from dvc.dvcfile import Lockfile
-
-        return Lockfile(self._repo, "dvc.lock")
-
-    def _locked_stages(self) -> list[str]:
-        return list(self._lockfile.load().get("stages", {})) if self._lockfile.exists() else []
+            with self._repo.lock:
+                lock.write({name: lock.stages[name] for name in [*before, *new]})
 
     def _commit_pending(self) -> str | None:
         """`dvc commit -f` of all pending stages at once; returns why it could not be done, if so."""
@@ -180,7 +183,8 @@ class Graph:
                     stage.save()
                     stage.commit(relink=False)
                 if stages:
-                    stages[0].dvcfile.dump_stages(stages, update_pipeline=False)
+                    lock = _Lock()
+                    lock.write(lock.stages | {stage.addressing: _as_locked(stage) for stage in stages})
         except DvcException as error:  # another DVC command holds the lock
             return str(error)
         for stage in stages:
@@ -190,6 +194,38 @@ class Graph:
         self._pending.clear()
         self._committed = time.monotonic()
         return None
+
+
+class _Lock:
+    """dvc.lock as the text of its stages; DVC takes seconds to read and write the file, for each one that it records.
+
+    stages: the lines of each, by name.
+    """
+
+    PATH = Path("dvc.lock")
+    LAYOUT = re.compile(r"(.*?^stages:\n)((?:^(?: [^\n]*)?\n)*)(.*)", re.DOTALL | re.MULTILINE)
+
+    def __init__(self) -> None:
+        content = self.PATH.read_text() if self.PATH.exists() else "schema: '2.0'\nstages:\n"
+        parts = self.LAYOUT.fullmatch(content)
+        if not parts:
+            raise BakeoffError(f"{self.PATH}: not as DVC writes it; take it from git again, or delete it")
+        self._head, stages, self._tail = parts.groups()
+        blocks = re.split(r"^(?=  \S)", stages, flags=re.MULTILINE)[1:]
+        self.stages = {block.strip().partition(":")[0]: block for block in blocks}
+
+    def write(self, stages: dict[str, str]) -> None:
+        """Replace all stages by these."""
+        write_text(self.PATH, self._head + "".join(stages.values()) + self._tail)
+
+
+def _as_locked(stage: Any) -> str:
+    """The lines that DVC would write to dvc.lock of a stage."""
+    from dvc.stage.serialize import to_lockfile
+    from dvc.utils.serialize import dumps_yaml
+
+    text: str = dumps_yaml({"stages": to_lockfile(stage)})
+    return text.removeprefix("stages:\n")
 
 
 def _busy(error: Exception) -> BakeoffError:

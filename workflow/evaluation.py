@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from workflow.batches import in_batches
 from workflow.compute import generator as make_generator
 from workflow.extractor import Classifier, FeatureExtractor, Outputs, load_classifier
-from workflow.images import Card, ImageSet, read_card, read_split
+from workflow.images import ImageSet, read_split, read_tensors, write_tensors
 from workflow.inception import Inception, load_inception
 from workflow.metrics.baseline import PixelHistogram
-from workflow.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
-from workflow.metrics.manifold import manifold_scores
+from workflow.metrics.manifold import Manifold, fit_manifold, manifold_scores
 from workflow.metrics.modes import mode_coverage, nearest_mode
 from workflow.metrics.neighbours import memorisation, nearest, spread
 from workflow.metrics.oddity import auroc, odd_inputs
@@ -39,8 +39,10 @@ from workflow.models.base import (
     bits_per_dim,
 )
 from workflow.params import Evaluate, Params
+from workflow.stored import Card, read_card
 
 EXTRACTOR = Path("data/extractor")
+REAL = Path("data/reference/real.safetensors")
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
@@ -52,14 +54,30 @@ BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
+class Real:
+    """What there is to know of the test images' features, the same for all models and seeds.
+
+    classes: int64 (N,), None if the extractor does not know them.
+    """
+
+    gaussian: Gaussian
+    manifold: Manifold
+    classes: Tensor | None
+
+
+@dataclass(frozen=True)
 class Judge:
-    """The extractor of features and the real images against which all samples are judged."""
+    """The extractor of features and the real images against which all samples are judged.
+
+    measured: what `real` is, where that is known.
+    """
 
     extractor: FeatureExtractor
     train: ImageSet
     test: ImageSet
     card: Card
     settings: Evaluate
+    measured: Real | None = None
 
     def outputs(self, images: Tensor) -> Outputs:
         """Features and logits of images, uint8 (N, C, H, W)."""
@@ -79,31 +97,42 @@ class Judge:
 
         return torch.cat(in_batches(of_batch, len(x), self.settings.batch_size, generator))
 
-    def scores(self, samples: Tensor, real: Outputs) -> dict[str, Any]:
-        """The measures that need samples alone: uint8 (N, C, H, W), against the test images' `real` outputs.
+    @cached_property
+    def real(self) -> Real:
+        """Of the test images."""
+        if self.measured:
+            return self.measured
+        found = self.outputs(self.test.images)
+        manifold = fit_manifold(found.features, self.settings.neighbours)
+        return Real(fit_gaussian(found.features), manifold, found.classes)
+
+    def scores(self, samples: Tensor) -> dict[str, Any]:
+        """The measures that need samples alone, uint8 (N, C, H, W), against the test images.
 
         Those that need classes are None where the extractor has none.
         """
-        fake, settings = self.outputs(samples), self.settings
-        kid, kid_std = kernel_distance(fake.features, real.features, settings.kid_subsets, settings.kid_subset_size)
+        fake, real, settings = self.outputs(samples), self.real, self.settings
+        points = real.manifold.points
+        kid, kid_std = kernel_distance(fake.features, points, settings.kid_subsets, settings.kid_subset_size)
         score, score_std = (None, None) if fake.logits is None else inception_score(fake.logits, settings.splits)
+        manifold = fit_manifold(fake.features, settings.neighbours)
         return {
-            "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
+            "fid": frechet_distance(fit_gaussian(fake.features), real.gaussian),
             "kid": kid,
             "kid_std": kid_std,
             "inception_score": score,
             "inception_score_std": score_std,
-            **manifold_scores(fake.features, real.features, settings.neighbours),
-            **self._modes(samples, fake, real),
+            **manifold_scores(manifold, real.manifold, settings.neighbours),
+            **self._modes(samples, fake.classes, real.classes),
             "sharpness": self._sharpness(samples),
         }
 
-    def _modes(self, samples: Tensor, fake: Outputs, real: Outputs) -> dict[str, Any]:
-        """Coverage of the classes; of a known mixture's components, by the samples that are near one."""
+    def _modes(self, samples: Tensor, fake: Tensor | None, real: Tensor | None) -> dict[str, Any]:
+        """Coverage of the classes, int64 (N,); of a known mixture's components, by the samples that are near one."""
         if self.card.mixture is None:
-            if fake.classes is None or real.classes is None:
+            if fake is None or real is None:
                 return {"modes": None, "high_quality": None}
-            return {"modes": mode_coverage(fake.classes, real.classes, len(self.card.classes)), "high_quality": None}
+            return {"modes": mode_coverage(fake, real, len(self.card.classes)), "high_quality": None}
         centres, std = torch.tensor(self.card.mixture.centres), self.card.mixture.std
         (mode, near), (real_mode, real_near) = (
             nearest_mode(images, centres, std) for images in (samples, self.test.images)
@@ -145,10 +174,25 @@ class Judge:
         return memorisation(samples, self.test.images, self.train.images, self.card.levels)
 
 
-def read_judge(settings: Params, device: torch.device) -> Judge:
+def read_judge(settings: Params, device: torch.device, measured: Real | None = None) -> Judge:
     """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
     extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR / "model.safetensors").to(device)
-    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate)
+    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
+
+
+def write_real(real: Real) -> None:
+    """Write it for `read_real`."""
+    gaussian, manifold = real.gaussian, real.manifold
+    tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
+    classes = {} if real.classes is None else {"classes": real.classes}
+    write_tensors(REAL, {**tensors, "mean": gaussian.mean, "factor": gaussian.factor, **classes})
+
+
+def read_real() -> Real:
+    """What `write_real` wrote; raises BakeoffError if it is missing or damaged."""
+    tensors, _ = read_tensors(REAL)
+    gaussian = Gaussian(tensors["mean"], tensors["factor"], len(tensors["features"]))
+    return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
 
 
 def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -157,16 +201,15 @@ def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[di
     A measure that the model does not allow is None; a picture of what it cannot do is absent.
     """
     counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
-    real = judge.outputs(judge.test.images)
     metrics = {
         "counts": counts,
-        **judge.scores(samples, real),
+        **judge.scores(samples),
         "nearest_neighbour": judge.memorisation(samples),
         **_representation(model, judge),
         "gflops_per_sample": _gflops_per_sample(model),
     }
     density, bits = _density(model, judge, seed)
-    obedience, drawn = _conditional(model, judge, len(samples) if real.classes is not None else None, seed)
+    obedience, drawn = _conditional(model, judge, len(samples) if judge.real.classes is not None else None, seed)
     return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
 
 
@@ -255,7 +298,6 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
     `count` training images (all, if there are fewer) stand where a model's samples do.
     """
     cpu = torch.device("cpu")
-    real = judge.outputs(judge.test.images)
     drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
     histogram = PixelHistogram(judge.train.images, judge.card.levels)
     shape = tuple(judge.test.images.shape[1:])
@@ -263,9 +305,9 @@ def reference(judge: Judge, count: int) -> dict[str, Any]:
     train, test = (images.images.flatten(1) for images in (judge.probed, judge.test))
     return {
         "counts": {"samples": len(drawn), "test": len(judge.test)},
-        "real": judge.scores(judge.train.images[drawn], real),
+        "real": judge.scores(judge.train.images[drawn]),
         "histogram_model": {
-            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8)), real),
+            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8))),
             "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
         },
         "uniform_bits_per_dim": float(torch.tensor(judge.card.levels).double().log2()),

@@ -9,11 +9,9 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from workflow.compute import at_hand
@@ -22,6 +20,7 @@ from workflow.errors import BakeoffError
 from workflow.history import History, Record, diverged
 from workflow.images import ImageSet
 from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
+from workflow.optimiser import AdamW
 from workflow.params import Train
 from workflow.state import State, StateFile
 from workflow.team import Team
@@ -86,7 +85,7 @@ def fit(
     with bar:
         for step in range(done + 1, steps.total + 1):
             history.add(steps.take(step))
-            judge.follow()
+            judge.follow(step)
             bar.update()
 
             ends_epoch, epoch = step % steps.an_epoch == 0, step / steps.an_epoch
@@ -140,17 +139,19 @@ class _Steps:
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
-        self._optimisers = {name: _optimiser(player.parameters(), settings) for name, player in model.players.items()}
+        self._optimisers = {name: AdamW(player.parameters()) for name, player in model.players.items()}
         self._factor = _schedule(settings, self.total)
 
     def take(self, step: int) -> Iterator[tuple[str, Tensor]]:
         """Each player's turns, in order; yields their terms, with the player's name if there are several."""
-        self.model.train()
+        if not self.model.training:  # it walks through all modules, which a small model's step feels
+            self.model.train()
         players = self.model.players
         for name in self.model.turns:
-            for other, player in players.items():
-                player.requires_grad_(other == name)
-            prefix = f"{name}_" if len(players) > 1 else ""
+            if several := len(players) > 1:
+                for other, player in players.items():
+                    player.requires_grad_(other == name)
+            prefix = f"{name}_" if several else ""
             for term, value in self._turn(name, self._factor(step)).items():
                 yield prefix + term, value.detach()
 
@@ -158,7 +159,7 @@ class _Steps:
         """Put into `state` all that the next step depends on."""
         state.put("model", self.model.state_dict())
         for name, optimiser in self._optimisers.items():
-            for i, moments in optimiser.state_dict()["state"].items():
+            for i, moments in optimiser.state.items():
                 state.put(f"optimiser/{name}/{i}", moments)
         state.put("random", {"loss": self._generator.get_state(), "torch": torch.get_rng_state()})
         if self.model.device.type == "cuda":
@@ -174,7 +175,7 @@ class _Steps:
             for key, tensor in state.get(f"optimiser/{name}").items():
                 i, _, moment = key.partition("/")
                 moments.setdefault(int(i), {})[moment] = tensor
-            optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+            optimiser.restore(moments)
         random = state.get("random")
         self._generator.set_state(random["loss"])
         torch.set_rng_state(random["torch"])
@@ -185,19 +186,16 @@ class _Steps:
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
         settings, optimiser = self.settings, self._optimisers[player]
-        for group in optimiser.param_groups:
-            group["lr"] = settings.lr * factor
-        optimiser.zero_grad(set_to_none=True)
-        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        optimiser.forget_gradients()
         x, y = next(self._batches)
         if settings.parts == 1:
             terms = self._loss(x, y, player, self._generator)
             terms["loss"].backward()
         else:
-            terms = self._in_parts(x, y, player, parameters)
+            terms = self._in_parts(x, y, player, optimiser.parameters)
         if settings.clip:
-            terms["gradient_norm"] = nn.utils.clip_grad_norm_(parameters, settings.clip)
-        optimiser.step()
+            terms["gradient_norm"] = nn.utils.clip_grad_norm_(optimiser.parameters, settings.clip)
+        optimiser.step(settings.lr * factor, settings.betas, settings.weight_decay)
         if isinstance(self.model, HasProject):
             self.model.project(player)
         return terms
@@ -271,15 +269,20 @@ class _Judge:
         self.trained, self.train, self.valid, self.settings = model, train, valid, settings
         self.seed, self.total = seed, total
         self.batch_size = max(settings.batch_size, 256)
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema)) if settings.ema else None
-        self.model = cast(Model, self.average.module) if self.average else model
+        self.averages = settings.ema > 0
+        self.model = copy.deepcopy(model) if self.averages else model
         self.best: tuple[dict[str, Tensor], int, float] | None = None
         self.snapshots: dict[int, Tensor] = {}
 
-    def follow(self) -> None:
-        """Take the weights after a step into the average."""
-        if self.average:
-            self.average.update_parameters(self.trained)
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        """Take the weights after a step into the average, which begins with those after the first."""
+        if not self.averages:
+            return
+        share = 1 - self.settings.ema if step > 1 else 1.0
+        torch._foreach_lerp_(list(self.model.parameters()), list(self.trained.parameters()), share)
+        for average, last in zip(self.model.buffers(), self.trained.buffers(), strict=True):
+            average.copy_(last)
 
     @torch.no_grad()
     def validate(self, step: int, file: StateFile | None) -> dict[str, float]:
@@ -312,8 +315,8 @@ class _Judge:
 
     def save(self, state: State) -> None:
         """Put into `state` the average, the best weights and the samples."""
-        if self.average:
-            state.put("average", self.average.state_dict())
+        if self.averages:
+            state.put("average", self.model.state_dict())
         if self.best:
             state.put("best", self.best[0])
             state.facts["best"] = self.best[1:]
@@ -322,8 +325,8 @@ class _Judge:
 
     def restore(self, state: State) -> None:
         """Know what `save` was called with."""
-        if self.average:
-            self.average.load_state_dict(state.get("average"))
+        if self.averages:
+            self.model.load_state_dict(state.get("average"))
         if "best" in state.facts:
             step, valid_loss = state.facts["best"]
             self.best = state.get("best"), step, valid_loss
@@ -336,10 +339,6 @@ class _Judge:
         state, step, valid_loss = self.best
         snapshots = torch.stack(list(self.snapshots.values()))
         return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
-
-
-def _optimiser(parameters: Iterator[nn.Parameter], settings: Train) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(list(parameters), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def _schedule(settings: Train, total: int) -> Callable[[int], float]:

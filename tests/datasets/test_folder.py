@@ -20,8 +20,9 @@ from tests.conftest import ROOT
 from workflow.datasets import catalogue
 from workflow.datasets.folder import check_names
 from workflow.errors import BakeoffError
-from workflow.images import Card, ImageSet, read_card, read_split, write_prepared
+from workflow.images import ImageSet, read_split
 from workflow.params import Folder
+from workflow.stored import Card, read_card, write_prepared
 
 Place = Callable[..., None]
 
@@ -314,8 +315,8 @@ PEAK = """
 import sys
 from pathlib import Path
 from workflow.datasets import catalogue
-from workflow.images import write_prepared
 from workflow.params import Folder
+from workflow.stored import write_prepared
 data = Folder.model_validate({"name": "folder", "root": sys.argv[1], "size": 40})
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.datasets import embedded, folder, published, splits
-from workflow.images import Pieces
+from workflow.datasets import embedded, published, splits
 from workflow.params import Embedded, Folder, Published
+from workflow.stored import Pieces
 
 
 def download(settings: Embedded | Published | Folder, raw: Path) -> None:
     """Fetch the data set as it comes into the folder `raw`; raises BakeoffError if that cannot be done."""
     if isinstance(settings, Folder):
+        from workflow.datasets import folder  # brings Pillow, which the others have no use for
+
         folder.read_pictures(settings, raw)
     elif isinstance(settings, Published):
         published.download(settings.name, settings.root, raw)

@@ -1,16 +1,15 @@
 """Data that need no network: scikit-learn's digits, and mixtures of Gaussians in the plane, which are a formula."""
 
 import math
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from workflow.datasets.splits import check_sizes, write_raw
-from workflow.images import ImageSet, read_tensors, write_tensors
 from workflow.params import Embedded
+from workflow.stored import Array, Arrays, read_arrays, write_arrays
 
 POINTS = 25_000  # points of a two-dimensional mixture, over all splits
 POINT_LEVELS = 256
@@ -30,32 +29,31 @@ DIGITS = {
 
 def download_digits(folder: Path) -> None:
     """Write the 1,797 digits, 8x8 pixels of 17 levels, into `folder`."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
-    write_raw(folder, ImageSet(images, torch.from_numpy(digits.target.astype(np.int64))), **DIGITS)
+    # As sklearn.datasets.load_digits, without scikit-learn, which takes seconds to load: 64 pixels and the digit a row.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    rows = np.loadtxt(str(file), np.int64, delimiter=",")
+    write_raw(folder, Arrays(rows[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), rows[:, -1]), **DIGITS)
 
 
 def download_mixture(name: str, folder: Path) -> None:
     """Write the centres of the mixture `name` into `folder`."""
-    write_tensors(folder / "mixture.safetensors", {"centres": torch.tensor(MIXTURES[name][0])})
+    write_arrays(folder / "mixture.safetensors", {"centres": np.array(MIXTURES[name][0], np.float32)})
 
 
-def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, ImageSet], dict[str, Any]]:
+def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, Arrays], dict[str, Any]]:
     """Points of a mixture of Gaussians, each as an image of two pixels: its coordinates as levels.
 
     Returns the splits and what the card says of them. Raises BakeoffError if a split would be empty.
     """
-    centres = read_tensors(raw / "mixture.safetensors")[0]["centres"].double()
+    centres = read_arrays(raw / "mixture.safetensors")["centres"].astype(np.float64)
     _, std, half = MIXTURES[settings.name]
     rng = np.random.default_rng(settings.seed)
     shares = {"test": settings.test, "valid": settings.valid, "train": 1 - settings.test - settings.valid}
     sets = {}
     for split, share in shares.items():
-        labels = torch.from_numpy(rng.integers(len(centres), size=round(share * POINTS)))
-        points = centres[labels] + std * torch.from_numpy(rng.standard_normal((len(labels), 2)))
-        sets[split] = ImageSet(_to_levels(points, half).round().to(torch.uint8).view(-1, 1, 1, 2), labels)
+        labels = rng.integers(len(centres), size=round(share * POINTS))
+        points = centres[labels] + std * rng.standard_normal((len(labels), 2))
+        sets[split] = Arrays(_to_levels(points, half).round().astype(np.uint8).reshape(-1, 1, 1, 2), labels)
     check_sizes({split: len(points) for split, points in sets.items()})
     return sets, {
         "name": settings.name,
@@ -69,6 +67,6 @@ def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, ImageSet],
     }
 
 
-def _to_levels(points: Tensor, half: float) -> Tensor:
+def _to_levels(points: Array, half: float) -> Array:
     """Coordinates -half..half as numbers 0..levels-1, not rounded."""
     return (points + half) * ((POINT_LEVELS - 1) / (2 * half))

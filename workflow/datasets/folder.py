@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 
 from workflow.datasets.splits import Chosen, write_raw
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet
 from workflow.params import Folder
+from workflow.stored import Arrays
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; none of them runs other programs
 ENDINGS = frozenset((".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
@@ -85,13 +84,10 @@ def read_pictures(settings: Folder, raw: Path) -> None:
         number_of = {name: number for number, name in enumerate(classes)}
         spool.flush()
         shape = (len(labels), 1 if settings.grey else 3, settings.size, settings.size)
-        # A private map, which torch does not mind: nobody writes to it.
-        images = torch.from_numpy(np.memmap(spool, np.uint8, "c", shape=shape))
+        images = np.memmap(spool, np.uint8, "r", shape=shape)
         write_raw(
             raw,
-            Chosen(
-                ImageSet(images, torch.tensor([number_of.get(label, 0) for label in labels])), np.arange(len(labels))
-            ),
+            Chosen(Arrays(images, np.array([number_of.get(label, 0) for label in labels])), np.arange(len(labels))),
             source=f"own pictures, folder {root.resolve().name}",
             licence="that of the pictures",
             levels=256,

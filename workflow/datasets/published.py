@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from workflow.datasets.splits import write_raw
 from workflow.errors import BakeoffError
 from workflow.fetch import obtain
-from workflow.images import ImageSet
+from workflow.stored import Array, Arrays
 
 # The binary version of the same images: torchvision reads the one of Python pickles, which can run code.
 CIFAR10 = "cifar-10-binary.tar.gz"
@@ -32,7 +30,7 @@ class Source:
 
     source: str
     licence: str
-    read: Callable[[Path], tuple[ImageSet, ImageSet]]
+    read: Callable[[Path], tuple[Arrays, Arrays]]
     classes: tuple[str, ...]
 
 
@@ -43,15 +41,15 @@ def download(name: str, root: Path, raw: Path) -> None:
     """
     source = SOURCES[name]
     train, test = source.read(root)
-    both = ImageSet(torch.cat([train.images, test.images]), torch.cat([train.labels, test.labels]))
+    both = Arrays(np.concatenate([train.images, test.images]), np.concatenate([train.labels, test.labels]))
     about = {"source": source.source, "licence": source.licence, "levels": 256, "classes": list(source.classes)}
     write_raw(raw, both, **about, given={"train": len(train), "test": len(test)})
 
 
-def _idx(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
+def _idx(name: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
     """A reader of MNIST and of the sets that took its format and file names."""
 
-    def read(root: Path) -> tuple[ImageSet, ImageSet]:
+    def read(root: Path) -> tuple[Arrays, Arrays]:
         from torchvision import datasets  # takes seconds
 
         family = getattr(datasets, name)
@@ -64,14 +62,14 @@ def _idx(name: str) -> Callable[[Path], tuple[ImageSet, ImageSet]]:
                 path = obtain(f"{name}/raw/{file}", addresses, f"md5:{md5}", root)
             files[plain.name] = _content(path)
         return tuple(
-            ImageSet(files[f"{split}-images-idx3-ubyte"].unsqueeze(1), files[f"{split}-labels-idx1-ubyte"].long())
+            Arrays(files[f"{split}-images-idx3-ubyte"][:, None], files[f"{split}-labels-idx1-ubyte"].astype(np.int64))
             for split in ("train", "t10k")
         )  # type: ignore[return-value]
 
     return read
 
 
-def _content(path: Path) -> Tensor:
+def _content(path: Path) -> Array:
     """What an idx file holds, packed or not, uint8."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -79,36 +77,34 @@ def _content(path: Path) -> Tensor:
         shape = struct.unpack_from(f">{dimensions}I", content, 4)
         if magic != UBYTE + dimensions:
             raise ValueError("not an idx file of bytes")
-        return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape).copy())
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     except (OSError, EOFError, zlib.error, struct.error, IndexError, ValueError) as error:
         raise BakeoffError(f"{path}: damaged ({error}); remove it and run again") from None
 
 
-def _cifar10(root: Path) -> tuple[ImageSet, ImageSet]:
-    batches: list[ImageSet] = []
+def _cifar10(root: Path) -> tuple[Arrays, Arrays]:
+    batches: list[Arrays] = []
     with tarfile.open(obtain(CIFAR10, CIFAR10_ADDRESSES, CIFAR10_CHECKSUM, root)) as archive:
         for file in CIFAR10_FILES:
             member = archive.extractfile(f"cifar-10-batches-bin/{file}")
             assert member  # the archive has the right checksum
             records = np.frombuffer(member.read(), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
-            images = torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32).copy())
-            batches.append(ImageSet(images, torch.from_numpy(records[:, 0].astype(np.int64))))
+            batches.append(Arrays(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)))
     *train, test = batches
-    return ImageSet(torch.cat([b.images for b in train]), torch.cat([b.labels for b in train])), test
+    return Arrays(np.concatenate([b.images for b in train]), np.concatenate([b.labels for b in train])), test
 
 
-def _svhn(root: Path) -> tuple[ImageSet, ImageSet]:
+def _svhn(root: Path) -> tuple[Arrays, Arrays]:
     from torchvision.datasets import SVHN
 
-    def read(split: str) -> ImageSet:
+    def read(split: str) -> Arrays:
         from scipy.io import loadmat
 
         address, file, md5 = SVHN.split_list[split]
         content: dict[str, Any] = loadmat(
             obtain(file, [address], f"md5:{md5}", root)
         )  # (32, 32, 3, N), and labels in which 10 means zero
-        images = torch.from_numpy(np.ascontiguousarray(content["X"].transpose(3, 2, 0, 1)))
-        return ImageSet(images, torch.from_numpy(content["y"].astype(np.int64).squeeze(1) % 10))
+        return Arrays(content["X"].transpose(3, 2, 0, 1), content["y"].astype(np.int64).squeeze(1) % 10)
 
     return read("train"), read("test")
 

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_json
-from workflow.images import SPLITS, ImageSet, Pieces, read_tensors, write_images
 from workflow.params import Embedded, Folder, Published
+from workflow.stored import SPLITS, Array, Arrays, Pieces, read_images, write_images
 
 PIECE = 1024  # images in memory at once
 STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
 FEW_BYTES = 2**20  # of pixels that are compared as they are
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-Rows = np.ndarray[Any, Any]  # a row an image, equal for equal images
+Rows = Array  # a row an image, equal for equal images
 
 
 def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
@@ -44,7 +43,7 @@ class Chosen:
     ("stochastic": Salakhutdinov & Murray 2008).
     """
 
-    images: ImageSet
+    images: Arrays
     indices: Indices
     binarise: str = "none"
     seed: int = 0
@@ -52,19 +51,19 @@ class Chosen:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def pieces(self) -> Iterator[ImageSet]:
+    def pieces(self) -> Iterator[Arrays]:
         """The images in their order, up to `PIECE` at a time."""
         rng = np.random.default_rng(self.seed)
         for start in range(0, len(self), PIECE):
-            chosen = torch.from_numpy(self.indices[start : start + PIECE])
+            chosen = self.indices[start : start + PIECE]
             x, y = self.images.images[chosen], self.images.labels[chosen]
             if chosen.ndim == 2:  # the label is the number that the channels spell, the first one leading
-                x, y = x.squeeze(2), y @ torch.tensor([100, 10, 1])
+                x, y = x.squeeze(2), y @ (100, 10, 1)
             if self.binarise == "threshold":
-                x = (x > 127).to(torch.uint8)
+                x = (x > 127).astype(np.uint8)
             elif self.binarise == "stochastic":
-                x = torch.from_numpy(rng.random(x.shape, np.float32) * 255 < x.numpy()).to(torch.uint8)
-            yield ImageSet(x, y)
+                x = (rng.random(x.shape, np.float32) * 255 < x).astype(np.uint8)
+            yield Arrays(x, y)
 
 
 def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
@@ -74,15 +73,14 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     splits have the same mixture; images that occur twice go to the same split, so that none of the test images has been
     trained on. Raises BakeoffError if a split would be empty.
     """
-    tensors, _ = read_tensors(raw / "images.safetensors")
-    everything, about = ImageSet(tensors["images"], tensors["labels"]), read_json(raw / "about.json")
+    everything, about = read_images(raw / "images.safetensors"), read_json(raw / "about.json")
     given: dict[str, int] = about.pop("given", {})
     rng = np.random.default_rng(settings.seed)
     shares = {"test": settings.test, "valid": settings.valid} if settings.test else {"valid": settings.valid}
     where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
     rows = _rows(everything)
     missing = {split: share for split, share in shares.items() if split not in given}
-    _split_off(missing, where, rows, everything.labels.numpy(), rng)
+    _split_off(missing, where, rows, everything.labels, rng)
     places = {split: np.flatnonzero(where == split) for split in SPLITS}
     check_sizes({split: len(indices) for split, indices in places.items()})
     if isinstance(settings, Published) and settings.limit:
@@ -127,12 +125,12 @@ def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices
             start += count
 
 
-def _rows(images: ImageSet) -> Rows:
+def _rows(images: Arrays) -> Rows:
     """What tells images apart, a row an image: the pixels, or where they are many, a hash of them."""
-    pixels = images.images.flatten(1).numpy()
+    pixels = images.images.reshape(len(images), -1)
     if pixels.nbytes <= FEW_BYTES:
         return pixels
-    digests = b"".join(hashlib.blake2b(row, digest_size=16).digest() for row in pixels)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in pixels)
     return np.frombuffer(digests, np.uint64).reshape(len(pixels), 2)
 
 
@@ -155,7 +153,7 @@ def _some(indices: Indices, limit: int, rng: np.random.Generator) -> Indices:
     return indices if len(indices) <= limit else np.sort(rng.choice(indices, limit, replace=False))
 
 
-def _published(images: ImageSet, places: dict[str, Indices], settings: Published) -> dict[str, Chosen]:
+def _published(images: Arrays, places: dict[str, Indices], settings: Published) -> dict[str, Chosen]:
     """The images of each split, black and white if asked for."""
     splits = {}
     for number, split in enumerate(SPLITS):
@@ -174,7 +172,7 @@ def _about_published(about: dict[str, Any], settings: Published) -> dict[str, An
 
 
 def _stack(
-    images: ImageSet, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
+    images: Arrays, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
 ) -> dict[str, Chosen]:
     """Pictures of three digits of the same split, drawn at random, one a colour channel: a thousand known modes.
 

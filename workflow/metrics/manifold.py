@@ -1,52 +1,93 @@
 """Do samples lie where real images lie, and the other way round? Nearest-neighbour balls in feature space."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workflow.errors import BakeoffError
 
-DISTANCES = 2**25  # computed at once, 256 MB
+ROWS = 1024  # of each set whose distances from each other are in memory at once, 8 MB: they stay in the cache
+Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def _distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Distances (n, N) of some points of a (M, d) to all of b (N, d), and which points, until all had their turn."""
-    rows = max(1, DISTANCES // len(b))
-    for start in range(0, len(a), rows):
-        yield slice(start, start + rows), torch.cdist(a[start : start + rows], b)
+@dataclass(frozen=True)
+class Manifold:
+    """Where a set of features lies: a ball around each.
+
+    points: float (N, d). squared_radii: float64 (N,).
+    """
+
+    points: Tensor
+    squared_radii: Tensor
 
 
-def _radii(points: Tensor, k: int) -> Tensor:
-    """Distance of each point to its k-th nearest other point, (N,)."""
-    return torch.cat([d.kthvalue(k + 1, dim=1).values for _, d in _distances(points, points)])
+def _lift(points: Tensor, centre: Tensor) -> Array:
+    """Points (N, d) about a centre (d,), and beside them 1 and their squared length: float64 (N, d + 2).
+
+    About a centre among them, squares are small, and so are their rounding errors.
+    """
+    x = points.double() - centre
+    return torch.cat([x, x.new_ones(len(x), 1), x.square().sum(1, keepdim=True)], 1).numpy()
 
 
-def manifold_scores(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
+def _squares(a: Array, b: Array) -> Iterator[tuple[slice, slice, Array]]:
+    """Squared distances (m, n) of some of a (M, d + 2) to some of b (N, d + 2), and which, until all had their turn.
+
+    Of a set to itself only those on one side of the diagonal, as the others mirror them.
+    """
+    for i in range(0, len(a), ROWS):
+        x, ones, lengths = np.split(a[i : i + ROWS], [-2, -1], axis=1)
+        left = np.hstack([-2 * x, lengths, ones])  # |a|² - 2 a·b + |b|² in one product: adding would take long
+        for j in range(i if a is b else 0, len(b), ROWS):
+            yield slice(i, i + ROWS), slice(j, j + ROWS), left @ b[j : j + ROWS].T
+
+
+def _squared_radii(points: Array, k: int) -> Tensor:
+    """Squared distance of each point, lifted, to its k-th nearest other point, (N,)."""
+    nearest = torch.full((len(points), k), torch.inf, dtype=torch.float64)  # so far
+    for here, there, squares in _squares(points, points):
+        views = [(here, squares), (there, squares.T)]
+        if here == there:
+            np.fill_diagonal(squares, np.inf)
+            views.pop()
+        for rows, found in views:
+            candidates = torch.cat([nearest[rows], torch.from_numpy(found)], 1)
+            nearest[rows] = candidates.topk(k, dim=1, largest=False, sorted=False).values
+    return nearest.amax(1)
+
+
+def fit_manifold(points: Tensor, k: int) -> Manifold:
+    """A ball around each point reaches to its k-th neighbour. points: float (N, d).
+
+    Raises BakeoffError if there are no more than k of them.
+    """
+    if len(points) <= k:
+        raise BakeoffError(f"evaluate.neighbours: {k}: too many for {len(points)} images; set it lower")
+    return Manifold(points, _squared_radii(_lift(points, points.double().mean(0)), k))
+
+
+def manifold_scores(samples: Manifold, real: Manifold, k: int) -> dict[str, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) and density and coverage (Naeem et al. 2020).
 
-    samples: float (M, d), real: float (N, d). precision: share of samples in some real image's ball, recall: share of
-    real images in some sample's ball, density: how many real balls a sample is in, over k (1 for the real thing, and
-    above it in crowded places), coverage: share of real images with a sample in their ball. A ball reaches to the k-th
-    neighbour within its own set. Raises BakeoffError if a set has no more than k members.
+    precision: share of samples in some real image's ball, recall: share of real images in some sample's ball, density:
+    how many real balls a sample is in, over k (1 for the real thing, and above it in crowded places), coverage: share
+    of real images with a sample in their ball. Both were fitted with this k.
     """
-    samples, real = samples.double(), real.double()
-    if min(len(samples), len(real)) <= k:
-        raise BakeoffError(
-            f"evaluate.neighbours: {k}: too many for {min(len(samples), len(real))} images; set it lower"
-        )
-    real_radii, sample_radii = _radii(real, k), _radii(samples, k)
-    hits = torch.zeros(len(samples), dtype=torch.long)
-    covered = torch.zeros(len(real), dtype=torch.bool)
-    recalled = torch.zeros(len(real), dtype=torch.bool)
-    for part, distances in _distances(samples, real):
-        inside = distances <= real_radii
-        hits[part] = inside.sum(1)
-        covered |= inside.any(0)
-        recalled |= (distances <= sample_radii[part, None]).any(0)
+    centre = real.points.double().mean(0)
+    hits = np.zeros(len(samples.points), int)
+    covered, recalled = np.zeros((2, len(real.points)), bool)
+    for here, there, squares in _squares(_lift(samples.points, centre), _lift(real.points, centre)):
+        inside = squares <= real.squared_radii[there].numpy()
+        hits[here] += np.count_nonzero(inside, axis=1)
+        covered[there] |= inside.any(0)
+        recalled[there] |= (squares <= samples.squared_radii[here, None].numpy()).any(0)
     return {
-        "precision": float((hits > 0).double().mean()),
-        "recall": float(recalled.double().mean()),
-        "density": float(hits.double().mean()) / k,
-        "coverage": float(covered.double().mean()),
+        "precision": float((hits > 0).mean()),
+        "recall": float(recalled.mean()),
+        "density": float(hits.mean()) / k,
+        "coverage": float(covered.mean()),
     }

@@ -98,15 +98,14 @@ class Coupling(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """y with its components parity, parity + 2, … shifted."""
-        return self._shifted(y, 1)
+        out = y.clone()
+        out[:, self.parity :: 2] += self.shift(y[:, 1 - self.parity :: 2])
+        return out
 
     def inverse(self, y: Tensor) -> Tensor:
         """Undoes `forward`."""
-        return self._shifted(y, -1)
-
-    def _shifted(self, y: Tensor, sign: int) -> Tensor:
         out = y.clone()
-        out[:, self.parity :: 2] += sign * self.shift(y[:, 1 - self.parity :: 2])
+        out[:, self.parity :: 2] -= self.shift(y[:, 1 - self.parity :: 2])
         return out
 
 

@@ -268,9 +268,10 @@ def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -
     upper = (centre + half_bin - mean.float()) * inverse_scale
     lower = (centre - half_bin - mean.float()) * inverse_scale
     # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)), which does not cancel in the tails.
-    log_mass = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
-    log_mass = torch.where(x == 0, F.logsigmoid(upper), log_mass)
-    return torch.where(x == levels - 1, F.logsigmoid(-lower), log_mass)
+    below_upper, above_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
+    log_mass = below_upper + above_lower + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
+    log_mass = torch.where(x == 0, below_upper, log_mass)
+    return torch.where(x == levels - 1, above_lower, log_mass)
 
 
 def logistic_mode(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:

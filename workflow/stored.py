@@ -1,0 +1,223 @@
+"""Images and other arrays on disk: sealed files, the three splits, and the card that says what they are.
+
+Without torch, which takes seconds to load: `download` and `prepare` have no use for it, nor has who wants the card.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from workflow.errors import BakeoffError
+from workflow.files import read_json, replacing, sha256, write_json
+
+PREPARED = Path("data/prepared")
+SPLITS = ("train", "valid", "test")
+# A safetensors file begins with the length of its header, in 8 bytes, and the header with the metadata.
+BLANK_SEAL, SEAL_AT = "0" * 64, 8 + len('{"__metadata__":{"bakeoff":"')
+HASHED_AT_ONCE = 2**20  # bytes
+REMEDY = "delete it and run `dvc repro`"
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Images with their classes, as they lie on disk; what a training sees is an `ImageSet`.
+
+    images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
+    """
+
+    images: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def pieces(self) -> Iterator["Arrays"]:
+        """All of it, at once; with `__len__` what `write_images` asks for."""
+        yield self
+
+
+class Pieces(Protocol):
+    """Images that come a piece at a time, so that they need not be in memory together."""
+
+    def __len__(self) -> int:
+        """Number of images in all pieces."""
+
+    def pieces(self) -> Iterator[Arrays]:
+        """The images, in order."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The Gaussians that points were drawn from: centres (x, y) and their one standard deviation, in levels."""
+
+    centres: tuple[tuple[float, float], ...]
+    std: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `data/prepared/card.json` says of the prepared data.
+
+    classes: their names; empty if none are known, then all labels are 0. files: what became of the user's own files.
+    leaks: number of test images that stand among the training or validation images too.
+    channelwise: each channel is a picture with a class of its own; that of the whole is the number that they spell.
+    mixture: of data that are points, stored as images of two pixels.
+    """
+
+    name: str
+    source: str
+    licence: str
+    shape: tuple[int, int, int]
+    levels: int
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    sha256: dict[str, str]
+    split: str
+    leaks: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    channelwise: bool = False
+    mixture: Mixture | None = None
+
+
+def write_arrays(path: Path, arrays: dict[str, Array], metadata: str = "") -> None:
+    """Write contiguous arrays as safetensors, atomically and sealed; the same arrays and metadata give the same bytes.
+
+    All metadata goes under one key: with several, the format's writer puts them in a random order.
+    """
+    from safetensors.numpy import save
+
+    content = save(arrays, metadata={"bakeoff": BLANK_SEAL + metadata})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+        _seal(temporary)
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Read what `write_arrays` wrote; raises BakeoffError, naming the file, if it is missing or damaged."""
+    with reading(path, "np") as file:
+        read_metadata(path, file)
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dictionary
+
+
+@contextmanager
+def reading(path: Path, framework: str) -> Iterator[Any]:
+    """The format's own reader of a file, for arrays of "np" or "pt"; it looks at the header alone.
+
+    Raises BakeoffError, naming the file, if it is missing or its header damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework=framework) as file:
+            yield file
+    except FileNotFoundError:
+        raise BakeoffError(f"{path}: missing; run the stage that makes it (`dvc repro`)") from None
+    except SafetensorError as error:
+        raise BakeoffError(f"{path}: damaged ({error}); {REMEDY}") from None
+
+
+def read_metadata(path: Path, file: Any) -> str:
+    """The metadata that `write_arrays` wrote; file: `reading` this path.
+
+    Raises BakeoffError, naming the file, if it is damaged, be it in a single bit.
+    """
+    metadata: str = (file.metadata() or {}).get("bakeoff", "")
+    if metadata[: len(BLANK_SEAL)] != _digest(path):
+        raise BakeoffError(f"{path}: damaged (SHA-256 is not the one inside); {REMEDY}")
+    return metadata[len(BLANK_SEAL) :]
+
+
+def _seal(path: Path) -> None:
+    """Put the SHA-256 of the file, taken while the seal is blank, into its header."""
+    digest = _digest(path)
+    with path.open("rb+") as file:
+        file.seek(SEAL_AT)
+        file.write(digest.encode())
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the file with a blank seal, in hex."""
+    with path.open("rb") as file:
+        hashed = hashlib.sha256(file.read(SEAL_AT) + BLANK_SEAL.encode())
+        file.seek(SEAL_AT + len(BLANK_SEAL))
+        while block := file.read(HASHED_AT_ONCE):
+            hashed.update(block)
+    return hashed.hexdigest()
+
+
+def write_images(path: Path, images: Pieces) -> None:
+    """Write images and labels piece by piece, atomically: the bytes that `write_arrays` would write of the whole."""
+    pieces, count = images.pieces(), len(images)
+    first = next(pieces)
+    shape = (count, *first.images.shape[1:])
+    ends = (8 * count, 8 * count + math.prod(shape))
+    header = json.dumps(
+        {
+            "__metadata__": {"bakeoff": BLANK_SEAL},
+            "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, ends[0]]},
+            "images": {"dtype": "U8", "shape": shape, "data_offsets": ends},
+        },
+        separators=(",", ":"),
+    ).encode()
+    header += b" " * (-len(header) % 8)  # the format's layout: the header's length, the header, the tensors
+    start = 8 + len(header)
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(len(header).to_bytes(8, "little") + header)
+            os.posix_fallocate(file.fileno(), 0, start + ends[1])  # on a full disk a memory map would end the process
+        labels = np.memmap(temporary, "<i8", "r+", start, (count,))
+        pixels = np.memmap(temporary, np.uint8, "r+", start + ends[0], shape)
+        done = 0
+        for piece in itertools.chain([first], pieces):
+            labels[done : done + len(piece)] = piece.labels
+            pixels[done : done + len(piece)] = piece.images
+            done += len(piece)
+        labels.flush()
+        pixels.flush()
+        _seal(temporary)
+
+
+def read_images(path: Path) -> Arrays:
+    """Read what `write_images` wrote; the images, which come last there, stay in the file's memory map.
+
+    Raises BakeoffError, naming the file, if it is missing or damaged, be it in a single bit.
+    """
+    with reading(path, "np") as file:
+        read_metadata(path, file)
+        labels, shape = file.get_tensor("labels"), tuple(file.get_slice("images").get_shape())
+    return Arrays(np.memmap(path, np.uint8, "r", path.stat().st_size - math.prod(shape), shape), labels)
+
+
+def write_prepared(folder: Path, sets: Mapping[str, Pieces], **about: Any) -> None:
+    """Write the three splits and their `card.json`; `about` gives the card's fields but counts and hashes."""
+    for split in SPLITS:
+        write_images(folder / f"{split}.safetensors", sets[split])
+    write_json(
+        folder / "card.json",
+        {
+            **about,
+            "counts": {split: len(sets[split]) for split in SPLITS},
+            "sha256": {split: sha256(folder / f"{split}.safetensors") for split in SPLITS},
+        },
+    )
+
+
+def read_card(folder: Path = PREPARED) -> Card:
+    """Read the card; raises BakeoffError if it is missing or lacks a field."""
+    content = read_json(folder / "card.json")
+    try:
+        mixture = content.get("mixture") and Mixture(**content["mixture"])
+        lists = {key: tuple(content[key]) for key in ("shape", "classes")}
+        return Card(**{**content, **lists, "mixture": mixture})
+    except (AttributeError, TypeError, KeyError) as error:
+        raise BakeoffError(f"{folder / 'card.json'}: {error}; run the prepare stage again") from None
