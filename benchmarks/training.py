@@ -7,7 +7,8 @@ Ours are all the steps of `workflow.training.fit` without its validations and sa
   of pixels in place of its squared error. Its VQ-VAE has no prior over the codes: one row leaves ours out, one has it.
 - *zuko, normflows*: their additive couplings, as many, of the same widths, with a Gaussian prior, in the plain loop.
   They have no dropout between the hidden layers, so ours has none in these rows, and no diagonal scaling, which ours
-  has: a number a pixel; normflows' rows have its own for that.
+  has: a number a pixel; normflows' rows have its own for that. Ours looks at the images first, to set that scaling: as
+  long as a few steps, which is part of its time.
 
 Both sides take the same number of steps on batches of the same size; `parameters` and `of_theirs` count them. The
 images are random, as no cost depends on what they show, and held as one uint8 tensor, from which our loop takes its
@@ -38,13 +39,13 @@ from benchmarks.compare import Row, compare
 from workflow import params
 from workflow.images import ImageSet
 from workflow.models import registry
-from workflow.models.base import Model
+from workflow.models.base import HasInitialise, Model
 from workflow.models.layers.common import categorical_log_prob
 from workflow.models.vae import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
 from workflow.team import Team
-from workflow.training import assist
+from workflow.training import INITIALISED, assist
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
 LARGE = ("vae", "vqvae", "nice")  # also at the larger size
@@ -115,6 +116,8 @@ def _plain(case: Case) -> None:
         name: torch.optim.AdamW(player.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
         for name, player in model.players.items()
     }
+    if isinstance(model, HasInitialise):
+        model.initialise(case.images.images[:INITIALISED], generator)
     batches = _loader(case.images.images, case.images.labels, settings.batch_size)
     model.train().requires_grad_(True)  # ours leaves those off whose turn it was not
     for _ in range(len(case.images) // (settings.batch_size * len(model.turns))):

@@ -10,8 +10,9 @@ from workflow.compute import prepare_torch
 from workflow.errors import one_line
 from workflow.extractor import accuracy, fit_classifier, save_classifier
 from workflow.files import sha256, write_json
-from workflow.images import Card, read_card, read_split
+from workflow.images import read_split
 from workflow.inception import FACTS, take_inception
+from workflow.stored import Card, read_card
 from workflow.turn import alone
 
 

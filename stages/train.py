@@ -13,11 +13,12 @@ from workflow.compute import more_devices, prepare_torch
 from workflow.errors import BakeoffError, one_line
 from workflow.files import sha256, write_text
 from workflow.history import Record
-from workflow.images import read_card, read_split, write_tensors
+from workflow.images import read_split, write_tensors
 from workflow.models import registry
 from workflow.params import Params
 from workflow.provenance import imported_files
 from workflow.state import StateFile, prune, state_path
+from workflow.stored import read_card
 from workflow.team import Team, together
 from workflow.training import assist, fit
 from workflow.turn import alone

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflow.images import Card
+from workflow.stored import Card
 
 
 def card(shape: tuple[int, int, int], levels: int, classes: int, **further: Any) -> Card:

@@ -10,7 +10,8 @@ import yaml
 from torch import Tensor
 
 from workflow import params
-from workflow.images import ImageSet, write_prepared, write_tensors
+from workflow.images import ImageSet, write_tensors
+from workflow.stored import write_prepared
 
 ROOT = Path(params.__file__).parents[1]
 

@@ -36,8 +36,7 @@ ALLOWED = {
     "reference": {"torch", "PIL", "scipy"},
     "train": {"torch", "PIL"},  # MLflow only if there is time to watch
     "sample": {"torch", "PIL"},
-    # torch's counter of operations loads its compiler, and that SymPy.
-    "evaluate": {"torch", "PIL", "scipy", "torch._dynamo", "sympy", "networkx"},
+    "evaluate": {"torch", "PIL", "scipy"},
     "track": {"torch", "PIL", "mlflow", "pandas", "sqlalchemy", "scipy"},
     "report": {"torch", "PIL", "matplotlib", "jinja2"},
 }

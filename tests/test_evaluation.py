@@ -26,7 +26,7 @@ from tests.judged import (
 )
 from workflow.evaluation import REAL, Judge, Real, evaluate, read_real, reference, write_real
 from workflow.extractor import Classifier, Outputs
-from workflow.images import ImageSet, Mixture, read_tensors, write_tensors
+from workflow.images import ImageSet, read_tensors, write_tensors
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
@@ -35,6 +35,7 @@ from workflow.metrics.modes import mode_coverage
 from workflow.metrics.neighbours import nearest
 from workflow.metrics.sharpness import sharpness
 from workflow.models.base import Model
+from workflow.stored import Mixture
 
 
 def _numbers(content: Any) -> Iterator[float]:

@@ -25,11 +25,12 @@ from tests.invented_project import write
 from tests.mirror import Mirror
 from workflow import inception, tracking
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet, Mixture, write_prepared, write_tensors
+from workflow.images import ImageSet, write_tensors
 from workflow.inception import Inception, load_inception, take_inception
 from workflow.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.metrics.inception import inception_score
 from workflow.metrics.kernel import kernel_distance
+from workflow.stored import Mixture, write_prepared
 
 GREY = card((1, 8, 8), 17, 10)
 

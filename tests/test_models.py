@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy import stats
 from torch import Generator, Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import ROOT
 from workflow import params
@@ -19,6 +20,7 @@ from workflow.batches import in_batches
 from workflow.errors import BakeoffError
 from workflow.history import Record
 from workflow.images import ImageSet
+from workflow.metrics.operations import operations
 from workflow.models import base, registry
 from workflow.models.base import Model
 from workflow.models.layers.noise import choices
@@ -181,6 +183,12 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert (completed.shape, completed.dtype) == (x.shape, torch.uint8)
             assert torch.equal(completed[:, :, :3], x[:, :, :3])
             assert not torch.equal(completed, capabilities.complete(x, 3, _generator(1)))
+
+
+def test_the_operations_of_a_sample_are_those_that_torch_counts(model: Model) -> None:
+    with FlopCounterMode(display=False) as counter:
+        model.sample(3, _generator(0))
+    assert operations(lambda: model.sample(3, _generator(0))) == counter.get_total_flops() > 0
 
 
 def test_a_probability_that_is_no_number_is_no_draw() -> None:

@@ -21,8 +21,9 @@ from tests.invented_project import write
 from workflow import tracking
 from workflow.errors import BakeoffError
 from workflow.extractor import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
-from workflow.images import ImageSet, write_prepared
+from workflow.images import ImageSet
 from workflow.params import Extractor
+from workflow.stored import write_prepared
 
 CPU = torch.device("cpu")
 BRIEF = Extractor(channels=8, features=16, dropout=0.1, epochs=6, batch_size=32, lr=0.01, seed=0)

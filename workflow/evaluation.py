@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from workflow.batches import in_batches
 from workflow.compute import generator as make_generator
@@ -26,6 +25,7 @@ from workflow.metrics.manifold import Manifold, fit_manifold, manifold_scores
 from workflow.metrics.modes import mode_coverage, nearest_mode
 from workflow.metrics.neighbours import memorisation, nearest, spread
 from workflow.metrics.oddity import auroc, odd_inputs
+from workflow.metrics.operations import operations
 from workflow.metrics.probe import probe_accuracy
 from workflow.metrics.sharpness import sharpness
 from workflow.models.base import (
@@ -270,10 +270,7 @@ def _representation(model: Model, judge: Judge) -> dict[str, Any]:
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:
     """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
-    with FlopCounterMode(display=False) as counter:
-        model.sample(n, make_generator(model.device, 0))
-    total: int = counter.get_total_flops()
-    return total / n / 1e9
+    return operations(lambda: model.sample(n, make_generator(model.device, 0))) / n / 1e9
 
 
 @torch.no_grad()

@@ -14,10 +14,6 @@ from torch import Tensor
 from workflow.errors import BakeoffError
 from workflow.files import sha256
 from workflow.stored import PREPARED, Arrays, read_card, read_metadata, reading, write_arrays
-from workflow.stored import SPLITS as SPLITS
-from workflow.stored import Card as Card
-from workflow.stored import Mixture as Mixture
-from workflow.stored import write_prepared as write_prepared
 
 POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
 PLANE_LEVELS = 256

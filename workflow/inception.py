@@ -16,7 +16,8 @@ from workflow.batches import in_batches
 from workflow.errors import BakeoffError
 from workflow.extractor import Outputs
 from workflow.fetch import fetch
-from workflow.images import Card, read_tensors, write_tensors
+from workflow.images import read_tensors, write_tensors
+from workflow.stored import Card
 
 WEIGHTS = Path("data/fetched/weights-inception-2015-12-05-6726825d.pth")
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"

@@ -29,6 +29,7 @@ from typing import Any
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.params import Params
+from workflow.stored import read_card
 
 Record = dict[str, float | int]
 Points = dict[tuple[str, int], float]  # metric and step: value
@@ -199,8 +200,6 @@ class Store:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
         from mlflow.types import Schema, TensorSpec
 
-        from workflow.images import read_card
-
         card = read_card()
         images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.shape))])
         data = Dataset(
@@ -220,7 +219,7 @@ class Store:
 
     def _log_files(self, run_id: str, folder: Path) -> None:
         """Log the samples, the figures, and every set of pictures as a grid."""
-        from workflow.images import grid, png, read_card, read_tensors
+        from workflow.images import grid, png, read_tensors
 
         with tempfile.TemporaryDirectory() as temporary:
             place, levels = Path(temporary), read_card().levels
@@ -243,8 +242,6 @@ class Store:
         from mlflow.models import Model, ModelSignature
         from mlflow.pyfunc import save_model
         from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-
-        from workflow.images import read_card
 
         run_id, here = run.info.run_id, Path(__file__).parent
         if logged := run.outputs.model_outputs if run.outputs else []:

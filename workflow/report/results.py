@@ -4,15 +4,13 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from workflow.errors import BakeoffError
 from workflow.files import read_json
 from workflow.params import Params
 from workflow.report.columns import MEASURED, look_up
-
-if TYPE_CHECKING:
-    from workflow.images import Card
+from workflow.stored import Card, read_card
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
@@ -51,7 +49,7 @@ class Results:
     """
 
     settings: Params
-    card: "Card"
+    card: Card
     extractor: dict[str, Any]
     reference: dict[str, Any]
     runs: tuple[Run, ...]
@@ -69,8 +67,6 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
 
     Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
     """
-    from workflow.images import read_card  # brings torch, which `--show` has no use for
-
     card = read_card()
     settings = settings.model_copy(update={"models": {k: v for k, v in settings.models.items() if k not in missing}})
     if not settings.models:
@@ -83,7 +79,7 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     return Results(settings, card, extractor, reference, tuple(runs), missing)
 
 
-def _read_run(name: str, seed: int, card: "Card") -> Run:
+def _read_run(name: str, seed: int, card: Card) -> Run:
     folder = Path("runs") / name / str(seed)
     path = folder / "metrics.json"
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
@@ -109,7 +105,7 @@ def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
     return {**metrics, "nearest_neighbour": {**metrics.get("nearest_neighbour", {}), "ratio": ratio}}
 
 
-def _with_nats(metrics: dict[str, Any], card: "Card") -> dict[str, Any]:
+def _with_nats(metrics: dict[str, Any], card: Card) -> dict[str, Any]:
     """`metrics` with `nats` of an image, -log p(x), put into it: of black and white images, as papers give it."""
     bits = metrics.get("bits_per_dim")
     nats = bits * math.prod(card.shape) * math.log(2) if card.levels == 2 and bits is not None else None
