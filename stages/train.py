@@ -1,7 +1,6 @@
 """Train one model with one seed: `python -m stages.train <name> <seed>`."""
 
 import hashlib
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from workflow import params, timing, tracking
 from workflow.compute import more_devices, prepare_torch
 from workflow.errors import BakeoffError, one_line
 from workflow.files import sha256, write_text
-from workflow.history import Record
 from workflow.images import read_split, write_tensors
 from workflow.models import registry
 from workflow.params import Params
@@ -48,16 +46,11 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     if team.rank:
         assist(model, images, entry.train, seed, team, file)
         return
-    folder, history = Path("runs") / name / str(seed), io.StringIO()
+    folder = Path("runs") / name / str(seed)
     with tracking.live(name, seed, settings) as track, file.stopping_politely():
-
-        def log(record: Record) -> None:
-            history.write(json.dumps(record) + "\n")
-            track(record)
-
         valid = read_split("valid")
         try:
-            fitted = fit(model, images, valid, entry.train, seed, log, f"{name} seed {seed}", team, file)
+            fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", team, file)
         except torch.OutOfMemoryError:
             size = entry.train.batch_size
             raise BakeoffError(
@@ -69,7 +62,7 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     model.load_state_dict(fitted.state)
     about = {"selected_step": fitted.step, "steps": fitted.steps}
     registry.save(model, folder / "model.safetensors", entry.kind, entry.hyperparameters, about)
-    write_text(folder / "history.jsonl", history.getvalue())
+    write_text(folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in fitted.records))
     write_tensors(
         folder / "snapshots.safetensors",
         {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)},

@@ -11,6 +11,7 @@ from workflow.params import Train
 from workflow.state import State
 
 Record = dict[str, float | int]
+PACKED = 32  # losses kept one by one: each holds on to the memory around it
 
 
 class History:
@@ -25,26 +26,29 @@ class History:
     def add(self, terms: Iterable[tuple[str, Tensor]]) -> None:
         """Take in what a step gave."""
         for term, value in terms:
-            self._losses.setdefault(term, []).append(value)
+            values = self._losses.setdefault(term, [])
+            values.append(value.view(1))
+            if len(values) > PACKED:
+                values[:] = [torch.cat(values)]
 
     def means(self, step: int) -> dict[str, float]:
         """Of each term over the steps since the last call; raises BakeoffError, naming the first bad step."""
-        stacked = {term: torch.stack(values) for term, values in self._losses.items()}
-        means = {term: values.mean().item() for term, values in stacked.items()}
+        losses = {term: torch.cat(values) for term, values in self._losses.items()}
+        means = {term: values.mean().item() for term, values in losses.items()}
         if not all(map(math.isfinite, means.values())):
-            raise self._first_bad(stacked, step)
+            raise self._first_bad(losses, step)
         self._losses.clear()
         self._since = step
         return means
 
-    def _first_bad(self, stacked: dict[str, Tensor], step: int) -> BakeoffError:
+    def _first_bad(self, losses: dict[str, Tensor], step: int) -> BakeoffError:
         first: dict[str, tuple[int, float]] = {}
-        for term, values in stacked.items():
+        for term, values in losses.items():
             if bad := (~values.isfinite()).nonzero().flatten().tolist():
                 in_a_step = len(values) // (step - self._since)  # several, if the player has several turns
                 first[term] = self._since + 1 + bad[0] // in_a_step, float(values[bad[0]])
         if not first:  # finite values whose sum is not
-            return diverged(next(iter(stacked)), math.inf, step, self._settings)
+            return diverged(next(iter(losses)), math.inf, step, self._settings)
         name, (when, what) = min(first.items(), key=lambda item: item[1][0])
         return diverged(name, what, when, self._settings)
 
@@ -55,13 +59,13 @@ class History:
 
     def save(self, state: State) -> None:
         """Put all of it into `state`."""
-        state.put("losses", {term: torch.stack(values) for term, values in self._losses.items()})
+        state.put("losses", {term: torch.cat(values) for term, values in self._losses.items()})
         state.facts |= {"records": self.records, "since": self._since, "terms": list(self._losses)}
 
     def restore(self, state: State) -> None:
         """Have what `save` was called with, and log the records once more."""
         losses = state.get("losses")
-        self._losses = {term: list(losses[term].to(self._device).unbind()) for term in state.facts["terms"]}
+        self._losses = {term: [losses[term].to(self._device)] for term in state.facts["terms"]}
         self._since = state.facts["since"]
         for record in state.facts["records"]:
             self.write(record)

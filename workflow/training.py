@@ -36,6 +36,7 @@ INITIALISED, CALIBRATED = 1024, 10_000  # of the first training images, at most,
 class Fitted:
     """The weights that were best on the validation images, when that was, and how long it took.
 
+    records: all that were logged.
     snapshots: samples over training, from the same noise each time, uint8 (S, n, C, H, W), at snapshot_steps: (S,).
     """
 
@@ -44,6 +45,7 @@ class Fitted:
     valid_loss: float
     steps: int
     seconds: float
+    records: list[Record]
     snapshots: Tensor
     snapshot_steps: tuple[int, ...]
 
@@ -105,7 +107,7 @@ def fit(
                 file.write(state)
     for player in model.players.values():
         player.requires_grad_(True)
-    return judge.fitted(time.perf_counter() - start)
+    return judge.fitted(time.perf_counter() - start, history.records)
 
 
 def assist(
@@ -333,12 +335,12 @@ class _Judge:
         snapshots = state.get("snapshots")
         self.snapshots = {step: snapshots[str(step)] for step in state.facts["snapshots"]}
 
-    def fitted(self, seconds: float) -> Fitted:
+    def fitted(self, seconds: float, records: list[Record]) -> Fitted:
         """What training came to."""
         assert self.best is not None  # the last step always validates
         state, step, valid_loss = self.best
         snapshots = torch.stack(list(self.snapshots.values()))
-        return Fitted(state, step, valid_loss, self.total, seconds, snapshots, tuple(self.snapshots))
+        return Fitted(state, step, valid_loss, self.total, seconds, records, snapshots, tuple(self.snapshots))
 
 
 def _schedule(settings: Train, total: int) -> Callable[[int], float]:
