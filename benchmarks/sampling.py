@@ -24,7 +24,7 @@ from workflow.models.pixelrnn import PixelRNN
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28": ((1, 28, 28), 256), "32x32x3": ((3, 32, 32), 256)}
 BATCHES = (1, 16, 64)
-MOST = 64  # full passes that are timed
+SPENT = 3.0  # seconds on full passes in each comparison
 LONGEST = 100_000  # codes in a batch of the transformer's sequences: a pass over more takes minutes
 
 
@@ -50,10 +50,8 @@ def measure() -> Iterator[Row]:
 
 @torch.no_grad()
 def _row(what: str, sampler: Sampler, n: int, places: int) -> Row:
-    blank, timed = sampler.blank(n), min(MOST, places)
-    a_pass = seconds(lambda: sampler.logits(blank))
-    if a_pass * timed > 10:
-        timed = max(4, int(10 / a_pass))
+    blank = sampler.blank(n)
+    timed = min(places, max(1, int(SPENT / seconds(lambda: sampler.logits(blank)))))
 
     def full_passes() -> None:
         generator = Generator().manual_seed(0)
