@@ -9,9 +9,10 @@ import torch
 from workflow import params, timing
 from workflow.batches import in_batches
 from workflow.compute import generator, prepare_torch
+from workflow.drawing import overview, png
 from workflow.errors import one_line
 from workflow.files import write_bytes
-from workflow.images import overview, png, write_tensors
+from workflow.images import write_tensors
 from workflow.models import registry
 from workflow.state import drop_if_recorded
 from workflow.turn import alone
@@ -32,7 +33,7 @@ def main(name: str, seed: int) -> None:
     seconds = time.perf_counter() - start
 
     write_tensors(folder / "samples.safetensors", {"images": images})
-    write_bytes(folder / "samples.png", png(overview(images, model.levels)))
+    write_bytes(folder / "samples.png", png(overview(images.numpy(), model.levels)))
     facts = {"seconds": seconds, "images": count, "images_per_second": count / seconds}
     timing.record(folder, "sample", facts, device)
 

@@ -37,8 +37,8 @@ ALLOWED = {
     "train": {"torch", "PIL"},  # MLflow only if there is time to watch
     "sample": {"torch", "PIL"},
     "evaluate": {"torch", "PIL", "scipy"},
-    "track": {"torch", "PIL", "mlflow", "pandas", "sqlalchemy", "scipy"},
-    "report": {"torch", "PIL", "matplotlib", "jinja2"},
+    "track": {"PIL", "mlflow", "pandas", "sqlalchemy", "scipy"},
+    "report": {"PIL", "matplotlib", "jinja2"},
 }
 
 

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from workflow import files, images, stored
+from workflow import drawing, files, images, stored
 from workflow.compute import generator, prepare_torch
 from workflow.errors import BakeoffError, one_line
 from workflow.images import ImageSet
@@ -168,7 +169,7 @@ def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_puts_every_pixel_in_its_place(channels: int) -> None:
     x = torch.randint(0, 5, (7, channels, 4, 6), dtype=torch.uint8)
-    picture = images.grid(x, levels=5, columns=3, scale=2, gap=1)
+    picture = drawing.grid(x.numpy(), levels=5, columns=3, scale=2, gap=1)
     assert picture.size == (3 * 12 + 2, 3 * 8 + 2)
     assert picture.mode == ("L" if channels == 1 else "RGB")
     for i in range(7):
@@ -180,8 +181,8 @@ def test_grid_puts_every_pixel_in_its_place(channels: int) -> None:
 
 
 def test_png_is_the_picture(tmp_path: Path) -> None:
-    picture = images.grid(torch.randint(0, 5, (2, 1, 4, 4), dtype=torch.uint8), 5, 2)
-    (tmp_path / "x.png").write_bytes(images.png(picture))
+    picture = drawing.grid(torch.randint(0, 5, (2, 1, 4, 4), dtype=torch.uint8).numpy(), 5, 2)
+    (tmp_path / "x.png").write_bytes(drawing.png(picture))
     assert Image.open(tmp_path / "x.png").tobytes() == picture.tobytes()
 
 
@@ -209,14 +210,14 @@ def test_generators_of_neighbouring_seeds_are_unrelated() -> None:
 
 
 def test_points_are_dark_where_they_are_in_their_plane() -> None:
-    points = torch.tensor([[200, 30], [200, 30], [60, 220]], dtype=torch.uint8).view(-1, 1, 1, 2)
-    plane = images.scatter(points, levels=256, side=128)
-    assert (plane.shape, plane.dtype) == ((1, 1, 128, 128), torch.uint8)
+    points = np.array([[200, 30], [200, 30], [60, 220]], np.uint8).reshape(-1, 1, 1, 2)
+    plane = drawing.scatter(points, levels=256, side=128)
+    assert (plane.shape, plane.dtype) == ((1, 1, 128, 128), np.uint8)
     inner = plane[0, 0, 1:-1, 1:-1]
-    rows, columns = (inner < 255).nonzero().unbind(1)
+    rows, columns = (inner < 255).nonzero()
     assert {(int(r) + 1, int(c) + 1) for r, c in zip(rows, columns, strict=True)} == {
         (row + i, column + j) for row, column in ((112, 100), (17, 30)) for i in (-1, 0, 1) for j in (-1, 0, 1)
     }  # from the top, and from the left
     assert plane[0, 0, 112, 100] < plane[0, 0, 17, 30] < 255  # twice is darker
-    assert images.overview(points, 256).size == (384, 384)
-    assert images.overview(torch.zeros(200, 1, 8, 8, dtype=torch.uint8), 17).size == (10 * 49 - 1, 10 * 49 - 1)
+    assert drawing.overview(points, 256).size == (384, 384)
+    assert drawing.overview(np.zeros((200, 1, 8, 8), np.uint8), 17).size == (10 * 49 - 1, 10 * 49 - 1)

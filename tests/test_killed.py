@@ -29,7 +29,7 @@ from workflow.state import StateFile, state_path
 FORK = multiprocessing.get_context("fork")  # children that need not import torch again
 OUTPUTS = ("model.safetensors", "history.jsonl", "snapshots.safetensors")
 RUN, STATE = Path("runs/gan/0"), state_path("gan", 0)
-EPOCHS = 10
+EPOCHS = 40
 
 
 @pytest.fixture(autouse=True)

@@ -1,22 +1,15 @@
-"""Images as tensors: what a training sees of the files (see `workflow.stored`), and pictures of them for people."""
+"""Images as tensors: what a training sees of the files (see `workflow.stored`)."""
 
-import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from workflow.errors import BakeoffError
 from workflow.files import sha256
 from workflow.stored import PREPARED, Arrays, read_card, read_metadata, reading, write_arrays
-
-POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
-PLANE_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -72,50 +65,3 @@ def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
         )
     with reading(path, "pt") as file:
         return ImageSet(file.get_tensor("images"), file.get_tensor("labels"))
-
-
-def grid(images: Tensor, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
-    """Lay images out in rows of `columns`, on white, each pixel drawn `scale` wide (default: about 48 an image).
-
-    images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
-    """
-    n, channels, height, width = images.shape
-    scale = scale or max(1, round(48 / width))
-    rows = math.ceil(n / columns)
-    bright = (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
-    bright = bright.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
-    step_y, step_x = height * scale + gap, width * scale + gap
-    canvas = torch.full((channels, rows * step_y - gap, columns * step_x - gap), 255, dtype=torch.uint8)
-    for i, image in enumerate(bright):
-        top, left = (i // columns) * step_y, (i % columns) * step_x
-        canvas[:, top : top + height * scale, left : left + width * scale] = image
-    array = canvas.permute(1, 2, 0).numpy()
-    return Image.fromarray(array.squeeze(2) if channels == 1 else array)
-
-
-def scatter(points: Tensor, levels: int, side: int) -> Tensor:
-    """Points of a plane, uint8 (N, 1, 1, 2), x to the right and y upwards, as one picture, dark where they are.
-
-    uint8 (1, 1, side, side) of PLANE_LEVELS, with a thin frame.
-    """
-    x, y = points.view(-1, 2).long().unbind(1)
-    place = (levels - 1 - y) * side // levels * side + x * side // levels
-    counts = place.bincount(minlength=side * side).view(1, 1, side, side).float()
-    spread = F.max_pool2d(counts, 3, 1, 1)  # a point is three pixels wide
-    plane = (PLANE_LEVELS - 1) * (1 - 0.35 * spread.sqrt()).clamp(min=0)
-    inner = plane[:, :, 1:-1, 1:-1]
-    return F.pad(inner, (1, 1, 1, 1), value=0.8 * PLANE_LEVELS).to(torch.uint8)
-
-
-def overview(images: Tensor, levels: int) -> Image.Image:
-    """The first hundred images as one picture; of points, all of them in one plane."""
-    if images.shape[1:] == POINT:
-        return grid(scatter(images, levels, 3 * levels // 2), PLANE_LEVELS, columns=1, scale=1)
-    return grid(images[:100], levels, columns=10)
-
-
-def png(image: Image.Image) -> bytes:
-    """The picture as PNG bytes, with nothing in them but the pixels."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

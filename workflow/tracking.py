@@ -5,7 +5,7 @@ code. Curves arrive while training runs (`live`); the rest follows, and what is 
 Neither ever changes a result or fails one: a store that cannot be reached costs a few seconds and a warning.
 
 This module and `sampler.py`, which MLflow loads a model with, are the only ones that import mlflow. It takes seconds,
-as torch does (in `workflow.images`), so both are imported where they are needed.
+so it is imported where it is needed.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from typing import Any
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.params import Params
-from workflow.stored import read_card
+from workflow.stored import read_arrays, read_card
 
 Record = dict[str, float | int]
 Points = dict[tuple[str, int], float]  # metric and step: value
@@ -219,18 +219,17 @@ class Store:
 
     def _log_files(self, run_id: str, folder: Path) -> None:
         """Log the samples, the figures, and every set of pictures as a grid."""
-        from workflow.images import grid, png, read_tensors
+        from workflow.drawing import grid, png
 
         with tempfile.TemporaryDirectory() as temporary:
             place, levels = Path(temporary), read_card().levels
             for file in ("samples.png", "metrics.json", "history.jsonl"):
                 (place / file).write_bytes((folder / file).read_bytes())
-            stored, _ = read_tensors(folder / "pictures.safetensors")
-            for key, images in stored.items():
+            for key, images in read_arrays(folder / "pictures.safetensors").items():
                 if images.ndim < 4:  # numbers, which the report makes histograms of
                     continue
                 columns = images.shape[1] if images.ndim == 5 else 8
-                flat = images.flatten(0, 1) if images.ndim == 5 else images
+                flat = images.reshape(-1, *images.shape[-3:])
                 (place / f"{key}.png").write_bytes(png(grid(flat, levels, columns)))
             self.client.log_artifacts(run_id, temporary)
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from torch import Tensor
 
-from workflow.images import PLANE_LEVELS, POINT, read_split, read_tensors, scatter
+from workflow.drawing import PLANE_LEVELS, POINT, scatter
 from workflow.params import PATH, Params
 from workflow.report import charts, claims, origin, tables
 from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, named, significant
@@ -18,6 +17,7 @@ from workflow.report.pictures import PLANE, Strip, over_training, strip
 from workflow.report.ranking import best, comparable, doubt
 from workflow.report.results import TAXONOMY, Results
 from workflow.report.summary import fingerprint
+from workflow.stored import PREPARED, Array, read_arrays, read_images
 
 WALL = 20  # pictures a family on the wall of samples
 WALL_POINTS = 2500
@@ -65,7 +65,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
     timed = origin.with_times(summary, results)
     machines = origin.machines(results)
     cost = (*COST, *TIMES)
-    real = read_split("test")
+    real = read_images(PREPARED / "test.safetensors")
     families = list(_families(timed, results))
     crowded = len(families) > CROWD
     environment = jinja2.Environment(
@@ -118,9 +118,9 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
     every = [one for of_model in modes.values() for one in of_model if one]
     top = 1.1 * max((s for one in every for s in (*one["histogram"], *one["test_histogram"])), default=1.0)
     for series, (name, runs) in enumerate(results.models.items()):
-        samples, _ = read_tensors(runs[0].folder / "samples.safetensors")
-        pictures, _ = read_tensors(runs[0].folder / "pictures.safetensors")
-        snapshots, _ = read_tensors(runs[0].folder / "snapshots.safetensors")
+        samples = read_arrays(runs[0].folder / "samples.safetensors")
+        pictures = read_arrays(runs[0].folder / "pictures.safetensors")
+        snapshots = read_arrays(runs[0].folder / "snapshots.safetensors")
         label = names[name]
         shares = modes[name][0] and charts.class_shares(
             f"{label}: share of each class among the samples, beside that in the test images",
@@ -142,7 +142,7 @@ def _families(summary: dict[str, Any], results: Results) -> Iterator[Family]:
         )
 
 
-def _strips(pictures: dict[str, Tensor], levels: int) -> Iterator[tuple[str, Strip]]:
+def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Strip]]:
     """Pairs one above the other, walks of one row each, a column a class, as far as the model has them."""
     if pictures["neighbours_samples"].shape[1:] == POINT:
         return
@@ -156,13 +156,13 @@ def _strips(pictures: dict[str, Tensor], levels: int) -> Iterator[tuple[str, Str
             yield kind, strip([pictures[name] for name in names], levels, 16, 8)
     if "interpolations" in pictures:
         walks = pictures["interpolations"]
-        yield "interpolations", strip([walks.flatten(0, 1)], levels, walks.shape[1], walks.shape[1])
+        yield "interpolations", strip([walks.reshape(-1, *walks.shape[2:])], levels, walks.shape[1], walks.shape[1])
     if "class_grid" in pictures:
         rows = pictures["class_grid"]
         yield "class_grid", strip(rows, levels, rows.shape[1], rows.shape[1])
 
 
-def _odd(pictures: dict[str, Tensor], label: str, series: int) -> Markup | None:
+def _odd(pictures: dict[str, Array], label: str, series: int) -> Markup | None:
     """Histograms of the bits/dim of test images and odd inputs; None for a model without a density."""
     bits = {name.removeprefix(BITS): found.tolist() for name, found in pictures.items() if name.startswith(BITS)}
     kinds = sorted(bits, key=lambda kind: (kind != "test images", kind))
@@ -170,7 +170,7 @@ def _odd(pictures: dict[str, Tensor], label: str, series: int) -> Markup | None:
     return charts.odd_inputs(text, {kind: bits[kind] for kind in kinds}, series) if bits else None
 
 
-def _wall(images: Tensor, levels: int) -> Strip:
+def _wall(images: Array, levels: int) -> Strip:
     """The first images; of points, all in one plane."""
     if images.shape[1:] == POINT:
         return strip([scatter(images[:WALL_POINTS], levels, 2 * PLANE)], PLANE_LEVELS, 1, 1, fit=2 * PLANE)

@@ -4,10 +4,10 @@ import base64
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from workflow.images import PLANE_LEVELS, POINT, grid, png, scatter
+from workflow.drawing import PLANE_LEVELS, POINT, grid, png, scatter
+from workflow.stored import Array
 
 FIT = 44  # CSS pixels that a picture is about wide
 PLANE = 96  # CSS pixels of a plane with points
@@ -29,7 +29,7 @@ class Strip:
     narrow: int
 
 
-def strip(images: Iterable[Tensor], levels: int, columns: int, narrow: int, fit: int = FIT) -> Strip:
+def strip(images: Iterable[Array], levels: int, columns: int, narrow: int, fit: int = FIT) -> Strip:
     """Lay out one or more sets of equally many images uint8 (N, C, H, W) so that their n-th ones share a cell.
 
     fit: CSS pixels that a picture is about wide.
@@ -40,15 +40,15 @@ def strip(images: Iterable[Tensor], levels: int, columns: int, narrow: int, fit:
     return Strip(cells, fit // own * own or fit, own > fit, columns, narrow)
 
 
-def over_training(snapshots: Tensor, levels: int) -> Strip:
+def over_training(snapshots: Array, levels: int) -> Strip:
     """Samples over training, uint8 (S, n, C, H, W): a column a time, a row from the same noise; points as a plane."""
     times = len(snapshots)
     if snapshots.shape[2:] == POINT:
-        planes = torch.cat([scatter(points, levels, PLANE) for points in snapshots])
+        planes = np.concatenate([scatter(points, levels, PLANE) for points in snapshots])
         return strip([planes], PLANE_LEVELS, times, 3, fit=PLANE)
     return strip([snapshots[:, row] for row in range(SNAPSHOT_ROWS)], levels, times, times)
 
 
-def _uri(image: Tensor, levels: int) -> str:
+def _uri(image: Array, levels: int) -> str:
     content = png(grid(image[None], levels, columns=1, scale=1))
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
