@@ -19,7 +19,7 @@ SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), 
 
 def build(missing: tuple[str, ...] = ()) -> None:
     """Read the results, but of `missing` models, and write the summary, its table and the page."""
-    from workflow.report.page import render  # torch and matplotlib, which showing has no use for
+    from workflow.report.page import render  # matplotlib, which showing has no use for
 
     results = read_results(params.load(), missing)
     summary = summarise(results)

@@ -292,7 +292,19 @@ def test_manifold_scores_of_far_and_of_collapsed_samples() -> None:
     assert max(collapsed["recall"], collapsed["coverage"]) < 0.2
 
 
-def test_chunks_do_not_change_the__manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_points_are_in_each_others_balls() -> None:
+    """A point with k equals has a ball of no size; samples and real images are looked at about different centres."""
+    lattice = torch.randn(12, 40, generator=_generator(1))
+    samples, real = (lattice[torch.randint(0, 12, (300,), generator=_generator(seed))] for seed in (2, 3))
+    samples = samples[(samples != lattice[0]).any(1)]  # one place has no sample
+    found = manifold_scores(fit_manifold(samples, 5), fit_manifold(real, 5), 5)
+    there = (real[:, None] == samples).all(2)
+    assert found["recall"] == found["coverage"] == there.any(1).double().mean().item() < 1
+    assert found["precision"] == 1
+    assert found["density"] == pytest.approx(there.sum(0).double().mean().item() / 5)
+
+
+def test_chunks_do_not_change_the_manifold_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, real = _features(50, 3, 1), _features(41, 3, 2)
     whole = _manifold_scores(samples, real, 3)
     monkeypatch.setattr(manifold, "ROWS", 7)

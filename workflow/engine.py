@@ -61,14 +61,14 @@ def visible_gpus() -> int:
 class Graph:
     """The stages of dvc.yaml in this folder, resolved by DVC."""
 
-    def __init__(self, root: Path = Path()) -> None:
+    def __init__(self) -> None:
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
         try:
-            self._repo = Repo(str(root))
+            self._repo = Repo()
             _forget_the_dead(Path(self._repo.tmp_dir) / "rwlock")
             index = self._repo.index
             # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
@@ -166,6 +166,7 @@ class Graph:
         if error := self._commit_pending():
             names = " ".join(self._pending)
             print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
+            return
         before, lock = self._locked_before, _Lock()
         new = [stage.name for stage in self.stages if stage.name in lock.stages and stage.name not in before]
         if new:
@@ -185,7 +186,7 @@ class Graph:
                 if stages:
                     lock = _Lock()
                     lock.write(lock.stages | {stage.addressing: _as_locked(stage) for stage in stages})
-        except DvcException as error:  # another DVC command holds the lock
+        except (DvcException, BakeoffError) as error:  # another DVC command holds the lock, or dvc.lock was edited
             return str(error)
         for stage in stages:
             if stage.addressing.startswith("train@"):
@@ -203,10 +204,11 @@ class _Lock:
     """
 
     PATH = Path("dvc.lock")
-    LAYOUT = re.compile(r"(.*?^stages:\n)((?:^(?: [^\n]*)?\n)*)(.*)", re.DOTALL | re.MULTILINE)
+    LAYOUT = re.compile(r"(.*?^stages:\n)((?:^(?: [^\n]*)?\n)*)((?:\w.*)?)", re.DOTALL | re.MULTILINE)
 
     def __init__(self) -> None:
         content = self.PATH.read_text() if self.PATH.exists() else "schema: '2.0'\nstages:\n"
+        content += "" if content.endswith("\n") else "\n"
         parts = self.LAYOUT.fullmatch(content)
         if not parts:
             raise BakeoffError(f"{self.PATH}: not as DVC writes it; take it from git again, or delete it")

@@ -27,7 +27,7 @@ class History:
         """Take in what a step gave."""
         for term, value in terms:
             values = self._losses.setdefault(term, [])
-            values.append(value.view(1))
+            values.append(value.to(torch.promote_types(value.dtype, torch.float32)).view(1))  # no file takes bf16
             if len(values) > PACKED:
                 values[:] = [torch.cat(values)]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from workflow.errors import BakeoffError
 
 ROWS = 1024  # of each set whose distances from each other are in memory at once, 8 MB: they stay in the cache
+ROUNDING = 1e-13  # of squared distances, a share of the greatest squared length: equal points are in each other's balls
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -67,7 +68,8 @@ def fit_manifold(points: Tensor, k: int) -> Manifold:
     """
     if len(points) <= k:
         raise BakeoffError(f"evaluate.neighbours: {k}: too many for {len(points)} images; set it lower")
-    return Manifold(points, _squared_radii(_lift(points, points.double().mean(0)), k))
+    lifted = _lift(points, points.double().mean(0))
+    return Manifold(points, _squared_radii(lifted, k) + ROUNDING * float(lifted[:, -1].max()))
 
 
 def manifold_scores(samples: Manifold, real: Manifold, k: int) -> dict[str, float]:

@@ -139,10 +139,10 @@ class CausalTransformer(nn.Module):
     @torch.no_grad()
     def sample(self, n: int, generator: Generator, allowed: Tensor) -> Tensor:
         """Draw n sequences, int64 (n, length). allowed: bool (codes, length): only these are drawn at each position."""
-        drawn, caches = torch.zeros(n, 0, dtype=torch.long, device=allowed.device), self.caches(n)
+        drawn, caches = torch.zeros(n, self.length, dtype=torch.long, device=allowed.device), self.caches(n)
         for i in range(self.length):
-            logits = self.step(drawn, caches).masked_fill(~allowed[:, i], -torch.inf)
-            drawn = torch.cat([drawn, draw_categorical(logits, generator)[:, None]], 1)
+            logits = self.step(drawn[:, :i], caches).masked_fill(~allowed[:, i], -torch.inf)
+            drawn[:, i] = draw_categorical(logits, generator)
         return drawn
 
     def caches(self, n: int) -> list[Tensor]:

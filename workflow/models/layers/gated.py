@@ -173,7 +173,7 @@ class GatedPixelCNN(nn.Module):
     ) -> Tensor:
         """Draw the pixels of rows `row` and below, given the rows above. given: integers (N, C, H, W); int64 likewise.
 
-        Features of what is already drawn are kept, so that a pixel costs one small convolution a layer and not a whole
+        Features of what is already drawn are kept, so that a pixel costs a few small matrix products and not a whole
         forward pass: the same logits, many times faster. allowed: bool (levels,): only these are drawn. y: the images'
         classes, int64 (N,).
         """
@@ -248,7 +248,7 @@ class _Pen:
     for each colour computes that block and no other.
     """
 
-    def __init__(self, network: "GatedPixelCNN", n: int, generator: Generator, allowed: Tensor | None) -> None:
+    def __init__(self, network: GatedPixelCNN, n: int, generator: Generator, allowed: Tensor | None) -> None:
         self.network, self.generator, self.allowed = network, generator, allowed
         colours, _, width = network.shape
         self.head = (network.head.weight * network.head_mask)[..., 0, 0]

@@ -35,11 +35,8 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, gates · outputs, H, W)."""
-        return F.conv2d(self.framed(x), self.weight * self.mask, self.bias)
-
-    def framed(self, x: Tensor) -> Tensor:
-        """x within the zeros that the convolution sees beyond its edges, (N, inputs, H + up, W + 2 aside)."""
-        return F.pad(x, (self.aside, self.aside, self.up, 0))
+        framed = F.pad(x, (self.aside, self.aside, self.up, 0))  # within the zeros that it sees beyond the edges
+        return F.conv2d(framed, self.weight * self.mask, self.bias)
 
     def of_pixel(self) -> Callable[[Tensor], Tensor]:
         """A 1x1 convolution as what it does to the features of one pixel, (N, inputs) to (N, gates · outputs)."""
@@ -69,9 +66,8 @@ class Seen:
         return torch.addmm(self.bias, patch, self.weight)
 
 
-Step = Callable[
-    [Tensor, int, int], Tensor
-]  # features of a pixel, (N, features), and where it is, to the layer's output
+# From the features of a pixel, (N, features), and where it is, to a layer's output there.
+Step = Callable[[Tensor, int, int], Tensor]
 
 
 class PixelLayer(nn.Module):
