@@ -1,6 +1,7 @@
 """A model as MLflow loads it: `mlflow.pyfunc.load_model("runs:/<id>/model").predict(frame)` draws images.
 
-MLflow runs this file ("models from code"), so nothing is unpickled.
+MLflow runs this file ("models from code"), so nothing is unpickled. It does so when a model is logged, too, which needs
+no torch: what does is imported where it is used.
 """
 
 from pathlib import Path
@@ -9,9 +10,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import pandas as pd
-import torch
-
-from workflow.models import registry
 
 
 class Sampler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -19,11 +17,15 @@ class Sampler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Read the weights that were logged with the run."""
+        from workflow.models import registry
+
         self._model = registry.load(Path(context.artifacts["model"])).model
 
     # MLflow reads the hint: of another type than a data frame it would want a list, and say so.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
         """model_input: columns n and seed, a row a batch. Returns uint8 (sum of n, C, H, W), values 0..levels-1."""
+        import torch
+
         batches = [
             self._model.sample(int(row.n), torch.Generator().manual_seed(int(row.seed))).numpy()
             for row in model_input.itertuples()
