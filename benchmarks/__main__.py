@@ -5,11 +5,11 @@ Writes `benchmarks/results.json` and, for people, `benchmarks/RESULTS.md`, after
 
 import datetime
 import importlib
-import os
 import sys
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import Row
 from workflow.files import read_json, write_json, write_text
@@ -23,7 +23,8 @@ def main(names: list[str]) -> None:
     """Measure, part after part."""
     if unknown := set(names) - set(PARTS):
         sys.exit(f"error: no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
-    torch.set_num_threads(1)  # as in a stage
+    torch.set_num_threads(1)  # as in a stage, and for all other libraries
+    threadpool_limits(1)
     for name in names or PARTS:
         rows: list[Row] = []
         for row in importlib.import_module(f"benchmarks.{name}").measure():
@@ -67,5 +68,4 @@ def _cell(value: object) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main(sys.argv[1:])
