@@ -29,7 +29,7 @@ from workflow.state import StateFile, state_path
 FORK = multiprocessing.get_context("fork")  # children that need not import torch again
 OUTPUTS = ("model.safetensors", "history.jsonl", "snapshots.safetensors")
 RUN, STATE = Path("runs/gan/0"), state_path("gan", 0)
-EPOCHS = 40
+EPOCHS = 20
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +227,8 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_space(
     command = ["unshare", "-Urm", "sh", "-c", FULL.format(place=place, python=sys.executable)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     file = STATE if place == "states" else RUN / OUTPUTS[0]
-    assert done.stderr == f"error: {file}: No space left on device; free some space and run again\n"
+    told = [line for line in done.stderr.splitlines() if not line.startswith("warning: MLflow")]
+    assert told == [f"error: {file}: No space left on device; free some space and run again"]
     assert done.returncode == 2
     train.main("gan", 0)
     assert _outputs() == undisturbed

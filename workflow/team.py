@@ -104,14 +104,19 @@ def _member(
     if rank:  # the first ends when it is asked to, and the others with it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with one_line():
-        repeatable(compute)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, f"file://{meeting}", PATIENCE, len(devices), rank)
-        work(Team(rank, len(devices)), device, *args)
-        dist.destroy_process_group()
+    try:
+        with one_line():
+            repeatable(compute)
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            backend = "nccl" if device.type == "cuda" else "gloo"
+            dist.init_process_group(backend, f"file://{meeting}", PATIENCE, len(devices), rank)
+            work(Team(rank, len(devices)), device, *args)
+            dist.destroy_process_group()
+    except SystemExit as ended:  # at once: threads that talk to the others would now and then end it with words of C++
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(ended.code or 0))
 
 
 def _end_with(parent: int) -> None:
