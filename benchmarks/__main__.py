@@ -3,6 +3,7 @@
 Writes `benchmarks/results.json` and, for people, `benchmarks/RESULTS.md`, after each part.
 """
 
+import ast
 import datetime
 import importlib
 import sys
@@ -48,7 +49,7 @@ def _tables(results: dict[str, dict[str, object]]) -> str:
         host_facts, rows = part["host"], part["rows"]
         assert isinstance(host_facts, dict)
         assert isinstance(rows, list)
-        about = importlib.import_module(f"benchmarks.{name}").__doc__ or ""
+        about = ast.get_docstring(ast.parse(Path(f"benchmarks/{name}.py").read_text())) or ""
         packages = host_facts["packages"]
         where = (
             f"{part['measured']}, {host_facts['processor']}, {host_facts['cores']} cores, Python "
