@@ -4,7 +4,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help repro test check bench ui clean lock
+.PHONY: help repro test check bench cluster ui clean lock
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -16,7 +16,7 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	@python -m stages.report --show
 
 test: .venv/installed  ## install what is missing, run the tests
-	python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 1)") --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed  ## lint, format check, types, known vulnerabilities of the locked packages
 	pre-commit run --all-files
@@ -25,6 +25,9 @@ check: .venv/installed  ## lint, format check, types, known vulnerabilities of t
 bench: .venv/installed  ## measure speed beside the alternatives (most of an hour); PART="sampling run": these parts
 	uv pip install -q --python .venv/bin/python --require-hashes -r benchmarks/requirements.lock
 	python -m benchmarks $(PART)
+
+cluster: .venv/installed  ## install what many machines need: clients of Slurm, Kubernetes, S3, PostgreSQL
+	uv pip install -q --python .venv/bin/python --require-hashes -r requirements-cluster.lock
 
 ui: .venv/installed  ## open the MLflow UI on this machine alone
 	@echo "MLflow: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning (Ctrl-C ends it)"
@@ -37,6 +40,9 @@ clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/o
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
 	$(LOCKING) pyproject.toml --group dev --upgrade -o requirements.lock
+	$(LOCKING) --group cluster --constraint requirements.lock -o requirements-cluster.lock
+	$(LOCKING) --group cluster-test --constraint requirements.lock --constraint requirements-cluster.lock \
+	    -o tests/cluster/requirements.lock
 	$(LOCKING) --group bench --python-version 3.11 --constraint requirements.lock -o benchmarks/requirements.lock
 
 # uv makes the environment; where there is no uv, pip brings it into the environment first.

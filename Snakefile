@@ -5,45 +5,59 @@ import sys
 from snakemake.logging import logger
 
 from workflow import params
-from workflow.engine import Graph, visible_gpus
+from workflow.engine import MARKER, Graph, planned, visible_gpus
 from workflow.errors import one_line
 
 with one_line():
     on_gpu = params.load().compute.device != "cpu"
-    graph = Graph()
-    if not graph.checked:  # before Snakemake deletes what the changed stages will make
-        from stages.check import check
+    if workflow.is_main_process:
+        graph = Graph()
+        if not graph.checked:  # before Snakemake deletes what the changed stages will make
+            from stages.check import check, record
 
-        check()
+            check()
+        logger.addHandler(
+            graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
+        )
+        here = workflow.resource_settings.cores is not None  # not on a cluster, which knows its own GPUs
+        if on_gpu and here and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
+            workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (workflow/compute.py)
+        stages, changed = graph.stages, graph.mark()
+    else:  # does one job of a run, perhaps on another machine
+        stages, changed = planned(), str(MARKER)
 
-logger.addHandler(
-    graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
-)
-if on_gpu and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
-    workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (see workflow/compute.py)
+
+def memory(amount):
+    """More with each attempt, for a job that was killed because it had too little."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 rule all:
     input:
-        [output for stage in graph.stages for output in stage.outputs],
+        [output for stage in stages for output in stage.outputs],
 
 
-for stage in graph.stages:
+for stage in stages:
 
     rule:
         name:
             stage.rule
         input:
             [path if stage.changed else ancient(path) for path in stage.inputs],
-            [graph.mark()] if stage.changed else [],
+            [changed] if stage.changed else [],
         output:
             [path if "." in path.rsplit("/", 1)[-1] else directory(path) for path in stage.outputs],
         params:
             command=stage.command,
         threads: stage.threads
         priority: stage.priority
+        localrule: stage.local
         resources:
-            **{name: amount for name, amount in stage.resources.items() if on_gpu or name != "gpu"},
+            **{
+                name: memory(amount) if name == "mem_mb" else amount
+                for name, amount in stage.resources.items()
+                if on_gpu or name != "gpu"
+            },
         shell:
             "{params.command}"
 
@@ -51,6 +65,9 @@ for stage in graph.stages:
 onstart:
     with one_line():
         graph.hold()
+        if not graph.checked:
+            record()
+            graph.note_checked()
 
 
 onsuccess:

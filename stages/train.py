@@ -1,5 +1,6 @@
 """Train one model with one seed: `python -m stages.train <name> <seed>`."""
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -15,7 +16,7 @@ from workflow.images import read_split, write_tensors
 from workflow.models import registry
 from workflow.params import Params
 from workflow.provenance import imported_files
-from workflow.state import StateFile, prune, state_path
+from workflow.state import StateFile, noting_failure, prune, state_path
 from workflow.stored import read_card
 from workflow.team import Team, together
 from workflow.training import assist, fit
@@ -40,15 +41,16 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     settings = params.load()
     entry = settings.models[name]
     card, images = read_card(), read_split("train")
-    _check_classes(name, entry.hyperparameters.get("classes", 0), len(card.classes))
-    model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
+    with contextlib.nullcontext() if team.rank else noting_failure(name, seed):
+        _check_classes(name, entry.hyperparameters.get("classes", 0), len(card.classes))
+        model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
     file = StateFile(state_path(name, seed), _key(name, seed, settings, device), settings.save_every)
     if team.rank:
         assist(model, images, entry.train, seed, team, file)
         return
     folder = Path("runs") / name / str(seed)
-    with tracking.live(name, seed, settings) as track, file.stopping_politely():
-        valid = read_split("valid")
+    valid = read_split("valid")
+    with noting_failure(name, seed), tracking.live(name, seed, settings) as track, file.stopping_politely():
         try:
             fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", team, file)
         except torch.OutOfMemoryError:

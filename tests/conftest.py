@@ -1,6 +1,7 @@
 """What several test files need."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,18 @@ def _one_thread_and_a_seed() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_deterministic_debug_mode(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_running() -> Iterator[None]:
+    """End what a test has started and, as it failed, not waited for."""
+    yield
+    from tests.copied_project import STARTED
+
+    for process in STARTED:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    STARTED.clear()
 
 
 @pytest.fixture(scope="session")

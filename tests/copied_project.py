@@ -40,18 +40,21 @@ def copy_tracked_files(folder: Path) -> None:
     for name in filter(None, tracked.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)  # profiles is a link
+
+
+STARTED: list[subprocess.Popen[str]] = []  # by `Project.start`, each the leader of a group; ended with the test
 
 
 class Project:
-    """A copy of the project that runs the smoke preset with two models: an engine treats all of them alike."""
+    """A copy of the project that runs the smoke preset with few models: an engine treats all of them alike."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: tuple[str, ...] = MODELS) -> None:
         self.folder = folder
         copy_tracked_files(folder)
         (folder / "dvc.lock").unlink(missing_ok=True)
         smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
-        smoke["models"] = {name: smoke["models"][name] for name in MODELS}
+        smoke["models"] = {name: smoke["models"][name] for name in models}
         (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
         (folder / "imported").mkdir()
         (folder / "imported/sitecustomize.py").write_text(RECORDER)
@@ -84,9 +87,11 @@ class Project:
         """Begin a command there, the leader of a group of processes of its own; it prints into `started.log`."""
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MLFLOW_TRACKING_URI")}
         with (self.folder / "started.log").open("w") as log:
-            return subprocess.Popen(
+            started = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, text=True, start_new_session=True
             )
+        STARTED.append(started)
+        return started
 
     def ran(self, *command: str) -> set[str]:
         """Run an engine; returns the stages that it ran, by the names that DVC gives them."""
@@ -114,6 +119,14 @@ class Project:
         files = [f for path in paths for f in (path.rglob("[!.]*") if path.is_dir() else [path])]
         return {str(f.relative_to(self.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
+    def tracked(self) -> list[Any]:
+        """All runs of the bake-off in the project's MLflow store."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
+        (experiment,) = client.search_experiments(filter_string="name = 'generative-bakeoff/digits'")
+        return list(client.search_runs([experiment.experiment_id]))
+
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace the one occurrence of `old` by `new`, or put `new` at the end if `old` is empty."""
         content = (self.folder / file).read_text()
@@ -124,6 +137,13 @@ class Project:
         """This engine finds nothing to do."""
         asked = ("snakemake", "-n") if engine == SNAKEMAKE else ("dvc", "status")
         assert re.search(r"Nothing to be done|up to date", self.run(*asked))
+
+
+def lengthen(project: Project) -> None:
+    """Let the GAN train for long enough to be caught at it on a busy machine."""
+    settings = yaml.safe_load((project.folder / "params.yaml").read_text())
+    settings["models"]["gan"]["train"]["epochs"] = 60
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
 def _stage_name(rule: str) -> str:

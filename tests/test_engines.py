@@ -50,8 +50,9 @@ def _chain(model: str) -> set[str]:
 def projects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
     """A project that DVC has run and one that Snakemake has, made side by side."""
     by_dvc, by_snakemake = (Project(tmp_path_factory.mktemp(name)) for name in ("by_dvc", "by_snakemake"))
+    engines = (DVC, (*SNAKEMAKE, "--quiet", "all"))
     with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), (DVC, (*SNAKEMAKE, "-q"))))
+        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), engines))
     return by_dvc, by_snakemake
 
 

@@ -14,18 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workflow.errors import BakeoffError
-from workflow.files import write_text
+from workflow.files import read_json, write_text
 from workflow.state import drop_if_recorded
 
 # Says only that the parameters are good: who reads it need not run again. The Snakefile checks them itself, so the file
 # is no input of a rule: Snakemake would look no further at what depends on a job that is to run.
 CHECKED = "data/checked.json"
 MARKER = Path(".snakemake/changed")
+PLAN = Path(".snakemake/plan.json")
 COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; what took long is committed at once
 
 
@@ -40,8 +41,18 @@ class Stage:
     outputs: tuple[str, ...]
     threads: int
     resources: dict[str, Any]
+    local: bool  # runs where the engine does, not on a cluster's node
     changed: bool
     priority: int = 0
+
+
+def planned() -> list[Stage]:
+    """The stages of the run that holds this folder, for a process of Snakemake that does one of its jobs.
+
+    On a cluster there are two for each job; DVC, which takes seconds to load and keeps its lock to the first, they need
+    not ask.
+    """
+    return [Stage(**stage) for stage in read_json(PLAN)]
 
 
 def visible_gpus() -> int:
@@ -93,6 +104,7 @@ class Graph:
         self._stages = {stage.addressing: stage for stage in ordered}
         self._pending: list[str] = []
         self._started: dict[int, float] = {}  # jobs under way, and since when on the monotonic clock
+        self._noted: set[int] = set()  # jobs that are over and, but for those pending, committed
         self._finished: Callable[[], dict[int, str]] = dict
         self._committed = 0.0  # when, on the monotonic clock
         self._locked_before = list(_Lock().stages)
@@ -123,6 +135,7 @@ class Graph:
     def hold(self) -> None:
         """Keep all outputs to this process until it ends, however it does: DVC's commands and other runs are refused.
 
+        Leaves the plan where jobs on other machines find it.
         Raises BakeoffError, which names the process, if another one is at work on some of them.
         """
         from dvc.lock import LockError
@@ -136,12 +149,17 @@ class Graph:
         except LockError as error:
             raise _busy(error) from None
         atexit.register(held.__exit__, None, None, None)
+        write_text(PLAN, json.dumps([asdict(stage) for stage in self.stages]))
+
+    def note_checked(self) -> None:
+        """Commit the stage `check`, as this process has done its work, also if its job is not asked for."""
+        self._pending += [stage.name for stage in self.stages if stage.outputs == (CHECKED,)]
 
     def committer(self, finished: Callable[[], dict[int, str]]) -> logging.Handler:
         """A handler for Snakemake's log that commits stages to DVC as their jobs finish.
 
-        finished: gives number and rule of the jobs that are over. Snakemake tells of an end only if it is not quiet,
-        but always of a start, and there is one after each end that others wait for; `settle` does what is left.
+        finished: gives number and rule of the jobs that are over. Snakemake tells of an end only if it is not quiet, of
+        a start unless `--quiet all`, and there is one after each end that others wait for; `settle` does what is left.
         """
         self._finished = finished
         return _OnJobsStarted(self._take_note)
@@ -150,8 +168,9 @@ class Graph:
         """Commit what has finished, now or soon, and remember that these jobs have started."""
         now, longest = time.monotonic(), 0.0
         for job, rule in self._finished().items():
-            if job in self._started:
-                longest = max(longest, now - self._started.pop(job))
+            if job not in self._noted:
+                self._noted.add(job)
+                longest = max(longest, now - self._started.pop(job, now))
                 self._pending += [stage.name for stage in self.stages if stage.rule == rule]
         self._started |= dict.fromkeys(jobs, now)
         if longest > LONG or now > self._committed + COMMIT_EVERY:
@@ -291,6 +310,7 @@ def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:
         inputs=tuple(inputs),
         outputs=tuple(out.def_path for out in stage.outs),
         threads=meta.pop("threads", 1),
+        local=meta.pop("local", False),
         resources=meta,
         changed=changed,
     )

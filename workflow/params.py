@@ -170,6 +170,24 @@ class Entry(BaseModel):
         """What goes to the family's class."""
         return dict(self.model_extra or {})
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All that it says, by the keys that sweeps use: `kind`, `latents`, `train.lr`."""
+        train = {f"train.{key}": value for key, value in self.train.model_dump(mode="json").items()}
+        return {"kind": self.kind, **train, **self.hyperparameters}
+
+
+class Sweep(Section):
+    """Models that differ in some hyper-parameters alone, of which the best by `valid` stands for all in the report.
+
+    It bears the name of the model that it began with, which is one of them. varied: `latents`, `train.lr` and the like.
+    trials: names of the others. failed: what was varied in trials whose training failed, models no more.
+    """
+
+    varied: Annotated[list[str], Field(min_length=1)]
+    trials: list[str]
+    failed: dict[str, dict[str, Any]] = {}
+
 
 def _file_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,39}", name):
@@ -198,6 +216,14 @@ class Params(Section):
     evaluate: Evaluate
     models: Annotated[dict[Annotated[str, AfterValidator(_file_name)], Entry], Field(min_length=1)]
     save_every: Annotated[float, Field(ge=0, strict=False)] = 60.0
+    sweeps: dict[str, Sweep] = {}
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-5 as a number, as YAML 1.2 and so DVC does, which writes it so."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
 
 def load(path: Path = PATH) -> Params:
@@ -206,15 +232,52 @@ def load(path: Path = PATH) -> Params:
     Raises BakeoffError, one line: the key's full path, the value and what is allowed.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        return parse(path.read_text(), path)
     except FileNotFoundError:
         raise BakeoffError(f"{path}: missing; run from the project's folder") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BakeoffError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise BakeoffError(f"{path}: not valid YAML: {error}") from None
+
+
+def parse(text: str, path: Path = PATH) -> Params:
+    """The same of a text that may become the file."""
     try:
-        return Params.model_validate(content)
+        settings = Params.model_validate(yaml.load(text, _Loader))  # noqa: S506 -- a SafeLoader
+    except yaml.YAMLError as error:
+        raise BakeoffError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise BakeoffError(f"{path}: {explain(error, '')}") from None
+    belongs: dict[str, str] = {}
+    for name, sweep in settings.sweeps.items():
+        if wrong := _wrong(name, sweep, settings.models, belongs):
+            raise BakeoffError(f"{path}: sweeps.{name}{wrong}")
+        belongs |= dict.fromkeys((name, *sweep.trials), name)
+    return settings
+
+
+def _wrong(name: str, sweep: Sweep, models: dict[str, Entry], belongs: dict[str, str]) -> str:
+    """What is wrong with a sweep, and where; belongs: models that are in another sweep, and in which."""
+    members = [name, *sweep.trials]
+    for model in members:
+        where = "" if model == name else ".trials"
+        if model not in models:
+            return f"{where}: {model!r}: no such model; known: {', '.join(models)}"
+        if members.count(model) > 1:
+            return f".trials: {model!r} stands twice; that of the sweep's own name needs no mention"
+        if model in belongs:
+            return f"{where}: {model!r} is in sweeps.{belongs[model]} already"
+        first, own = models[name].flat, models[model].flat
+        other = [key for key in {**first, **own} if first.get(key) != own.get(key) and key not in sweep.varied]
+        if other:
+            return f".trials: {model!r} differs from {name!r} in {', '.join(other)} too; add that to varied"
+    if unknown := [key for key in sweep.varied if not any(key in models[model].flat for model in members)]:
+        return f".varied: {unknown[0]!r}: none of its models has such a key"
+    if "kind" in sweep.varied:
+        return ".varied: 'kind': a sweep is of one kind; list models of others under models alone"
+    for model, values in sweep.failed.items():
+        if model in models or not set(values) <= set(sweep.varied):
+            return f".failed: {model!r}: should be no model any more, with values of what is varied"
+    return ""
 
 
 def explain(error: ValidationError, where: str, known: list[str] | None = None) -> str:
@@ -248,6 +311,8 @@ def _readable(message: str) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     if location[:1] == ("models",):
         return list(Train.model_fields)  # an entry itself takes any key: the registry knows which
+    if location[:1] == ("sweeps",):
+        return list(Sweep.model_fields)
     if location[:1] == ("data",):
         kinds: tuple[type[BaseModel], ...] = (Embedded, Published, Folder)
         return next(list(k.model_fields) for k in kinds if location[1] in get_args(k.model_fields["name"].annotation))

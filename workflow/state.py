@@ -18,6 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from workflow.errors import BakeoffError, Stopped
+from workflow.files import write_text
 from workflow.params import Params
 
 if TYPE_CHECKING:
@@ -123,6 +124,23 @@ class StateFile:
 def state_path(name: str, seed: int) -> Path:
     """Where the state of a model's training with a seed is kept."""
     return FOLDER / f"{name}-{seed}.safetensors"
+
+
+def failure_path(name: str, seed: int) -> Path:
+    """Where a training that its own parameters have ended says so, until it is begun again."""
+    return FOLDER / f"{name}-{seed}.failed"
+
+
+@contextmanager
+def noting_failure(name: str, seed: int) -> Iterator[None]:
+    """Write down any BakeoffError of a training, so that a sweep can tell it from one that was cut off."""
+    path = failure_path(name, seed)
+    path.unlink(missing_ok=True)
+    try:
+        yield
+    except BakeoffError as error:
+        write_text(path, f"{error}\n")
+        raise
 
 
 def drop_if_recorded(name: str, seed: int) -> None:

@@ -29,7 +29,9 @@ from typing import Any
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.params import Params
+from workflow.parents import LEAST, adopt, parent_of, parent_tags, tell_the_best
 from workflow.stored import read_arrays, read_card
+from workflow.sweep import least_valid_loss
 
 Record = dict[str, float | int]
 Points = dict[tuple[str, int], float]  # metric and step: value
@@ -56,6 +58,7 @@ Deep generative models on the same data, with the same evaluation. Built from th
 - `bits_per_dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
 - `classifier/…`, `rotation network/…`: measured on the features of a network of the project's own; not to be held \
 against papers. `Inception/…`: on those of the standard network.
+- `least_valid_loss`: of the checkpoint that was kept; by it a sweep's trials are ranked.
 - `gflops_per_sample`: 10⁹ floating-point operations; `time/…_seconds`: seconds."""
 
 
@@ -91,24 +94,34 @@ def mirror(settings: Params) -> dict[str, Any]:
         store = Store(settings.data.name)
         for (name, seed), digest in zip(runs, digests, strict=True):
             store.mirror(name, seed, settings, digest)
+        tell_the_best(store, settings, {name: _content(name, settings) for name in settings.sweeps})
     return {"runs": tags}
 
 
 def content_tag(name: str, seed: int, settings: Params) -> str:
     """16 hex digits over what decides the result of a training: parameters, seed, data, the family's code."""
-    parts = {
+    parts = {**_content(name, settings), "seed": seed}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(name: str, settings: Params) -> dict[str, Any]:
+    """The same parts of what decides it, but the seed."""
+    return {
         "entry": settings.models[name].model_dump(mode="json"),
-        "seed": seed,
         "compute": settings.compute.model_dump(mode="json"),
         "data": read_json(Path("data/prepared/card.json"))["sha256"],
         "code": read_json(Path("data/code") / f"{name}.json"),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _project() -> Path:
+    """The project's folder, also in the copies of it, gone afterwards, in which DVC runs queued experiments."""
+    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
 def store_uri() -> str:
     """The store: MLFLOW_TRACKING_URI if it is set, else a SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
 
 
 class Store:
@@ -125,22 +138,35 @@ class Store:
         uri = store_uri()
         local = uri.startswith("sqlite:")
         # What MLflow does in a SQLite file by looking first and writing then (the tables of a fresh file, the
-        # experiment, the data set) fails for all but one of several processes at once. A server is asked again.
-        self.alone = FileLock("mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext()
+        # experiment, the data set) fails for all but one of several processes at once. A server is `_asked` again.
+        self.alone = FileLock(_project() / "mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext()
         with self.alone:
             self.client = MlflowClient(tracking_uri=uri)
-            self.experiment = self._experiment(f"generative-bakeoff/{data}", local)
+            self.experiment = _asked(lambda: self._experiment(f"generative-bakeoff/{data}", local))
 
     def run(self, name: str, seed: int, settings: Params) -> Any:
-        """The MLflow run of this content, made if there is none."""
-        tag = content_tag(name, seed, settings)
-        found = self.client.search_runs([self.experiment], f"tags.`{CONTENT}` = '{tag}'", max_results=1)
-        if not found:
+        """The MLflow run of this content, made if there is none, under its parent if it has one."""
+        from mlflow.exceptions import MlflowException
+
+        tag, parent = content_tag(name, seed, settings), parent_of(name, settings, _content(name, settings))
+        if not (found := self._runs(tag)):
             tags = {CONTENT: tag, "model": name, "kind": settings.models[name].kind, "seed": str(seed), **_source()}
-            found = [self.client.create_run(self.experiment, tags=tags, run_name=f"{name}-{seed}")]
-        if not found[0].data.params:  # they come last: without them the run is new, or its making was cut off
-            self._describe(found[0].info.run_id, name, seed, settings)
-        return found[0]
+            tags |= parent_tags(self, parent)
+            made = self.client.create_run(self.experiment, tags=tags, run_name=f"{name}-{seed}")
+            found = self._runs(tag) or [made]  # another machine may have looked and made one in the same moment
+        elif parent and parent.adopts:
+            adopt(self, parent, found[0])
+        for younger in found[1:]:
+            with contextlib.suppress(MlflowException):  # the other has just done so
+                self.client.delete_run(younger.info.run_id)
+        run = found[0]
+        if not run.data.params:  # they come last: without them the run is new, or its making was cut off
+            _asked(lambda: self._describe(run.info.run_id, name, seed, settings))
+        return run
+
+    def _runs(self, tag: str) -> list[Any]:
+        """The runs of a content, the oldest first, so that all who look when all are there come to the same one."""
+        return list(self.client.search_runs([self.experiment], f"tags.`{CONTENT}` = '{tag}'", order_by=["start_time"]))
 
     def points(self, run: Any) -> set[tuple[str, int]]:
         """Metric and step of every point that the run has."""
@@ -172,6 +198,8 @@ class Store:
         known = self.points(run)
         self.send(run_id, {point: value for point, value in _curves(history).items() if point not in known})
         figures = _figures(metrics, timing)
+        if (least := least_valid_loss(history)) is not None:
+            figures[LEAST] = least
         # At step 0, where MLflow draws them as bars, a bar a run.
         self.send(run_id, {(key, 0): value for key, value in figures.items() if run.data.metrics.get(key) != value})
         self._log_files(run_id, folder)
@@ -187,7 +215,7 @@ class Store:
     def _experiment(self, name: str, local: bool) -> str:
         """The id of the experiment of this name, made if there is none, brought back if somebody deleted it."""
         if not (found := self.client.get_experiment_by_name(name)):
-            place = Path("mlartifacts").resolve().as_uri() if local else None
+            place = (_project() / "mlartifacts").as_uri() if local else None
             return str(self.client.create_experiment(name, place, {"mlflow.note.content": ABOUT}))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
@@ -263,6 +291,16 @@ class Store:
             )
             self.client.log_model_artifacts(model_id, temporary)
         self.client.finalize_logged_model(model_id, "READY")
+
+
+def _asked(ask: Callable[[], Any]) -> Any:
+    """What a server answers; it is asked again if it refuses what another process was just writing."""
+    from mlflow.exceptions import RestException
+
+    try:
+        return ask()
+    except RestException:
+        return ask()
 
 
 def _follow(name: str, seed: int, settings: Params, records: "queue.SimpleQueue[Record | str]") -> None:

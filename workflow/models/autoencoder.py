@@ -31,6 +31,7 @@ class Autoencoder(Model):
     family = "autoencoder"
     taxonomy = "implicit"
     likelihood = "implicit"
+    unranked = ("components",)  # which reconstructions do not see
     objective = "min 𝔼ₓ ‖x − D(E(x))‖²,  then max Σₓ log Σₖ πₖ N(E(x); μₖ, Σₖ)"
     about = (
         "An encoder squeezes an image into a few latents and a decoder restores it; nothing is random and no latent "

@@ -27,6 +27,8 @@ class Model(nn.Module):
         nothing ("implicit": there is no such method).
     objective: the loss as a formula, in plain Unicode.
     about: two or three sentences: how it works, which questions it answers and which it cannot.
+    unranked: hyper-parameters whose values the "loss" of `validate` cannot rank: it does not depend on them, or is
+        another measure with each.
     classes: how many classes it is conditioned on, p(x|y); 0 if none, p(x). A hyper-parameter of families that can be.
     """
 
@@ -37,6 +39,7 @@ class Model(nn.Module):
     likelihood: ClassVar[Likelihood]
     objective: ClassVar[str]
     about: ClassVar[str]
+    unranked: ClassVar[tuple[str, ...]] = ()
     classes: int = 0
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:

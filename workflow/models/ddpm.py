@@ -39,6 +39,7 @@ class Ddpm(Model):
     family = "diffusion"
     taxonomy = "explicit approximate"
     likelihood = "bound"
+    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta")  # other noises to guess; p(x|y); unseen
     objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
     about = (
         "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "

@@ -46,6 +46,7 @@ class Gan(Model):
     family = "adversarial"
     taxonomy = "implicit"
     likelihood = "implicit"
+    unranked = ("classes",)  # whose distances are within each
     objective = "min_G max_D 𝔼ₓ[ log D(x) ] + 𝔼_z[ log(1 − D(G(z))) ];  non-saturating: G maximises 𝔼_z[ log D(G(z)) ]"
     about = (
         "A generator turns noise into images, and a critic is trained to tell them from real ones; each is the other's "

@@ -61,6 +61,7 @@ class PixelCNN(Model):
     family = "autoregressive"
     taxonomy = "explicit tractable"
     likelihood = "exact"
+    unranked = ("classes",)  # p(x|y) is likelier than p(x)
     objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
     about = (
         "The density of an image is the product of its pixels' densities, each given all pixels before it, and masked "

@@ -58,12 +58,22 @@ def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict
 
 
 def check_entries(settings: Params) -> None:
-    """Check the hyper-parameters of every model in the parameters; raises BakeoffError for the first bad one."""
+    """Check the hyper-parameters of every model in the parameters, and whether each sweep can be ranked.
+
+    Raises BakeoffError for the first that is bad.
+    """
     for name, entry in settings.models.items():
         if entry.kind not in kinds():
             known = ", ".join(kinds())
             raise BakeoffError(f"{PATH}: models.{name}.kind: {entry.kind!r}: unknown model kind; known: {known}")
         check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
+    for name, sweep in settings.sweeps.items():
+        unranked = model_class(settings.models[name].kind).unranked
+        if blind := [key for key in sweep.varied if key in unranked]:
+            raise BakeoffError(
+                f"{PATH}: sweeps.{name}.varied: {blind[0]!r}: no validation loss ranks models that differ in it; list "
+                "them under models alone"
+            )
 
 
 def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:

@@ -48,6 +48,7 @@ class Vae(Model):
     family = "variational"
     taxonomy = "explicit approximate"
     likelihood = "bound"
+    unranked = ("classes", "training_samples", "importance_samples")  # p(x|y); the bound of so many draws; unseen
     objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"
     about = (
         "An encoder maps an image to a Gaussian over a few latents and a decoder maps latents to a distribution of "

@@ -85,6 +85,15 @@ class Point:
     y_ends: Ends
 
 
+@dataclass(frozen=True)
+class Tried:
+    """One trial in the chart of a sweep: what it has of what is varied, and its loss with each seed."""
+
+    value: Any
+    losses: Sequence[float]
+    best: bool
+
+
 def colour(series: int) -> str:
     """The placeholder of a model's colour."""
     return f"#0400{series % COLOURS:02x}"
@@ -232,6 +241,35 @@ def quality_against_cost(
         _write_labels(axes, points, floor)
 
     return _chart(label, FULL if crowded else WIDE, paint)
+
+
+def trials_over(label: str, trials: Sequence[Tried], series: int) -> Markup:
+    """The mean loss of each trial over its value, with a line from its least to its greatest; the best in ink.
+
+    Numbers stand on an axis, logarithmic if they span more than a decade; anything else stands side by side.
+    """
+    values = [trial.value for trial in trials]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    names = [] if numbers else sorted({str(value) for value in values})
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import LogLocator, NullLocator
+
+        for trial in sorted(trials, key=lambda trial: trial.best):
+            place = float(trial.value) if numbers else names.index(str(trial.value))
+            ink, size = (INK, 8.0) if trial.best else (colour(series), 5.5)
+            axes.plot((place, place), (min(trial.losses), max(trial.losses)), color=ink, zorder=4)
+            axes.plot(place, statistics.fmean(trial.losses), "o", markersize=size, color=ink, zorder=4 + trial.best)
+        axes.margins(x=0.1, y=0.1)
+        if not numbers:
+            axes.set_xticks(range(len(names)), names)
+        elif min(values) > 0 and max(values) > 10 * min(values):
+            axes.set(xscale="log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) < 100 * min(values) else (1,)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(lambda value, _: significant(value))
+
+    return _chart(label, SMALL, paint)
 
 
 def _room(values: Sequence[float], share: float) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from workflow.drawing import PLANE_LEVELS, POINT, scatter
 from workflow.params import PATH, Params
-from workflow.report import charts, claims, origin, tables
+from workflow.report import charts, claims, origin, sweeps, tables
 from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, named, significant
 from workflow.report.curves import Panel, panels
 from workflow.report.pictures import PLANE, Strip, over_training, strip
@@ -98,6 +98,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         stability=tables.stability(timed, (*MEASURED, *TIMES)),
         columns={column.key: column for column in (*MEASURED, ODDITY)},
         over_seeds=tables.over_seeds,
+        sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
         claims=claims.judge(timed if len(machines) == 1 else summary),
         odd_kinds=next((kinds for f in families if (kinds := list(f.facts["oddity"]["mean"]))), []),

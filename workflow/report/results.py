@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from workflow.files import read_json
 from workflow.params import Params
 from workflow.report.columns import MEASURED, look_up
 from workflow.stored import Card, read_card
+from workflow.sweep import best_of, members, read_losses, sweep_of, varied
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
@@ -42,9 +43,26 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One model of a sweep: what it has of each thing that is varied.
+
+    losses: its least validation loss with each seed. seconds: of each training, where that is known. Both are empty if
+    its training failed, or is yet to come.
+    """
+
+    name: str
+    values: dict[str, Any]
+    losses: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
+    failed: bool = False
+
+
+@dataclass(frozen=True)
 class Results:
     """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed.
 
+    Of a sweep only the trial that is best by validation is among them, where the model that it began with would be.
+    sweeps: all trials of each, by that model's name, which is the first. best: the best trial of each that has any.
     missing: models of which there are no results yet, and which a report that was asked for all the same leaves out.
     """
 
@@ -54,6 +72,8 @@ class Results:
     reference: dict[str, Any]
     runs: tuple[Run, ...]
     missing: tuple[str, ...] = ()
+    sweeps: dict[str, tuple[Trial, ...]] = field(default_factory=dict)
+    best: dict[str, str] = field(default_factory=dict)
 
     @property
     def models(self) -> dict[str, list[Run]]:
@@ -68,7 +88,11 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
     """
     card = read_card()
-    settings = settings.model_copy(update={"models": {k: v for k, v in settings.models.items() if k not in missing}})
+    sweeps = {base: _trials(base, settings, missing) for base in settings.sweeps}
+    tops = {base: best_of({trial.name: trial.losses for trial in trials}) for base, trials in sweeps.items()}
+    best = {base: top for base, top in tops.items() if top}
+    chosen = [best.get(name, name) for name in settings.models if sweep_of(name, settings) in (None, name)]
+    settings = settings.model_copy(update={"models": {k: settings.models[k] for k in chosen if k not in missing}})
     if not settings.models:
         raise BakeoffError("no model has results yet; run `dvc repro --keep-going` or `snakemake --keep-going` first")
     runs = [_read_run(name, seed, card) for name in settings.models for seed in settings.seeds]
@@ -76,7 +100,21 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     extractor = read_json(Path("data/extractor/metrics.json"))
     reference = read_json(Path("data/reference/reference.json"))
     reference["histogram_model"] = _with_nats(reference["histogram_model"], card)
-    return Results(settings, card, extractor, reference, tuple(runs), missing)
+    return Results(settings, card, extractor, reference, tuple(runs), missing, sweeps, best)
+
+
+def _trials(base: str, settings: Params, missing: tuple[str, ...]) -> tuple[Trial, ...]:
+    found = []
+    for name in members(base, settings):
+        losses: list[float] = []
+        if name not in missing and not (losses := read_losses(name, settings)):
+            raise BakeoffError(f"runs/{name}: no history of all seeds; run `dvc repro`")
+        timings = [Path("runs") / name / str(seed) / "timing.json" for seed in settings.seeds]
+        times = [look_up(read_json(path), "train.seconds") for path in timings if path.exists() and losses]
+        seconds = tuple(time for time in times if time is not None)
+        found.append(Trial(name, varied(name, base, settings), tuple(losses), seconds))
+    failed = settings.sweeps[base].failed.items()
+    return (*found, *(Trial(name, values, failed=True) for name, values in failed))
 
 
 def _read_run(name: str, seed: int, card: Card) -> Run:

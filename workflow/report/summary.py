@@ -10,7 +10,8 @@ from workflow.params import Entry
 from workflow.report.columns import MEASURED
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
-from workflow.report.seeds import spread
+from workflow.report.seeds import mean, spread, std
+from workflow.sweep import VALID, least_valid_loss
 
 
 def summarise(results: Results) -> dict[str, Any]:
@@ -34,7 +35,23 @@ def summarise(results: Results) -> dict[str, Any]:
         "models": models,
         "ranking": rankings(models, MEASURED, seeds),
         "runs": [_run(run) for run in results.runs],
+        "sweeps": {base: _sweep(base, results) for base in results.sweeps},
     }
+
+
+def _sweep(base: str, results: Results) -> dict[str, Any]:
+    """What was varied, the best trial, and of each its values and its validation loss, nothing of test images."""
+    trials = {
+        trial.name: {
+            "values": trial.values,
+            "losses": list(trial.losses),
+            "mean": mean(trial.losses),
+            "std": std(trial.losses),
+            "failed": trial.failed,
+        }
+        for trial in results.sweeps[base]
+    }
+    return {"varied": results.settings.sweeps[base].varied, "best": results.best.get(base), "trials": trials}
 
 
 def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
@@ -44,7 +61,12 @@ def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
         "counts": runs[0].metrics["counts"],
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
         "oddity": _oddity(runs),
-        **spread({column.key: [column.read(run.metrics) for run in runs] for column in MEASURED}),
+        **spread(
+            {
+                **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
+                VALID: [least_valid_loss(run.history()) for run in runs],
+            }
+        ),
     }
 
 

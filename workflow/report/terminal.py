@@ -35,7 +35,12 @@ def table(summary: dict[str, Any]) -> Table:
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
     doubtful = any(cell.doubt for row in rows for cell in row.cells)
     missing = [f"missing, as they have no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
-    legend = "\n".join([*missing, LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
+    swept = [
+        f"{sweep['best']}: best of {len(sweep['trials'])} trials of {base} by validation loss"
+        for base, sweep in summary["sweeps"].items()
+        if sweep["best"]
+    ]
+    legend = "\n".join([*missing, *swept, LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
     made = Table(
         title=title, caption=legend, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
     )

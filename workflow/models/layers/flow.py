@@ -21,6 +21,7 @@ class Flow(Model):
     family = "flow"
     taxonomy = "explicit tractable"
     likelihood = "bound"
+    unranked = ("dequantisation_samples",)  # one noise is enough to validate
     dequantisation_samples: int  # K noises in `log_prob`; more make the bound tighter, at K times the cost
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:

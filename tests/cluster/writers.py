@@ -1,0 +1,51 @@
+"""Processes that log to one MLflow server at the same moment.
+
+A server of forks imports this module once, and MLflow with it, so that sixteen of them fit on a small machine.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow.data.schema
+import mlflow.entities
+import mlflow.pyfunc  # noqa: F401 -- to have it loaded, like the others
+import pandas  # noqa: F401
+
+from tests.tracking.conftest import RECORDS
+from workflow import params, tracking
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, address: str) -> Iterator[params.Params]:
+    """The project in a folder, which logs to a server; warnings go to a file in it."""
+    os.chdir(folder)
+    # A client's patience of three seconds is for servers that are down; a small machine that tests may be slow.
+    os.environ |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+    tracking.LIVE_AFTER, tracking.GRACE = 0.0, 120.0
+    with Path(f"stderr-{os.getpid()}").open("w") as errors, contextlib.redirect_stderr(errors):
+        yield params.load()
+
+
+def train_and_mirror(folder: Path, seed: int, with_model: bool, barrier: Any, address: str) -> None:
+    """Log a training live, and then its files, as the stages `train` and `track` do."""
+    if not with_model:  # a hundred files, most of them code, the same for all
+        tracking.Store._log_model = lambda *_: None  # type: ignore[method-assign]
+    with _writing(folder, address) as settings:
+        barrier.wait(180)
+        with tracking.live("nice", seed, settings) as log:
+            for record in RECORDS:
+                log(record)
+        with tracking._never_failing():
+            digest = tracking._digest(tracking._folder("nice", seed))
+            tracking.Store(settings.data.name).mirror("nice", seed, settings, digest)
+
+
+def train_the_same(folder: Path, barrier: Any, address: str) -> None:
+    """Ask for the run of a content, in the moment in which others ask for it."""
+    with _writing(folder, address) as settings, tracking._never_failing():
+        store = tracking.Store(settings.data.name)
+        barrier.wait(180)
+        store.run("vae", 0, settings)

@@ -1,0 +1,115 @@
+"""The report of a sweep: the best trial by validation stands for all, and no test figure of another one shows."""
+
+import contextlib
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages import report
+from tests.browser import open_browser
+from tests.invented_project import make_project, small_sets
+from tests.swept import BEST, TRIALS, add_sweep
+from workflow import params
+from workflow.errors import BakeoffError
+from workflow.files import read_json
+from workflow.report.charts import Tried, trials_over
+from workflow.report.results import read_results
+
+
+def make(folder: Path, seeds: list[int]) -> None:
+    make_project(folder, small_sets(), 5, ["a", "b", "c"], seeds)
+    add_sweep(folder)
+
+
+@pytest.fixture(scope="module", params=[[0], [0, 1, 2]], ids=["one seed", "three"])
+def built(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """A finished report."""
+    folder = tmp_path_factory.mktemp("built")
+    make(folder, request.param)
+    with contextlib.chdir(folder):
+        report.build()
+    return folder
+
+
+def text_of(page: str) -> str:
+    body = re.sub(r"<style>.*?</style>|<details>\s*<summary>All parameters.*?</details>", "", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", " ", body).split())
+
+
+def test_the_best_by_validation_stands_for_all_though_its_test_figures_are_worse(built: Path) -> None:
+    summary: dict[str, Any] = read_json(built / "report/summary.json")
+    assert list(summary["models"]) == ["nice", "pixelcnn", BEST, "vqvae", "gan"]  # where the VAE would be
+    assert {run["name"] for run in summary["runs"]} == set(summary["models"])
+    told = summary["sweeps"]["vae"]
+    assert (told["best"], told["varied"]) == (BEST, ["latents", "train.lr"])
+    assert list(told["trials"]) == ["vae", *TRIALS, "vae_4"]
+    means = {name: trial["mean"] for name, trial in told["trials"].items()}
+    assert means.pop("vae_4") is None
+    assert min(means, key=lambda name: means[name]) == BEST
+    assert means["vae_2"] == pytest.approx(means["vae"] - 3.0, rel=1e-12)
+    losses = told["trials"][BEST]["losses"]
+    assert summary["models"][BEST]["values"]["valid_loss"] == losses
+    assert summary["models"][BEST]["mean"]["valid_loss"] == statistics.mean(losses)
+    fids = {name: read_json(built / f"runs/{name}/0/metrics.json")["fid"] for name in ("vae", *TRIALS)}
+    assert fids[BEST] == max(fids.values())
+
+
+def test_the_page_shows_trials_by_validation_and_no_other_trials_test_figures(built: Path) -> None:
+    text = text_of((built / "report/index.html").read_text())
+    assert "5 generative models on digits" in text
+    assert "vae_2 is the best of 7 trials of vae by validation" in text
+    assert "Best of 7 trials, of which 1 failed: vae_2 , latents 8, train.lr 0.001." in text
+    part = text[text.index("Trials are ranked by the least validation loss") : text.index("Wall of samples")]
+    seeds = params.load(built / "params.yaml").seeds
+    assert ("as a mean over seeds 0, 1, 2" if len(seeds) > 1 else "with seed 0 alone") in part
+    order = re.findall(r"\bvae(?:_\d)?\b", part[part.index("training, s") :])
+    assert order == ["vae_2", "vae_5", "vae", "vae_1", "vae_6", "vae_3", "vae_4"]
+    assert "vae_4 16 3 training failed" in part
+    rest = text.replace(part, "")
+    assert not {name for name in TRIALS if name != BEST and name in rest}
+
+
+def test_of_trials_without_results_the_report_is_of_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, [0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/vae_2/0/history.jsonl").unlink()
+    with pytest.raises(BakeoffError, match="runs/vae_2: no history of all seeds"):
+        report.build()
+    report.build(missing=("vae_2",))
+    summary = read_json(tmp_path / "report/summary.json")
+    assert summary["sweeps"]["vae"]["best"] == "vae_5"
+    assert "vae_5" in summary["models"]
+    assert "vae_2 8 0.001 no results yet" in text_of((tmp_path / "report/index.html").read_text())
+    assert list(read_results(params.load(), ("vae", *TRIALS)).models) == ["nice", "pixelcnn", "vqvae", "gan"]
+
+
+def test_without_a_sweep_there_is_no_word_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0])
+    monkeypatch.chdir(tmp_path)
+    report.build()
+    assert "weep" not in text_of((tmp_path / "report/index.html").read_text())
+    assert read_json(tmp_path / "report/summary.json")["sweeps"] == {}
+    assert read_results(params.load()).best == {}
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3], [1e-4, 1e-2, 1e-1], ["relu", True, None], [0.0, 0.5, 0.5]])
+def test_a_chart_has_a_dot_a_trial_and_the_best_in_ink(values: list[Any]) -> None:
+    chart = trials_over("a", [Tried(v, (float(i), i + 1.0), i == 1) for i, v in enumerate(values)], 0)
+    dots = re.findall(r"<use [^>]*style=\"fill: ([^;\"]*)", chart)
+    assert sorted(dots) == ["currentColor", "var(--series-0)", "var(--series-0)"]
+    assert "mathdefault" not in chart
+
+
+def test_a_browser_shows_it_without_scrolling_sideways(built: Path, tmp_path: Path) -> None:
+    with open_browser(tmp_path) as browser:
+        for width in (1280, 420):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            browser.get((built / "report/index.html").as_uri())
+            widths = "const d = document.documentElement; return [d.scrollWidth, d.clientWidth]"
+            page, room = browser.execute_script(widths)
+            assert page <= room <= width
+            assert browser.execute_script("return document.querySelectorAll('#sweeps tbody tr').length") == 7

@@ -1,0 +1,101 @@
+"""The sweeps' part of the page: which trials there were, and how each did on the validation images."""
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from workflow.report.charts import Tried, trials_over
+from workflow.report.columns import DASH, significant
+from workflow.report.results import Results, Trial
+
+LONG = 20  # trials in sight, the best ones; the others are folded away
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial as the table prints it; small: the spread over seeds."""
+
+    name: str
+    values: tuple[str, ...]
+    loss: str
+    small: str
+    seconds: str
+    best: bool
+    first: bool
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as the page shows it; best: the trial's name, and what it has of what is varied, in words.
+
+    rows: from the best trial to the worst, then those without a loss. charts: one of each thing that is varied.
+    """
+
+    base: str
+    varied: tuple[str, ...]
+    best: str
+    chosen: str
+    count: int
+    failed: int
+    unit: str
+    rows: tuple[Row, ...]
+    folded: tuple[Row, ...]
+    charts: tuple[tuple[str, Markup], ...]
+
+
+def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
+    """Each sweep of which some trial has results."""
+    order = list(summary["models"])
+    found = []
+    for base, top in results.best.items():
+        told, trials = summary["sweeps"][base], results.sweeps[base]
+        with_loss = [trial for trial in trials if trial.losses]
+        ranked = sorted(with_loss, key=lambda trial: statistics.fmean(trial.losses))
+        rows = [_row(one, told, base) for one in (*ranked, *(trial for trial in trials if not trial.losses))]
+        chosen = next(trial for trial in trials if trial.name == top)
+        implicit = results.models[top][0].metrics["likelihood"] == "implicit"
+        series, titles = order.index(top), [(key, f"{base}: validation loss over {key}") for key in told["varied"]]
+        found.append(
+            Sweep(
+                base=base,
+                varied=tuple(told["varied"]),
+                best=top,
+                chosen=in_words(chosen.values),
+                count=len(trials),
+                failed=sum(trial.failed for trial in trials),
+                unit="" if implicit else "nats per image",
+                rows=tuple(rows[:LONG]),
+                folded=tuple(rows[LONG:]),
+                charts=tuple((key, trials_over(title, _tried(key, with_loss, top), series)) for key, title in titles),
+            )
+        )
+    return found
+
+
+def in_words(values: dict[str, Any]) -> str:
+    """What is varied: "latents 8, train.lr 0.001"."""
+    return ", ".join(f"{key} {_text(value)}" for key, value in values.items())
+
+
+def _row(trial: Trial, told: dict[str, Any], base: str) -> Row:
+    numbers = told["trials"][trial.name]
+    loss, deviation = numbers["mean"], numbers["std"]
+    return Row(
+        name=trial.name,
+        values=tuple(_text(trial.values.get(key)) for key in told["varied"]),
+        loss=f"{loss:.5g}" if loss is not None else "training failed" if trial.failed else "no results yet",
+        small=f"± {deviation:.2g}" if deviation else "",
+        seconds=significant(statistics.fmean(trial.seconds)) if trial.seconds else DASH,
+        best=trial.name == told["best"],
+        first=trial.name == base,
+    )
+
+
+def _text(value: Any) -> str:
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _tried(key: str, trials: list[Trial], top: str) -> list[Tried]:
+    return [Tried(trial.values.get(key), trial.losses, trial.name == top) for trial in trials]
