@@ -2,6 +2,7 @@
 UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
+unexport PYTHONDONTWRITEBYTECODE # else every stage compiles torch anew
 LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help repro test check bench cluster ui clean lock

@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 SNAKEMAKE = ("snakemake", "--cores", "2")
 DVC = ("dvc", "repro")
 MODELS = ("gan", "nice")
+TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
 # Python runs a file of this name first: at a stage's end it writes down what the stage has imported.
 RECORDER = """
 import atexit, sys
@@ -144,6 +145,23 @@ def lengthen(project: Project) -> None:
     settings = yaml.safe_load((project.folder / "params.yaml").read_text())
     settings["models"]["gan"]["train"]["epochs"] = 60
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def untrained(project: Project, folder: Path) -> Project:
+    """A copy in which the GAN's training has left nothing, nor a memory of it in DVC's caches; it keeps every state."""
+    copy = project.copy(folder)
+    shutil.rmtree(copy.folder / ".dvc/cache/runs", ignore_errors=True)
+    for file in (copy.folder / name for name in TRAINED):
+        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
+        (copy.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
+        file.unlink()
+    copy.edit("params.yaml", "models:\n", "save_every: 0\nmodels:\n")
+    return copy
+
+
+def trained(project: Project) -> list[bytes]:
+    """What the GAN's training has left."""
+    return [(project.folder / name).read_bytes() for name in TRAINED]
 
 
 def _stage_name(rule: str) -> str:

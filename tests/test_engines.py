@@ -1,10 +1,8 @@
 """Both engines, really run, on the smallest preset: they make the same files and leave each other nothing to do."""
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +13,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
+from tests.copied_project import DVC, MODELS, SNAKEMAKE, TRAINED, Project, trained, untrained
 from tests.tracking.conftest import wait_for
 from workflow.engine import _forget_the_dead
 from workflow.files import read_json
-
-TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
 
 # What takes a good part of a second or more to load, and which stages may have it loaded when they end.
 HEAVY = {
@@ -160,18 +156,6 @@ def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     project.assert_settled_for(SNAKEMAKE)
 
 
-def _untrained(project: Project, folder: Path) -> Project:
-    """A copy in which the GAN's training has left nothing, nor a memory of it in DVC's caches; it keeps every state."""
-    copy = project.copy(folder)
-    shutil.rmtree(copy.folder / ".dvc/cache/runs", ignore_errors=True)
-    for file in (copy.folder / name for name in TRAINED):
-        digest = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
-        (copy.folder / ".dvc/cache/files/md5" / digest[:2] / digest[2:]).unlink()
-        file.unlink()
-    copy.edit("params.yaml", "models:\n", "save_every: 0\nmodels:\n")
-    return copy
-
-
 def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
     """Run an engine until the training has kept a state, then send all its processes a signal."""
     running = project.start(*engine)
@@ -180,21 +164,17 @@ def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
     assert running.wait(60) != 0
 
 
-def _trained(project: Project) -> list[bytes]:
-    return [(project.folder / name).read_bytes() for name in TRAINED]
-
-
 def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_path: Path) -> None:
-    project, engine = _untrained(by_dvc, tmp_path), (*DVC, "train@gan-0")
+    project, engine = untrained(by_dvc, tmp_path), (*DVC, "train@gan-0")
     _interrupt(project, engine, signal.SIGKILL)
     assert project.ran(*engine) == {"train@gan-0"}
-    assert _trained(project) == _trained(by_dvc)
+    assert trained(project) == trained(by_dvc)
 
 
 def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
     by_snakemake: Project, tmp_path: Path
 ) -> None:
-    project, engine = _untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
+    project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
     running = project.start(*engine)
     wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
     os.killpg(running.pid, signal.SIGSTOP)  # else it might be over too soon
@@ -206,17 +186,17 @@ def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
     os.killpg(running.pid, signal.SIGCONT)
     running.wait(60)
     assert project.ran(*engine) == {"train@gan-0"}
-    assert _trained(project) == _trained(by_snakemake)
+    assert trained(project) == trained(by_snakemake)
 
 
 def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp_path: Path) -> None:
-    project, engine = _untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
+    project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
     _interrupt(project, engine, signal.SIGINT)
     printed = (project.folder / "started.log").read_text()
     assert "stopped; the same command goes on after step " in printed
     assert "Traceback" not in printed
     assert project.ran(*engine) == {"train@gan-0"}
-    assert _trained(project) == _trained(by_snakemake)
+    assert trained(project) == trained(by_snakemake)
 
 
 def test_locks_of_processes_that_are_others_by_now_are_forgotten(tmp_path: Path) -> None:

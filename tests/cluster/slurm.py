@@ -142,7 +142,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
-KillWait=10
+KillWait=30
 MinJobAge=3600
 MpiDefault=none
 GresTypes=gpu
@@ -170,7 +170,7 @@ def _daemon(stack: ExitStack, *command: str) -> None:
     stack.callback(stop)
 
 
-def _until(true: Callable[[], bool], folder: Path, seconds: float = 30) -> None:
+def _until(true: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:

@@ -12,8 +12,7 @@ import yaml
 from tests.cluster.conftest import needed
 from tests.cluster.pretend_kubectl import install
 from tests.conftest import ROOT
-from tests.copied_project import Project, lengthen
-from tests.test_engines import TRAINED
+from tests.copied_project import TRAINED, Project, lengthen
 from tests.tracking.conftest import wait_for
 
 PROFILES = ROOT / "workflow/profiles"

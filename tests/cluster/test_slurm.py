@@ -13,8 +13,7 @@ import pytest
 
 from tests.cluster.conftest import needed
 from tests.cluster.slurm import GPUS, Job, jobs, slurm, table, why_not
-from tests.copied_project import DVC, SNAKEMAKE, Project, lengthen
-from tests.test_engines import TRAINED, _trained, _untrained
+from tests.copied_project import DVC, SNAKEMAKE, TRAINED, Project, lengthen, trained, untrained
 from tests.tracking.conftest import wait_for
 
 ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm")
@@ -72,10 +71,11 @@ def test_no_more_jobs_at_a_time_than_gpus(projects: tuple[Project, Project, list
 def test_a_job_that_is_killed_comes_again_with_more_memory_and_one_out_of_time_goes_on(
     projects: tuple[Project, Project, list[Job]], tmp_path: Path
 ) -> None:
-    project, before = _untrained(projects[1], tmp_path), len(jobs())
+    project, before = untrained(projects[1], tmp_path), len(jobs())
     running = project.start(*ON_SLURM, "--slurm-keep-successful-logs", TRAINED[0])
     killed = _training(project)
     os.kill(killed, signal.SIGKILL)  # as the kernel does when memory is out
+    wait_for(lambda: not psutil.pid_exists(killed))  # what it was writing is written
     state = (project.folder / STATE).stat().st_mtime_ns
     stopped = _training(project, other_than=killed, since=state)
     os.kill(stopped, signal.SIGSTOP)  # else it might be over too soon
@@ -84,13 +84,13 @@ def test_a_job_that_is_killed_comes_again_with_more_memory_and_one_out_of_time_g
     ran = jobs()[before:]
     assert [(job.state, job.mem_mb) for job in ran] == [("FAILED", 4000), ("TIMEOUT", 8000), ("COMPLETED", 12000)]
     assert "stopped; the same command goes on after step" in _log(project, ran[1])
-    assert _trained(project) == _trained(projects[1])
+    assert trained(project) == trained(projects[1])
 
 
 def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     projects: tuple[Project, Project, list[Job]], tmp_path: Path
 ) -> None:
-    project = _untrained(projects[1], tmp_path)
+    project = untrained(projects[1], tmp_path)
     running = project.start(*ON_SLURM, TRAINED[0])
     _training(project)
     running.send_signal(signal.SIGINT)
