@@ -44,10 +44,10 @@ def parent_of(name: str, settings: Params, content: Mapping[str, Any]) -> Parent
     """
     if base := sweep_of(name, settings):
         entry = settings.models[base].model_dump(mode="json")
-        return Parent(f"sweep of {base}", _digest({**content, "entry": entry, "sweep": base}), True, {})
+        return Parent(f"sweep of {base}", hex_digits({**content, "entry": entry, "sweep": base}), True, {})
     if revision := os.environ.get(BASELINE):
         named = {"dvc.experiment": os.environ.get(EXPERIMENT, "")}
-        return Parent(f"experiments on {revision[:7]}", _digest({"baseline": revision}), False, named)
+        return Parent(f"experiments on {revision[:7]}", hex_digits({"baseline": revision}), False, named)
     return None
 
 
@@ -105,5 +105,6 @@ def _find(store: "Store", parent: Parent) -> list[Any]:
     return found
 
 
-def _digest(parts: Mapping[str, Any]) -> str:
+def hex_digits(parts: Mapping[str, Any]) -> str:
+    """16 hex digits over these values, which JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -29,7 +29,7 @@ from typing import Any
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.params import Params
-from workflow.parents import LEAST, adopt, parent_of, parent_tags, tell_the_best
+from workflow.parents import LEAST, adopt, hex_digits, parent_of, parent_tags, tell_the_best
 from workflow.stored import read_arrays, read_card
 from workflow.sweep import least_valid_loss
 
@@ -100,8 +100,7 @@ def mirror(settings: Params) -> dict[str, Any]:
 
 def content_tag(name: str, seed: int, settings: Params) -> str:
     """16 hex digits over what decides the result of a training: parameters, seed, data, the family's code."""
-    parts = {**_content(name, settings), "seed": seed}
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+    return hex_digits({**_content(name, settings), "seed": seed})
 
 
 def _content(name: str, settings: Params) -> dict[str, Any]:

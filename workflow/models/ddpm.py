@@ -222,14 +222,13 @@ class Ddpm(Model):
         return noise.to(self._dtype)
 
     def _sample(self, n: int, y: Tensor | None, generator: Generator) -> Tensor:
-        size = (n, *self.shape)
-        x = self._noise(size, generator)
+        x = self._noise((n, *self.shape), generator)
         for t, s in pairwise(reversed(spaced_times(self.steps, self.sampling_steps))):
             here, there = (torch.tensor([time], device=self.device) for time in (t, s))
             x_0 = self.clean(x, here, self._predict(x, t, y))
             x, deviation = self.backward_step(x, x_0, here, there, self.eta)
             if self.eta and s:
-                x = x + deviation * self._noise(size, generator)
+                x = x + deviation * self._noise(x.shape, generator)
         return from_unit(x, self.levels)
 
     def _latent_times(self) -> list[int]:
