@@ -41,7 +41,7 @@ def copy_tracked_files(folder: Path) -> None:
     for name in filter(None, tracked.split("\0")):
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)  # profiles is a link
+            shutil.copy(ROOT / name, folder / name)
 
 
 STARTED: list[subprocess.Popen[str]] = []  # by `Project.start`, each the leader of a group; ended with the test

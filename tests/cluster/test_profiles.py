@@ -15,14 +15,14 @@ from tests.conftest import ROOT
 from tests.copied_project import TRAINED, Project, lengthen
 from tests.tracking.conftest import wait_for
 
-PROFILES = ROOT / "workflow/profiles"
+FOLDERS = ("profiles/default", "workflow/profiles/slurm", "workflow/profiles/kubernetes")
 ON_KUBERNETES = ("snakemake", "--workflow-profile", "workflow/profiles/kubernetes")
 
 
-@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_a_profile_has_what_the_one_has_that_it_replaces(profile: str) -> None:
-    default, own = (yaml.safe_load((PROFILES / name / "config.yaml").read_text()) for name in ("default", profile))
-    assert own | default == own
+def test_a_profile_has_what_the_one_has_that_it_replaces() -> None:
+    default, *others = (yaml.safe_load((ROOT / folder / "config.yaml").read_text()) for folder in FOLDERS)
+    for profile in others:
+        assert profile | default == profile
 
 
 def test_the_container_has_the_locks_packages_and_a_python_that_they_are_for() -> None:
