@@ -280,19 +280,20 @@ def _room(values: Sequence[float], share: float) -> tuple[float, float]:
 
 
 def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
-    """Write each point's label at the side where it covers least, and the floor's at the left end of its line."""
+    """Write each point's label at the side where it covers least, and the floor's at such an end of its line."""
     frame = axes.bbox
     line = float(axes.transData.transform((points[0].x, floor))[1])
-    taken = [(frame.x0, line, frame.x0 + 90, line + 14)]
-    axes.annotate(
-        "real against real", (frame.x0 + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=9.5, zorder=4
-    )
     centres = [tuple(axes.transData.transform((p.x, p.y))) for p in points]
     ends = [tuple(axes.transData.transform(list(zip(p.x_ends, p.y_ends, strict=True))).flat) for p in points]
-    taken += [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in centres]
     for (x, y), (left, bottom, right, top) in zip(centres, ends, strict=True):
         taken += [(left, y - 1, right, y + 1), (x - 1, bottom, x + 1, top)]
-    taken += [(frame.x0, line - 1, frame.x1, line + 1)]
+    about_line = [(x0, line, x0 + 90, line + 14) for x0 in (frame.x0, frame.x1 - 90)]
+    box = min(about_line, key=lambda b: sum(_overlap(b, t) for t in taken))
+    axes.annotate(
+        "real against real", (box[0] + 3, line + 3), xycoords="figure pixels", color=MUTED, fontsize=9.5, zorder=4
+    )
+    taken += [box, (frame.x0, line - 1, frame.x1, line + 1)]
     for p, (x, y), (left, bottom, right, top) in zip(points, centres, ends, strict=True):
         width = 5.8 * len(p.label)
         sides = [(max(x + 9, right + 4), y - 6), (min(x - 9, left - 4) - width, y - 6)]
