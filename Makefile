@@ -17,7 +17,7 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	@python -m stages.report --show
 
 test: .venv/installed  ## install what is missing, run the tests
-	python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 1)") --dist loadfile --no-loadscope-reorder
+	python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed  ## lint, format check, types, known vulnerabilities of the locked packages
 	pre-commit run --all-files

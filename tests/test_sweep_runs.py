@@ -33,7 +33,7 @@ def test_optunas_trials_cut_off_and_taken_up_again_by_both_engines(tmp_path: Pat
     running = project.start(*command)
     wait_for(lambda: (project.folder / "data/raw").exists())
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait(60)
+    running.wait(180)
     first = params.load(path)
     assert first.sweeps["nice"].trials == ["nice_1", "nice_2"]
 

@@ -170,7 +170,7 @@ def _daemon(stack: ExitStack, *command: str) -> None:
     stack.callback(stop)
 
 
-def _until(true: Callable[[], bool], folder: Path, seconds: float = 60) -> None:
+def _until(true: Callable[[], bool], folder: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:

@@ -92,7 +92,7 @@ class StorageServer:
                 refused = self._left < 0
             if refused:
                 self.held.set()
-                self._released.wait(60)
+                self._released.wait(180)
                 start_response("503 Service Unavailable", [("Content-Length", "0")])
                 return []
         self.requests.append(Request(method, path))

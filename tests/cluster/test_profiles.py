@@ -52,7 +52,7 @@ def test_stages_run_as_pods_and_a_pod_that_is_deleted_comes_again_with_more_memo
     for name, value in install(tmp_path).items():
         monkeypatch.setenv(name, value)
     running = project.start(*ON_KUBERNETES, "--seconds-between-status-checks", "5", TRAINED[0])
-    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists(), 120)
+    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
     (training,) = (tmp_path / "pods").glob("*-bakeoff-train-gan-0-*")
     subprocess.run(["kubectl", "delete", f"job.batch/{training.name}"], check=True)
     assert running.wait(180) == 0, (project.folder / "started.log").read_text()

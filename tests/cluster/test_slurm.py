@@ -91,16 +91,16 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     projects: tuple[Project, Project, list[Job]], tmp_path: Path
 ) -> None:
     project = untrained(projects[1], tmp_path)
-    running = project.start(*ON_SLURM, TRAINED[0])
-    _training(project)
+    running = project.start(*ON_SLURM, "--slurm-init-seconds-before-status-checks", "60", TRAINED[0])
+    _training(project)  # before Snakemake asks for its job, which while it asks it would forget to cancel
     running.send_signal(signal.SIGINT)
-    assert running.wait(60) != 0
-    wait_for(lambda: jobs()[-1].state == "CANCELLED", 60)
+    assert running.wait(180) != 0
+    wait_for(lambda: jobs()[-1].state == "CANCELLED")
     assert "stopped; the same command goes on after step" in _log(project, jobs()[-1])
     running = project.start(*ON_SLURM, "--retries", "0", TRAINED[0])
     _training(project)
     subprocess.run(["scancel", str(jobs()[-1].number)], check=True)
-    assert running.wait(60) != 0
+    assert running.wait(180) != 0
     printed = (project.folder / "started.log").read_text()
     assert re.search(r"Error in rule train_gan_0:\n.*SLURM status is: 'CANCELLED'", printed, re.DOTALL)
     assert (project.folder / STATE).exists()
@@ -122,7 +122,7 @@ def _training(project: Project, other_than: int = 0, since: int = 0) -> int:
     def kept() -> bool:
         return (project.folder / STATE).exists() and (project.folder / STATE).stat().st_mtime_ns > since
 
-    wait_for(lambda: kept() and found(), 60)
+    wait_for(lambda: kept() and found())
     return found()[0]
 
 

@@ -128,7 +128,7 @@ def test_a_push_that_was_killed_goes_on_where_it_was(origin: Project, storage: S
     storage.hold_after(5)
     pushing = origin.start("dvc", "push", "-r", "other")
     try:
-        assert storage.held.wait(60), (origin.folder / "started.log").read_text()
+        assert storage.held.wait(180), (origin.folder / "started.log").read_text()
         os.killpg(pushing.pid, signal.SIGKILL)
         pushing.wait()
     finally:

@@ -64,7 +64,7 @@ def at_once(server: Server, target: Callable[..., None], each: list[tuple[Any, .
     for process in processes:
         process.start()
     wait_until_up(server.address)
-    barrier.wait(120)
+    barrier.wait(180)
     for process in processes:
         process.join(180)
         assert process.exitcode == 0

@@ -73,7 +73,7 @@ def mlflow_server(database: str, storage: StorageServer, folder: Path) -> Iterat
 
 
 def wait_until_up(address: str) -> None:
-    wait_for(lambda: answers(f"{address}/health"), seconds=120)
+    wait_for(lambda: answers(f"{address}/health"))
 
 
 def rows(database: str, question: str) -> list[tuple[Any, ...]]:

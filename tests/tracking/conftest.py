@@ -126,7 +126,7 @@ def history(name: str) -> list[tracking.Record]:
     return [json.loads(line) for line in Path(f"runs/{name}/0/history.jsonl").read_text().splitlines()]
 
 
-def wait_for(ready: Any, seconds: float = 60) -> None:
+def wait_for(ready: Any, seconds: float = 180) -> None:
     """Wait until it is so; the bound only ends a test that has failed."""
     end = time.monotonic() + seconds
     while not ready():
