@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,7 @@ def _long(team: Team, device: torch.device, folder: Path) -> None:
 
 
 def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    resource_tracker.ensure_running()  # here: one of the fork's own complains, as a fork cleans nothing up
     fork = multiprocessing.get_context("fork")
     child = fork.Process(target=together, args=(_long, [CPU, CPU], COMPUTE, tmp_path))
     child.start()

@@ -126,9 +126,9 @@ def history(name: str) -> list[tracking.Record]:
     return [json.loads(line) for line in Path(f"runs/{name}/0/history.jsonl").read_text().splitlines()]
 
 
-def wait_for(ready: Any, seconds: float = 180) -> None:
+def wait_for(ready: Any) -> None:
     """Wait until it is so; the bound only ends a test that has failed."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 180
     while not ready():
         assert time.monotonic() < end
         time.sleep(0.2)
