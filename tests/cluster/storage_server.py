@@ -35,7 +35,8 @@ class StorageServer:
         self.requests: list[Request] = []
         self.held = threading.Event()
         self._released = threading.Event()
-        self._left = math.inf
+        self._left = math.inf  # so many uploads are still to be taken
+        self._taking = 0
         self._lock = threading.Lock()
         self._moto = DomainDispatcherApplication(create_backend_app)
         self._port = 0
@@ -75,7 +76,7 @@ class StorageServer:
         return {name.removeprefix(prefix): client.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names}
 
     def hold_after(self, uploads: int) -> None:
-        """Take so many uploads; let others hang, and `held` be set, until `release`, which refuses them."""
+        """Take so many uploads, then set `held`; let others hang from the start, until `release`, which refuses them."""
         self._left = uploads
         self.held.clear()
         self._released.clear()
@@ -86,14 +87,26 @@ class StorageServer:
 
     def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        if method == "PUT" and path.count("/") > 1:
-            with self._lock:
-                self._left -= 1
-                refused = self._left < 0
-            if refused:
-                self.held.set()
-                self._released.wait(180)
-                start_response("503 Service Unavailable", [("Content-Length", "0")])
-                return []
+        upload = method == "PUT" and path.count("/") > 1
+        if upload and not self._takes():
+            self._released.wait(180)
+            start_response("503 Service Unavailable", [("Content-Length", "0")])
+            return []
         self.requests.append(Request(method, path))
-        return [b"".join(self._moto(environ, start_response))]
+        answer = b"".join(self._moto(environ, start_response))
+        if upload:
+            self._took()
+        return [answer]
+
+    def _takes(self) -> bool:
+        with self._lock:
+            taken = self._left > 0
+            self._left -= taken
+            self._taking += taken
+        return taken
+
+    def _took(self) -> None:
+        with self._lock:
+            self._taking -= 1
+            if self._left == self._taking == 0:
+                self.held.set()
