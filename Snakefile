@@ -1,5 +1,7 @@
 # The stages of dvc.yaml as Snakemake rules: `snakemake --cores all` runs the same graph as `dvc repro`, in parallel,
 # and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engine.py).
+import atexit
+import gc
 import sys
 
 from snakemake.logging import logger
@@ -7,6 +9,9 @@ from snakemake.logging import logger
 from workflow import params
 from workflow.engine import MARKER, Graph, planned, visible_gpus
 from workflow.errors import one_line
+
+gc.set_threshold(100_000)  # as in stages/__init__.py
+atexit.register(gc.freeze)
 
 with one_line():
     on_gpu = params.load().compute.device != "cpu"

@@ -16,7 +16,8 @@ from tests.cluster.slurm import GPUS, Job, jobs, slurm, table, why_not
 from tests.copied_project import DVC, SNAKEMAKE, TRAINED, Project, lengthen, trained, untrained
 from tests.tracking.conftest import wait_for
 
-ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm")
+ASKS_AFTER = "--slurm-init-seconds-before-status-checks"  # ten seconds more each time that no job has ended
+ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", ASKS_AFTER, "1")
 STATE = "states/gan-0.safetensors"
 
 
@@ -91,7 +92,7 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     projects: tuple[Project, Project, list[Job]], tmp_path: Path
 ) -> None:
     project = untrained(projects[1], tmp_path)
-    running = project.start(*ON_SLURM, "--slurm-init-seconds-before-status-checks", "60", TRAINED[0])
+    running = project.start(*ON_SLURM, ASKS_AFTER, "40", TRAINED[0])
     _training(project)  # before Snakemake asks for its job, which while it asks it would forget to cancel
     running.send_signal(signal.SIGINT)
     assert running.wait(180) != 0
