@@ -4,21 +4,23 @@ Both draw from the same logits with the same random numbers. A full pass takes a
 first, so of the alternative some passes are timed, draws included, and the time scaled to all (column `timed`).
 `passes` is the distance to the floor: all that we do to draw a batch, in units of the one forward pass that does the
 same arithmetic. `off` is the largest difference between our logits and those that a full pass over the finished images
-gives, `same` the share of draws that these logits give with the same random numbers.
+gives, `same` the share of our draws that these logits give with the same random numbers.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from unittest.mock import patch
 
 import torch
 from torch import Generator, Tensor
 
 from benchmarks.compare import Row, compare, seconds
-from workflow.models.layers import codes, gated, masked
+from workflow.models.layers import codes, gated
 from workflow.models.layers.codes import CausalTransformer
 from workflow.models.layers.common import draw_categorical
 from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.layers.masked import MaskedNetwork, Wave
 from workflow.models.pixelcnn import PixelCNN
 from workflow.models.pixelrnn import PixelRNN
 
@@ -30,10 +32,15 @@ LONGEST = 100_000  # codes in a batch of the transformer's sequences: a pass ove
 
 @dataclass(frozen=True)
 class Sampler:
-    """logits: of all places in the order of drawing, (places, N, levels), given images or sequences."""
+    """logits: of all places in reading order, (places, N, levels), given images or sequences.
+
+    seen: the same as drawing has them. order: what was drawn, in the same order, (places, N).
+    """
 
     draw: Callable[[int, Generator], Tensor]
     logits: Callable[[Tensor], Tensor]
+    seen: Callable[[Tensor], Tensor]
+    order: Callable[[Tensor], Tensor]
     blank: Callable[[int], Tensor]
 
 
@@ -67,57 +74,73 @@ def _row(what: str, sampler: Sampler, n: int, places: int) -> Row:
 
 
 def _check(sampler: Sampler, n: int) -> tuple[float, float]:
-    """How far our logits are from those of a full pass, and the share of draws that are the same."""
+    """How far our logits are from those of a full pass, and the share of our draws that a full pass gives."""
+    x = sampler.draw(n, Generator().manual_seed(0))
+    ours, full, generator = sampler.seen(x), sampler.logits(x), Generator().manual_seed(0)
+    theirs = torch.stack([draw_categorical(logits, generator) for logits in full])
+    return float((ours - full).abs().max()), float((theirs == sampler.order(x)).double().mean())
+
+
+def _recorded(module: ModuleType, draw: Callable[[], object], chosen: Iterator[Tensor]) -> Tensor:
+    """The logits by which a module draws, (places, N, levels), if it draws what is given in place of what it would."""
     seen: list[Tensor] = []
 
-    def draw(logits: Tensor, generator: Generator) -> Tensor:
+    def note(logits: Tensor, _: Generator) -> Tensor:
         seen.append(logits)
-        return draw_categorical(logits, generator)
+        return next(chosen)
 
-    with (
-        patch.object(gated, "draw_categorical", draw),
-        patch.object(masked, "draw_categorical", draw),
-        patch.object(codes, "draw_categorical", draw),
-    ):
-        x = sampler.draw(n, Generator().manual_seed(0))
-    off, same, one, other = 0.0, [], Generator().manual_seed(0), Generator().manual_seed(0)
-    for ours, theirs in zip(seen, sampler.logits(x), strict=True):
-        off = max(off, float((ours - theirs).abs().max()))
-        same.append((draw_categorical(ours, one) == draw_categorical(theirs, other)).double().mean())
-    return off, float(torch.stack(same).mean())
+    with patch.object(module, "draw_categorical", note):
+        draw()
+    return torch.stack(seen)
 
 
-def _of_pixels(
-    network: Callable[[Tensor], Tensor], sample: Callable[..., Tensor], shape: tuple[int, int, int]
-) -> Sampler:
+def _of_pixels(network: GatedPixelCNN | MaskedNetwork, shape: tuple[int, int, int]) -> Sampler:
+    def in_order(x: Tensor) -> Tensor:
+        return x.permute(2, 3, 1, 0).flatten(0, 2)
+
     def blank(n: int) -> Tensor:
         return torch.zeros(n, *shape, dtype=torch.long)
 
+    def seen(x: Tensor) -> Tensor:
+        if isinstance(network, GatedPixelCNN):
+            generator = Generator()
+            return _recorded(gated, lambda: network.sample(blank(len(x)), 0, generator), iter(in_order(x)))
+        by_place, chosen = torch.empty(*x.permute(0, 2, 3, 1).shape, network.levels), x.permute(0, 2, 3, 1)
+
+        def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
+            wave.of(by_place)[:, :, colour] = logits
+            return wave.of(chosen)[..., colour]
+
+        network.draw_by_waves(blank(len(x)), 0, draw)
+        return by_place.permute(1, 2, 3, 0, 4).flatten(0, 2)
+
     return Sampler(
-        draw=lambda n, generator: sample(blank(n), 0, generator),
+        draw=lambda n, generator: network.sample(blank(n), 0, generator),
         logits=lambda x: network(x).permute(3, 4, 2, 0, 1).flatten(0, 2),
+        seen=seen,
+        order=in_order,
         blank=blank,
     )
 
 
 def _gated(shape: tuple[int, int, int], levels: int) -> Sampler:
     network = GatedPixelCNN(shape, levels, channels=24, layers=5, dropout=0.0, ordered=True).eval()
-    return _of_pixels(network, network.sample, shape)
+    return _of_pixels(network, shape)
 
 
 def _masked(shape: tuple[int, int, int], levels: int) -> Sampler:
     network = PixelCNN(shape, levels, channels=24, layers=5, dropout=0.0, stack="masked").eval().network
-    return _of_pixels(network, network.sample, shape)
+    return _of_pixels(network, shape)
 
 
 def _row_lstm(shape: tuple[int, int, int], levels: int) -> Sampler:
     network = PixelRNN(shape, levels, cell="row", channels=24, layers=3, dropout=0.0).eval().network
-    return _of_pixels(network, network.sample, shape)
+    return _of_pixels(network, shape)
 
 
 def _diagonal(shape: tuple[int, int, int], levels: int) -> Sampler:
     network = PixelRNN(shape, levels, cell="diagonal", channels=24, layers=3, dropout=0.0).eval().network
-    return _of_pixels(network, network.sample, shape)
+    return _of_pixels(network, shape)
 
 
 def _transformer(shape: tuple[int, int, int], levels: int) -> Sampler:
@@ -127,6 +150,8 @@ def _transformer(shape: tuple[int, int, int], levels: int) -> Sampler:
     return Sampler(
         draw=lambda n, generator: model.sample(n, generator, allowed),
         logits=lambda x: model(x).permute(2, 0, 1),
+        seen=lambda x: _recorded(codes, lambda: model.sample(len(x), Generator(), allowed), iter(x.T)),
+        order=lambda x: x.T,
         blank=lambda n: torch.zeros(n, length, dtype=torch.long),
     )
 

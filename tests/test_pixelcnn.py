@@ -3,6 +3,8 @@
 import copy
 import itertools
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor
 
-from workflow.models.layers import gated, masked
+from tests.drawn import assert_draws_as_the_full_forward
+from workflow.models.layers import gated
 from workflow.models.layers.common import draw_categorical
 from workflow.models.layers.gated import GatedLayer, GatedPixelCNN
 from workflow.models.layers.masked import MaskedNetwork
@@ -214,17 +217,14 @@ def test_the_masked_stack_has_a_blind_spot_that_the_gated_one_has_not(
     assert torch.equal(influence["masked"], past & ~blind)
 
 
-def _networks(shape: tuple[int, int, int]) -> dict[str, GatedPixelCNN | MaskedNetwork]:
-    return {
-        "levels": _network(shape, 4),
-        "codes": _network(shape, 4, ordered=False),
-        "classes": _model(shape, 4, classes=3).network,
-        "masked": _model(shape, 4, "masked").network,
-        "masked classes": _model(shape, 4, "masked", classes=3).network,
-    }
+GATED: dict[str, Callable[..., GatedPixelCNN | MaskedNetwork]] = {
+    "levels": _network,
+    "codes": partial(_network, ordered=False),
+    "classes": lambda shape, levels: _model(shape, levels, classes=3).network,
+}
 
 
-@pytest.mark.parametrize("name", _networks((1, 1, 1)))
+@pytest.mark.parametrize("name", GATED)
 @pytest.mark.parametrize("shape", [(1, 9, 8), (3, 4, 5), (1, 2, 2), (1, 1, 1)])
 @pytest.mark.parametrize("row", [0, 1])
 def test_fast_sampling_has_the_logits_of_the_full_forward(
@@ -236,9 +236,8 @@ def test_fast_sampling_has_the_logits_of_the_full_forward(
         seen.append(logits)
         return draw_categorical(logits, generator)
 
-    for module in (gated, masked):
-        monkeypatch.setattr(module, "draw_categorical", draw)
-    network, y = _networks(shape)[name], torch.tensor([2, 0, 1])
+    monkeypatch.setattr(gated, "draw_categorical", draw)
+    network, y = GATED[name](shape, 4), torch.tensor([2, 0, 1])
     given = torch.randint(4, (3, *shape), generator=_generator())
     x = network.sample(given, row, _generator(), y=y)
     assert torch.equal(x[:, :, :row], given[:, :, :row])
@@ -246,6 +245,15 @@ def test_fast_sampling_has_the_logits_of_the_full_forward(
     if seen:
         full = network(x, y)[:, :, :, row:].permute(3, 4, 2, 0, 1).flatten(0, 2)  # in the order of drawing
         torch.testing.assert_close(torch.stack(seen), full, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("classes", [0, 3])
+@pytest.mark.parametrize("shape", [(1, 9, 8), (1, 6, 17), (3, 4, 5), (1, 2, 2), (1, 1, 1)])
+@pytest.mark.parametrize("row", [0, 1])
+def test_the_masked_stack_draws_as_the_full_forward_would(shape: tuple[int, int, int], row: int, classes: int) -> None:
+    network = _model(shape, 4, "masked", classes=classes).network
+    assert isinstance(network, MaskedNetwork)
+    assert_draws_as_the_full_forward(network, row, torch.tensor([2, 0, 1]))
 
 
 @pytest.mark.parametrize("classes", [0, 3])

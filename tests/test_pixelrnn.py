@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers import masked
-from workflow.models.layers.common import draw_categorical
+from tests.drawn import assert_draws_as_the_full_forward
 from workflow.models.layers.masked import MaskedNetwork
 from workflow.models.pixelrnn import (
     Cell,
@@ -203,26 +202,10 @@ def test_rows_compute_what_pixel_after_pixel_would() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("shape", [(1, 5, 6), (3, 3, 4), (1, 1, 1)])
+@pytest.mark.parametrize("shape", [(1, 5, 6), (1, 4, 13), (3, 3, 4), (1, 1, 1)])
 @pytest.mark.parametrize("row", [0, 1])
-def test_drawing_has_the_logits_of_the_full_forward(
-    shape: tuple[int, int, int], row: int, cell: Cell, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[Tensor] = []
-
-    def draw(logits: Tensor, generator: Generator) -> Tensor:
-        seen.append(logits)
-        return draw_categorical(logits, generator)
-
-    monkeypatch.setattr(masked, "draw_categorical", draw)
-    model = _model(shape, 4, cell)
-    given = torch.randint(4, (3, *shape), dtype=torch.uint8, generator=_generator())
-    x = model.complete(given, row, _generator())
-    assert torch.equal(x[:, :, :row], given[:, :, :row])
-    assert len(seen) == x[:, :, row:].numel() / 3
-    if seen:
-        full = model.network(x)[:, :, :, row:].permute(3, 4, 2, 0, 1).flatten(0, 2)  # in the order of drawing
-        torch.testing.assert_close(torch.stack(seen), full, rtol=1e-12, atol=1e-12)
+def test_draws_as_the_full_forward_would(shape: tuple[int, int, int], row: int, cell: Cell) -> None:
+    assert_draws_as_the_full_forward(_model(shape, 4, cell).network, row)
 
 
 @pytest.mark.parametrize("cell", CELLS)

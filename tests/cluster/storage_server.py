@@ -76,7 +76,7 @@ class StorageServer:
         return {name.removeprefix(prefix): client.get_object(Bucket=BUCKET, Key=name)["Body"].read() for name in names}
 
     def hold_after(self, uploads: int) -> None:
-        """Take so many uploads, then set `held`; let others hang from the start, until `release`, which refuses them."""
+        """Take so many uploads, then set `held`; let others hang, until `release`, which refuses them."""
         self._left = uploads
         self.held.clear()
         self._released.clear()

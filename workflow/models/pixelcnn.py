@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Model
 from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
 from workflow.models.layers.gated import GatedPixelCNN
-from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step
+from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
 
 Stack = Literal["gated", "masked"]
 
@@ -37,13 +37,13 @@ class MaskedBlock(PixelLayer):
         out: Tensor = self.widen(self.dropout(F.relu(h)))
         return out + x
 
-    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.pixel_by_pixel`: what the 3x3 convolution sees is kept."""
-        narrow, seen, widen = self.narrow.of_pixel(), Seen(self.middle, n, height, width), self.widen.of_pixel()
+    def by_waves(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.by_waves`: what the 3x3 convolution sees is kept."""
+        narrow, seen, widen = self.narrow.of_pixels(), Seen(self.middle, n, height, width), self.widen.of_pixels()
 
-        def step(x: Tensor, i: int, j: int) -> Tensor:
-            seen.enter(F.relu(narrow(F.relu(x))), i, j)
-            return widen(F.relu(seen.convolved(i, j))) + x
+        def step(x: Tensor, wave: Wave) -> Tensor:
+            seen.enter(F.relu(narrow(F.relu(x))), wave)
+            return widen(F.relu(seen.convolved(wave))) + x
 
         return step
 

@@ -1,6 +1,6 @@
 """PixelRNN: van den Oord, Kalchbrenner & Kavukcuoglu 2016, Pixel Recurrent Neural Networks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.common import categorical_log_prob
-from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step
+from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
 
 Cell = Literal["row", "diagonal"]
 
@@ -49,19 +49,23 @@ class RowLstm(PixelLayer):
         out: Tensor = self.widen(self.dropout(torch.cat(states, 2)))
         return out + x
 
-    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.pixel_by_pixel`: the features given are kept, the states and the memories."""
-        given, widen = Seen(self.from_input, n, height, width), self.widen.of_pixel()
+    def by_waves(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.by_waves`: the features given are kept, the states and the memories."""
+        given, widen = Seen(self.from_input, n, height, width), self.widen.of_pixels()
         from_state = self.from_state.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)
         # With the zeros that are seen above and, of the states, to either side.
         h = from_state.new_zeros(n, height + 1, width + 2, self.channels)
         c = from_state.new_zeros(n, height + 1, width, self.channels)
 
-        def step(x: Tensor, i: int, j: int) -> Tensor:
-            given.enter(x, i, j)
-            gates = torch.addmm(given.convolved(i, j), h[:, i, j : j + 3].flatten(1), from_state)
-            state, memory = lstm(gates, c[:, i, j])
-            h[:, i + 1, j + 1], c[:, i + 1, j] = state, memory
+        new_h, new_c = h[:, 1:, 1:], c[:, 1:]
+
+        def step(x: Tensor, wave: Wave) -> Tensor:
+            given.enter(x, wave)
+            above = wave.patches(h, 1, 3).reshape(len(x), -1)
+            gates = torch.addmm(given.convolved(wave), above, from_state)
+            state, memory = lstm(gates, wave.of(c).reshape(len(x), -1))
+            for kept, made in ((new_h, state), (new_c, memory)):
+                wave.of(kept).copy_(made.view(n, wave.rows, -1))
             return widen(state) + x
 
         return step
@@ -97,9 +101,9 @@ class DiagonalLstm(nn.Module):
         self.from_input = MaskedConv2d(2 * channels, channels, groups, gates=4)
         self.from_states = nn.Linear(2 * channels, 4 * channels, bias=False)  # a 2x1 convolution of a skewed column
 
-    def pixel_by_pixel(self, n: int, height: int, width: int) -> tuple[Step, Tensor]:
+    def pixel_by_pixel(self, n: int, height: int, width: int) -> tuple[Callable[[Tensor, int, int], Tensor], Tensor]:
         """What computes the state of a pixel, (N, channels), and where it keeps all, (N, H + 1, W + 1, channels)."""
-        from_input, from_states = self.from_input.of_pixel(), self.from_states.weight.T
+        from_input, from_states = self.from_input.of_pixels(), self.from_states.weight.T
         # With the zeros that are seen to the left and above.
         h, c = (from_states.new_zeros(n, height + 1, width + 1, self.channels) for _ in range(2))
 
@@ -141,6 +145,7 @@ class DiagonalBiLstm(PixelLayer):
     see that pixel, makes up for it.
     """
 
+    sees_whole_rows = True
     blank_columns = 1
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
@@ -156,13 +161,14 @@ class DiagonalBiLstm(PixelLayer):
         out: Tensor = self.widen(self.dropout(from_left + late))
         return out + x
 
-    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.pixel_by_pixel`: the row's features are kept, and the states of both directions."""
+    def by_waves(self, n: int, height: int, width: int) -> Step:
+        """As `PixelLayer.by_waves`, a pixel at a time: the row's features are kept, and both directions' states."""
         left, _ = self.left.pixel_by_pixel(n, height, width)
         right, late = self.right.pixel_by_pixel(n, height, width)  # its columns in reverse
-        widen, row = self.widen.of_pixel(), self.widen.weight.new_zeros(n, width, self.widen.out_channels)
+        widen, row = self.widen.of_pixels(), self.widen.weight.new_zeros(n, width, self.widen.out_channels)
 
-        def step(x: Tensor, i: int, j: int) -> Tensor:
+        def step(x: Tensor, wave: Wave) -> Tensor:
+            i, j = wave.row, wave.column
             row[:, j] = x
             if j == width - 1:  # the blank column: the row is complete
                 for k in range(width):

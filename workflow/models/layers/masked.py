@@ -1,16 +1,16 @@
 """Networks of masked convolutions over pixels in reading order, and how they draw them."""
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers.common import draw_categorical, to_unit
+from workflow.models.layers.common import to_unit
 from workflow.models.layers.masks import group_mask
+from workflow.models.layers.noise import choices_at, uniform
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -38,9 +38,47 @@ class MaskedConv2d(nn.Conv2d):
         framed = F.pad(x, (self.aside, self.aside, self.up, 0))  # within the zeros that it sees beyond the edges
         return F.conv2d(framed, self.weight * self.mask, self.bias)
 
-    def of_pixel(self) -> Callable[[Tensor], Tensor]:
-        """A 1x1 convolution as what it does to the features of one pixel, (N, inputs) to (N, gates · outputs)."""
+    def of_pixels(self) -> Callable[[Tensor], Tensor]:
+        """A 1x1 convolution as what it does to the features of pixels, (N, inputs) to (N, gates · outputs)."""
         return partial(F.linear, weight=(self.weight * self.mask)[..., 0, 0], bias=self.bias)
+
+
+class Wave(NamedTuple):
+    """Pixels that are computed at once: one in each of some rows, `lag` columns further left from row to row.
+
+    The first is that of row `row` and column `column`; `rows` is their number.
+    """
+
+    row: int
+    column: int
+    rows: int
+    lag: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """View of what x, (N, H, W, …), has of them: (N, rows, …)."""
+        return self.patches(x, 1, 1)[:, :, 0, 0]
+
+    def patches(self, x: Tensor, height: int, width: int) -> Tensor:
+        """View of the rectangles of x, (N, H, W, …), with them as upper left corners: (N, rows, height, width, …)."""
+        image, row, column, *others = x.stride()
+        next_one = row - self.lag * column if self.rows > 1 else 0
+        start = x.storage_offset() + self.row * row + self.column * column
+        size = (len(x), self.rows, height, width, *x.shape[3:])
+        return x.as_strided(size, (image, next_one, row, column, *others), start)
+
+    def below(self, row: int) -> "Wave":
+        """Those of them from this row on."""
+        skipped = min(max(row - self.row, 0), self.rows)
+        return Wave(self.row + skipped, self.column - skipped * self.lag, self.rows - skipped, self.lag)
+
+
+def waves(height: int, width: int, lag: int) -> Iterator[Wave]:
+    """All pixels, each after those to its left and, of the row above, those up to `lag` - 1 columns to its right."""
+    for time in range(lag * (height - 1) + width):
+        first = max(0, -(-(time - width + 1) // lag))  # the row above has come to its end
+        rows = min(height - 1, time // lag) - first + 1
+        if rows > 0:
+            yield Wave(first, time - lag * first, rows, lag)
 
 
 class Seen:
@@ -55,28 +93,37 @@ class Seen:
         self.up, self.aside, self.bias = conv.up, conv.aside, conv.bias
         self.weight = (conv.weight * conv.mask).permute(2, 3, 1, 0).flatten(0, 2)
         self.features = conv.weight.new_zeros(n, height + self.up, width + 2 * self.aside, conv.in_channels)
+        self.inside = self.features[:, self.up :, self.aside : self.aside + width]
 
-    def enter(self, x: Tensor, i: int, j: int) -> None:
-        """Features of pixel (i, j), (N, inputs)."""
-        self.features[:, i + self.up, j + self.aside] = x
+    def enter(self, x: Tensor, wave: Wave) -> None:
+        """Features of a wave's pixels, (N · rows, inputs)."""
+        here = wave.of(self.inside)
+        here.copy_(x.view_as(here))
 
-    def convolved(self, i: int, j: int) -> Tensor:
-        """The convolution at pixel (i, j), (N, gates · outputs)."""
-        patch = self.features[:, i : i + self.up + 1, j : j + 2 * self.aside + 1].flatten(1)
-        return torch.addmm(self.bias, patch, self.weight)
+    def convolved(self, wave: Wave) -> Tensor:
+        """The convolution at a wave's pixels, (N · rows, gates · outputs)."""
+        patches = wave.patches(self.features, self.up + 1, 2 * self.aside + 1)
+        return torch.addmm(self.bias, patches.reshape(-1, len(self.weight)), self.weight)
 
 
-# From the features of a pixel, (N, features), and where it is, to a layer's output there.
-Step = Callable[[Tensor, int, int], Tensor]
+# From the features of a wave's pixels, (N · rows, features), and where they are, to a layer's output there.
+Step = Callable[[Tensor, Wave], Tensor]
+
+# What chooses the integers of a wave's pixels in a colour, (N, rows), by their logits, (N, rows, levels).
+Draw = Callable[[Tensor, Wave, int], Tensor]
 
 
 class PixelLayer(nn.Module):
-    """Features of all pixels, (N, features, H, W), to as many: each from those of its own pixel and of earlier ones."""
+    """Features of all pixels, (N, features, H, W), to as many: each from those of its own pixel and of earlier ones.
 
-    blank_columns = 0  # how many the layer wants on the right of the image
+    In the row above it reaches one column to the right, or, if `sees_whole_rows`, all.
+    """
 
-    def pixel_by_pixel(self, n: int, height: int, width: int) -> Step:
-        """What computes `forward` for one pixel of n images after another, in reading order.
+    sees_whole_rows = False
+    blank_columns = 0  # how many it wants on the right of the image, if it sees whole rows
+
+    def by_waves(self, n: int, height: int, width: int) -> Step:
+        """What computes `forward` for the pixels of n images, some after others, as `waves` has them.
 
         It keeps what it must know of earlier pixels; a pixel whose colours become known one by one comes repeatedly.
         """
@@ -133,25 +180,47 @@ class MaskedNetwork(nn.Module):
 
     @torch.no_grad()
     def sample(self, given: Tensor, row: int, generator: Generator, y: Tensor | None = None) -> Tensor:
-        """As `GatedPixelCNN.sample`: the layers, given pixel after pixel, keep what they must know of those before."""
-        x = given.long().clone()
-        x[:, :, row:] = 0
+        """As `GatedPixelCNN.sample`: draw the pixels of rows `row` and below, given the rows above."""
+        colours, height, width = self.shape
+        marks = given.new_zeros((len(given), height, width, colours), dtype=torch.float32)
+        for place in marks[:, row:].flatten(1).unbind(1):  # in reading order, in whichever they are needed
+            place.copy_(uniform(place.shape, generator, marks.device, marks.dtype))
+
+        def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
+            probabilities = logits.float().softmax(-1)
+            return choices_at(wave.of(marks)[..., colour].flatten(), probabilities.flatten(0, 1)).view(logits.shape[:2])
+
+        return self.draw_by_waves(given, row, draw, y)
+
+    @torch.no_grad()
+    def draw_by_waves(self, given: Tensor, row: int, draw: Draw, y: Tensor | None = None) -> Tensor:
+        """Let `draw` choose the pixels of rows `row` and below. given: integers (N, C, H, W); int64 likewise.
+
+        The layers keep what they must know of earlier pixels, and pixels that do not see one another are drawn at once:
+        with a pixel the one of the row below that is further left than the first convolution reaches to the right.
+        """
         colours, height, width = self.shape
         columns = width + self.blank_columns
         layers = cast(Sequence[PixelLayer], self.layers)
-        steps = [layer.pixel_by_pixel(len(x), height, columns) for layer in layers]
-        seen, of_class = Seen(self.first, len(x), height, columns), self.by_class(y) if self.by_class else 0
-        head, to_logits = self.head.of_pixel(), self.to_logits.of_pixel()
-        for i, j in itertools.product(range(height), range(columns)):
-            inside = j < width  # and not in a blank column
+        lag = columns if any(layer.sees_whole_rows for layer in layers) else min(max(1, self.first.aside) + 1, columns)
+        steps = [layer.by_waves(len(given), height, columns) for layer in layers]
+        seen = Seen(self.first, len(given), height, columns)
+        of_class = self.by_class(y)[:, None] if self.by_class else 0
+        head, to_logits = self.head.of_pixels(), self.to_logits.of_pixels()
+        x = given.long().permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
+        x[:, row:] = 0
+        for wave in waves(height, columns, lag):
+            inside = wave.column < width  # and not in a blank column
+            drawn = wave.below(row) if inside else wave.below(height)
             if inside:
-                seen.enter(self.embed(x[:, :, i, j]), i, j)
-            for colour in range(colours if i >= row and inside else 1):
-                h = seen.convolved(i, j) + of_class
+                seen.enter(self.embed(wave.of(x)), wave)
+            for colour in range(colours if drawn.rows else 1):
+                h = (seen.convolved(wave).unflatten(0, (len(x), -1)) + of_class).flatten(0, 1)
                 for step in steps:
-                    h = step(h, i, j)
-                if i >= row and inside:
-                    logits = to_logits(F.relu(head(F.relu(h)))).unflatten(1, (colours, self.levels))[:, colour]
-                    x[:, colour, i, j] = draw_categorical(logits, generator)
-                    seen.enter(self.embed(x[:, :, i, j]), i, j)
-        return x
+                    h = step(h, wave)
+                if drawn.rows:
+                    h = h.unflatten(0, (len(x), -1))[:, -drawn.rows :]
+                    logits = to_logits(F.relu(head(F.relu(h)))).unflatten(-1, (colours, -1))[:, :, colour]
+                    drawn.of(x)[..., colour] = draw(logits, drawn, colour)
+                    seen.enter(self.embed(wave.of(x)), wave)
+        return x.permute(0, 3, 1, 2).contiguous()

@@ -62,11 +62,17 @@ def choices(probabilities: Tensor, generator: Generator) -> Tensor:
     probability is never drawn. Raises RuntimeError if a probability is not finite; on a GPU, so as not to wait for it,
     with the next operation that does.
     """
+    marks = uniform((len(probabilities),), generator, probabilities.device, probabilities.dtype)
+    return choices_at(marks, probabilities)
+
+
+def choices_at(marks: Tensor, probabilities: Tensor) -> Tensor:
+    """What `choices` draws from each row of probabilities (N, K) if these are its random numbers, in [0, 1), (N,)."""
     below = probabilities.cumsum(1)
     total = below[:, -1:]
     torch._assert_async((total < torch.inf).all(), "a probability is not finite")
-    mark = uniform((len(below), 1), generator, below.device, below.dtype) * total  # less than total, rounded or not
-    return torch.searchsorted(below, mark, right=True).squeeze(1)
+    # A mark is less than the total, rounded or not.
+    return torch.searchsorted(below, marks[:, None] * total, right=True).squeeze(1)
 
 
 def components(weights: Tensor, n: int, generator: Generator) -> Tensor:
