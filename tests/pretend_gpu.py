@@ -59,8 +59,9 @@ class FarTensor(Tensor):
 
     @staticmethod
     def __new__(cls, inside: Tensor) -> "FarTensor":
+        strides, offset = inside.stride(), inside.storage_offset()
         far: FarTensor = Tensor._make_wrapper_subclass(
-            cls, inside.size(), strides=inside.stride(), dtype=inside.dtype, device=GPU
+            cls, inside.size(), strides=strides, storage_offset=offset, dtype=inside.dtype, device=GPU
         )
         far.inside = inside
         return far

@@ -92,7 +92,7 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     projects: tuple[Project, Project, list[Job]], tmp_path: Path
 ) -> None:
     project = untrained(projects[1], tmp_path)
-    running = project.start(*ON_SLURM, ASKS_AFTER, "40", TRAINED[0])
+    running = project.start(*ON_SLURM, ASKS_AFTER, "60", TRAINED[0])
     _training(project)  # before Snakemake asks for its job, which while it asks it would forget to cancel
     running.send_signal(signal.SIGINT)
     assert running.wait(180) != 0

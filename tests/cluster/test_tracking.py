@@ -18,10 +18,8 @@ from tests.cluster.tracking_server import mlflow_server, postgres, rows, wait_un
 from tests.tracking.conftest import RECORDS, client, expected, make, only, points, runs
 from workflow import params, tracking
 
-WRITERS, FORKS = (
-    range(16),
-    multiprocessing.get_context("forkserver"),
-)  # not of this process, in which a server has threads
+WRITERS = range(16)
+FORKS = multiprocessing.get_context("forkserver")  # not of this process, in which a server has threads
 FILES = ("samples.png", "metrics.json", "history.jsonl")
 
 
