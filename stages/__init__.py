@@ -21,4 +21,9 @@ sys.excepthook = _one_line_if_stopped
 # What is loaded lives as long as the process. To look through it for garbage, again and again while it is loaded and
 # once more at the end, takes a quarter of a small stage's time.
 gc.set_threshold(100_000)
-atexit.register(gc.freeze)
+
+
+@atexit.register
+def _end_as_it_is() -> None:
+    if "triton" not in sys.modules:  # which would complain of what it finds left
+        gc.freeze()

@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from workflow.evaluation import Judge
 
 ROOT = Path(__file__).parent.parent
+gc.set_threshold(100_000)  # as in stages/__init__.py
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision import datasets
 
 from tests.mirror import Mirror
 from workflow.datasets import catalogue, published
@@ -48,6 +47,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def mirrored(mirror: Mirror, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     """Two mirrors of a small MNIST, of which the first one lacks everything."""
+    from torchvision import datasets
+
     mirror.files |= {f"good/{name}": content for name, content in PACKED.items()}
     resources = [(name, hashlib.md5(content).hexdigest()) for name, content in PACKED.items()]
     monkeypatch.setattr(datasets.MNIST, "resources", resources)
@@ -102,6 +103,8 @@ def test_packed_files_of_the_users_own_are_checked(mirrored: Mirror, tmp_path: P
 
 
 def test_what_torchvision_unpacked_reads_the_same(mirrored: Mirror, tmp_path: Path) -> None:
+    from torchvision import datasets
+
     splits = _prepare(_settings(tmp_path), tmp_path)
     (tmp_path / "MNIST/raw").mkdir(parents=True)
     for name, content in FILES.items():
@@ -205,6 +208,7 @@ def test_cifar10_is_read_from_its_binary_version(
 
 def test_svhn_calls_ten_zero(mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from scipy.io import savemat
+    from torchvision import datasets
 
     expected = {}
     split_list = {}
