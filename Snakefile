@@ -10,7 +10,7 @@ from workflow import params
 from workflow.engine import MARKER, Graph, planned, visible_gpus
 from workflow.errors import one_line
 
-gc.set_threshold(100_000)  # as in stages/__init__.py
+gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
 atexit.register(gc.freeze)
 
 with one_line():

@@ -17,18 +17,19 @@ DVC = ("dvc", "repro")
 MODELS = ("gan", "nice")
 TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
 # Python runs a file of this name first: at a stage's end it writes down what the stage has imported. It also spares
-# DVC's commands, of which the tests run many, a third of their time, as stages/__init__.py does with the stages.
+# DVC's commands, of which the tests run many, a third of their time, as stages/__init__.py does for the stages.
 RECORDER = """
 import atexit, gc, sys
 from pathlib import Path
 
 gc.set_threshold(100_000)
-atexit.register(gc.freeze)
 
 def record():
     name = next((word for word in sys.orig_argv if word.startswith("stages.")), "")
     if name:
         (Path(__file__).parent / name).write_text(" ".join(sys.modules))
+    else:
+        gc.freeze()
 
 atexit.register(record)
 """

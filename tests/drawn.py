@@ -32,3 +32,4 @@ def assert_draws_as_the_full_forward(network: MaskedNetwork, row: int, y: Tensor
     for i, j, colour in itertools.product(range(row, height), range(width), range(colours)):
         one_by_one[:, colour, i, j] = draw_categorical(network(one_by_one, y)[:, :, colour, i, j], generator)
     assert torch.equal(network.sample(given, row, Generator().manual_seed(2), y), one_by_one)
+    assert network.sample(given[:0], row, Generator(), None if y is None else y[:0]).shape == (0, *network.shape)

@@ -93,10 +93,11 @@ class StorageServer:
             start_response("503 Service Unavailable", [("Content-Length", "0")])
             return []
         self.requests.append(Request(method, path))
-        answer = b"".join(self._moto(environ, start_response))
-        if upload:
-            self._took()
-        return [answer]
+        try:
+            return [b"".join(self._moto(environ, start_response))]
+        finally:
+            if upload:
+                self._took()
 
     def _takes(self) -> bool:
         with self._lock:

@@ -16,7 +16,7 @@ from tests.cluster.slurm import GPUS, Job, jobs, slurm, table, why_not
 from tests.copied_project import DVC, SNAKEMAKE, TRAINED, Project, lengthen, trained, untrained
 from tests.tracking.conftest import wait_for
 
-ASKS_AFTER = "--slurm-init-seconds-before-status-checks"  # ten seconds more each time that no job has ended
+ASKS_AFTER = "--slurm-init-seconds-before-status-checks"  # and again after ten seconds more, until a job has ended
 ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", ASKS_AFTER, "1")
 STATE = "states/gan-0.safetensors"
 

@@ -61,11 +61,11 @@ class RowLstm(PixelLayer):
 
         def step(x: Tensor, wave: Wave) -> Tensor:
             given.enter(x, wave)
-            above = wave.patches(h, 1, 3).reshape(len(x), -1)
+            above = wave.patches(h, 1, 3).reshape(len(x), len(from_state))
             gates = torch.addmm(given.convolved(wave), above, from_state)
-            state, memory = lstm(gates, wave.of(c).reshape(len(x), -1))
+            state, memory = lstm(gates, wave.of(c).reshape(len(x), self.channels))
             for kept, made in ((new_h, state), (new_c, memory)):
-                wave.of(kept).copy_(made.view(n, wave.rows, -1))
+                wave.of(kept).copy_(made.view(n, wave.rows, self.channels))
             return widen(state) + x
 
         return step

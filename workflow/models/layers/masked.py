@@ -61,7 +61,7 @@ class Wave(NamedTuple):
     def patches(self, x: Tensor, height: int, width: int) -> Tensor:
         """View of the rectangles of x, (N, H, W, …), with them as upper left corners: (N, rows, height, width, …)."""
         image, row, column, *others = x.stride()
-        next_one = row - self.lag * column if self.rows > 1 else 0
+        next_one = row - self.lag * column if self.rows > 1 else 0  # a lone one may lag by more than a row is long
         start = x.storage_offset() + self.row * row + self.column * column
         size = (len(x), self.rows, height, width, *x.shape[3:])
         return x.as_strided(size, (image, next_one, row, column, *others), start)
@@ -197,12 +197,13 @@ class MaskedNetwork(nn.Module):
         """Let `draw` choose the pixels of rows `row` and below. given: integers (N, C, H, W); int64 likewise.
 
         The layers keep what they must know of earlier pixels, and pixels that do not see one another are drawn at once:
-        with a pixel the one of the row below that is further left than the first convolution reaches to the right.
+        with a pixel the one of the row below that is further left than the first convolution reaches to the right. If a
+        layer sees whole rows, it is one at a time. y: the images' classes, int64 (N,).
         """
         colours, height, width = self.shape
         columns = width + self.blank_columns
         layers = cast(Sequence[PixelLayer], self.layers)
-        lag = columns if any(layer.sees_whole_rows for layer in layers) else min(max(1, self.first.aside) + 1, columns)
+        lag = columns if any(layer.sees_whole_rows for layer in layers) else self.first.aside + 1
         steps = [layer.by_waves(len(given), height, columns) for layer in layers]
         seen = Seen(self.first, len(given), height, columns)
         of_class = self.by_class(y)[:, None] if self.by_class else 0
@@ -210,17 +211,17 @@ class MaskedNetwork(nn.Module):
         x = given.long().permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         x[:, row:] = 0
         for wave in waves(height, columns, lag):
-            inside = wave.column < width  # and not in a blank column
+            inside = wave.column < width  # and not in a blank column; where there are any, a wave is one pixel
             drawn = wave.below(row) if inside else wave.below(height)
             if inside:
                 seen.enter(self.embed(wave.of(x)), wave)
             for colour in range(colours if drawn.rows else 1):
-                h = (seen.convolved(wave).unflatten(0, (len(x), -1)) + of_class).flatten(0, 1)
+                h = (seen.convolved(wave).unflatten(0, (len(x), wave.rows)) + of_class).flatten(0, 1)
                 for step in steps:
                     h = step(h, wave)
                 if drawn.rows:
-                    h = h.unflatten(0, (len(x), -1))[:, -drawn.rows :]
-                    logits = to_logits(F.relu(head(F.relu(h)))).unflatten(-1, (colours, -1))[:, :, colour]
+                    h = h.unflatten(0, (len(x), wave.rows))[:, -drawn.rows :]
+                    logits = to_logits(F.relu(head(F.relu(h)))).unflatten(-1, (colours, self.levels))[:, :, colour]
                     drawn.of(x)[..., colour] = draw(logits, drawn, colour)
                     seen.enter(self.embed(wave.of(x)), wave)
         return x.permute(0, 3, 1, 2).contiguous()

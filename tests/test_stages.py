@@ -1,4 +1,4 @@
-"""What holds for every stage's process, before its imports and after its work."""
+"""What holds for every stage's process, whatever its work."""
 
 import subprocess
 import sys
