@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 gc.set_threshold(100_000)  # as in stages/__init__.py
+# What takes minutes: begun last, these would keep one process busy long after the others have ended.
+LONGEST = ("test_slurm.py", "test_engines.py", "test_models.py", "test_storage.py")
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +78,7 @@ def pytest_configure() -> None:
     # The stages that tests start find the package and the tools wherever the tests are started from.
     os.environ["PYTHONPATH"] = str(ROOT)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of them compiles all that it imports
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
