@@ -394,4 +394,5 @@ def _warn(reason: str) -> None:
         f"warning: MLflow at {store_uri()} could not be used ({reason}); the results are complete, and "
         "`python -m stages.track` mirrors them when it is back"
     )
-    print(re.sub(r"//[^/@\s]*@", "//", message), file=sys.stderr)  # an address may hold a password
+    # An address may hold a password. One write, as another thread may have something to say, too.
+    sys.stderr.write(re.sub(r"//[^/@\s]*@", "//", message) + "\n")

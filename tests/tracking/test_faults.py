@@ -163,6 +163,13 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
         assert "python -m stages.track" in line
 
 
+def test_a_warning_is_one_write_so_that_two_threads_do_not_mix_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys.stderr, "write", written.append)
+    tracking._warn("this")
+    assert [text.count("\n") for text in written] == [1]
+
+
 def _of_these_records(name: str) -> None:
     Path(f"runs/{name}/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
 
