@@ -105,7 +105,8 @@ def _of_pixels(network: GatedPixelCNN | MaskedNetwork, shape: tuple[int, int, in
         if isinstance(network, GatedPixelCNN):
             generator = Generator()
             return _recorded(gated, lambda: network.sample(blank(len(x)), 0, generator), iter(in_order(x)))
-        by_place, chosen = torch.empty(*x.permute(0, 2, 3, 1).shape, network.levels), x.permute(0, 2, 3, 1)
+        chosen = x.permute(0, 2, 3, 1)
+        by_place = torch.empty(*chosen.shape, network.levels)
 
         def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
             wave.of(by_place)[:, :, colour] = logits
