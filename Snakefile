@@ -6,21 +6,28 @@ import sys
 
 from snakemake.logging import logger
 
-from workflow import params
-from workflow.engine import MARKER, Graph, planned, visible_gpus
+from workflow import locks, params
+from workflow.engine import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
 gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
 atexit.register(gc.freeze)
 
 with one_line():
-    on_gpu = params.load().compute.device != "cpu"
+    settings = params.load()
+    on_gpu = settings.compute.device != "cpu"
     if workflow.is_main_process:
+        from stages.ledger import bring_up_to_date
+
+        refuse_config(config)
+        locks.repair()
+        bring_up_to_date(settings)  # before the plan: what has changed is known by it alone
         graph = Graph()
         if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record
 
             check()
+        atexit.register(lambda: workflow.dryrun or workflow.touch or graph.record_ledger())
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
         )
@@ -37,19 +44,40 @@ def memory(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+def inputs_of(place):
+    """What a stage waits for: asked when Snakemake plans, as only then its options are known."""
+
+    def inputs(wildcards):
+        if workflow.is_main_process:
+            with one_line():
+                graph.heed(workflow.dag_settings)
+        stage = stages[place]
+        return [path if stage.changed else ancient(path) for path in stage.inputs] + [changed] * stage.changed
+
+    return inputs
+
+
 rule all:
     input:
         [output for stage in stages for output in stage.outputs],
 
 
-for stage in stages:
+for kind in dict.fromkeys(stage.kind for stage in stages if stage.kind != stage.rule):
+
+    rule:  # all stages of a kind, as a target: `snakemake --cores all train`
+        name:
+            kind
+        input:
+            [output for stage in stages if stage.kind == kind for output in stage.outputs],
+
+
+for place, stage in enumerate(stages):
 
     rule:
         name:
             stage.rule
         input:
-            [path if stage.changed else ancient(path) for path in stage.inputs],
-            [changed] if stage.changed else [],
+            inputs_of(place),
         output:
             [path if "." in path.rsplit("/", 1)[-1] else directory(path) for path in stage.outputs],
         params:
@@ -69,6 +97,7 @@ for stage in stages:
 
 onstart:
     with one_line():
+        refuse_without_running(workflow)
         graph.hold()
         if not graph.checked:
             record()

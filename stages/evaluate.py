@@ -10,6 +10,7 @@ from workflow.errors import one_line
 from workflow.evaluation import EXTRACTOR, evaluate, read_judge, read_real
 from workflow.files import read_json, write_json
 from workflow.images import read_tensors, write_tensors
+from workflow.index import write_entry
 from workflow.models import registry
 from workflow.turn import alone
 
@@ -40,6 +41,7 @@ def main(name: str, seed: int) -> None:
     }
     write_tensors(folder / "pictures.safetensors", pictures)
     write_json(folder / "metrics.json", content)
+    write_entry(name, seed)
     timing.record(folder, "evaluate", {"seconds": time.perf_counter() - start}, device)
 
 

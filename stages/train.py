@@ -11,11 +11,11 @@ import torch
 from workflow import params, timing, tracking
 from workflow.compute import more_devices, prepare_torch
 from workflow.errors import BakeoffError, one_line
-from workflow.files import sha256, write_text
+from workflow.files import write_text
 from workflow.images import read_split, write_tensors
+from workflow.ledger import Code
 from workflow.models import registry
 from workflow.params import Params
-from workflow.provenance import imported_files
 from workflow.state import StateFile, noting_failure, prune, state_path
 from workflow.stored import read_card
 from workflow.team import Team, together
@@ -76,7 +76,7 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
 
 def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
     """Of a training: hex digits over parameters, data, all code of model and training, torch and the device."""
-    code = {str(file): sha256(ROOT / file) for file in sorted(imported_files(Path("stages/train.py"), ROOT))}
+    code = Code(ROOT).hashes([Path("stages/train.py")])
     parts = [tracking.content_tag(name, seed, settings), code, torch.__version__, device.type]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -16,7 +16,7 @@ from workflow.errors import BakeoffError
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose data are prepared."""
     project = Project(tmp_path_factory.mktemp("project"))
-    project.run("dvc", "repro", "prepare", "code@nice")
+    project.run("dvc", "repro", "prepare")
     return project
 
 

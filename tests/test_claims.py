@@ -4,8 +4,8 @@ from typing import Any, get_args
 
 import pytest
 
+from workflow.models import kinds
 from workflow.models.base import Family
-from workflow.models.registry import kinds
 from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
 from workflow.report.seeds import spread
 

@@ -1,10 +1,8 @@
 """Both engines, really run, on the smallest preset: they make the same files and leave each other nothing to do."""
 
-import json
 import os
 import re
 import signal
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from PIL import Image
 
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, TRAINED, Project, trained, untrained
 from tests.tracking.conftest import wait_for
-from workflow.engine import _forget_the_dead
 from workflow.files import read_json
 
 # What takes a good part of a second or more to load, and which stages may have it loaded when they end.
@@ -25,7 +22,7 @@ HEAVY = {
 }
 ALLOWED = {
     "check": {"torch", "PIL"},  # a model's class is the schema of its entry
-    "code": set[str](),
+    "ledger": set[str](),
     "download": set[str](),
     "prepare": set[str](),
     "extractor": {"torch", "PIL"},
@@ -96,17 +93,17 @@ def test_snakemake_runs_again_only_what_a_hyper_parameter_changed(by_snakemake: 
 def test_an_edited_file_of_a_model_concerns_its_chain_alone(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
     project.edit("workflow/models/gan.py", "", "\nMODEL.title = 'Changed'\n")
-    assert project.ran(*SNAKEMAKE, "-n") == {"code@gan", *_chain("gan"), "track", "report"}
-    assert project.ran(*DVC, "code@gan") == {"code@gan"}
+    assert project.ran(*SNAKEMAKE, "-n") == {"check", *_chain("gan"), "track", "report"}
+    assert project.ran(*DVC, "ledger") == {"ledger"}
     changed = re.findall(r"^([\w@-]+):$", project.run("dvc", "status"), re.MULTILINE)
-    assert set(changed) == {"train@gan-0", "sample@gan-0", "evaluate@gan-0"}
+    assert set(changed) == {"check", *_chain("gan"), "track"}
 
 
 def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
     project.edit("workflow/report/page.html.j2", "</body>", "<!-- new --></body>")
     assert project.ran(*SNAKEMAKE, "-n") == {"report"}
-    assert project.ran(*DVC) == {"report"}
+    assert project.ran(*DVC) == {"ledger", "report"}
     project.assert_settled_for(SNAKEMAKE)
 
 
@@ -152,7 +149,7 @@ def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
             time = int(random.integers(315532800, 2208988800))  # 1980 to 2040
             os.utime(file, (time, time))
     assert project.ran(*SNAKEMAKE, "-n") == {"report"}
-    assert project.ran(*DVC) == {"report"}
+    assert project.ran(*DVC) == {"ledger", "report"}
     project.assert_settled_for(SNAKEMAKE)
 
 
@@ -199,22 +196,6 @@ def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp
     assert trained(project) == trained(by_snakemake)
 
 
-def test_locks_of_processes_that_are_others_by_now_are_forgotten(tmp_path: Path) -> None:
-    """Numbers of processes are used again, as after a restart; DVC would hold it against the one that has it now."""
-    locks = tmp_path / "rwlock"
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    with subprocess.Popen(["sleep", "60"]) as other, subprocess.Popen(["sh", "-c", "sleep 60 # dvc repro"]) as alive:
-        holders = {
-            name: {"pid": one.pid, "cmd": "dvc repro"} for name, one in (("o", other), ("a", alive), ("e", ended))
-        }
-        locks.write_text(json.dumps({"write": holders, "read": {"o": [holders["o"]], "a": list(holders.values())}}))
-        _forget_the_dead(locks)
-        assert json.loads(locks.read_text()) == {"write": {"a": holders["a"]}, "read": {"a": [holders["a"]]}}
-        other.kill()
-        alive.kill()
-
-
 def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
     pictures = tmp_path / "my own pictures"
     pictures.mkdir()
@@ -226,7 +207,7 @@ def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
     settings["data"] = {"name": "folder", "root": str(pictures), "size": 8, "valid": 0.25, "test": 0.25}
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     card = "data/prepared/card.json"
-    assert project.ran("dvc", "repro", "prepare") == {"check", "download", "prepare"}
+    assert project.ran("dvc", "repro", "prepare") == {"ledger", "check", "download", "prepare"}
     assert project.ran("snakemake", "--cores", "1", card) == set()
     _noise(pictures / "new one.png", 8)
     assert project.ran("snakemake", "--cores", "1", card) == {"download", "prepare"}

@@ -233,7 +233,7 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     classes = [str(digit) for digit in range(10)]
     write_prepared(Path("data/prepared"), sets, **about, shape=[1, 8, 8], levels=17, classes=classes)
     runpy.run_module("stages.extractor", run_name="__main__")
-    write(Path("data/code/gan.json"), {"sha256": "gan"})
+    write(Path("data/ledger/models/gan.json"), {"sha256": "gan"})
     train.main("gan", 0)
     sample.main("gan", 0)
     runpy.run_module("stages.reference", run_name="__main__")

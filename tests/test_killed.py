@@ -161,7 +161,7 @@ def _edit_data() -> None:
 
 
 def _edit_model() -> None:
-    write(Path("data/code/gan.json"), {"sha256": "another"})
+    write(Path("data/ledger/models/gan.json"), {"sha256": "another"})
 
 
 def _edit_loop() -> None:

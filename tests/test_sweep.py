@@ -13,7 +13,7 @@ from stages import sweep as command
 from tests.conftest import ROOT
 from workflow import params
 from workflow.errors import BakeoffError
-from workflow.models import registry
+from workflow.models import kinds, registry
 from workflow.search import Known, Range, Values, grid, parse, propose
 from workflow.state import failure_path, noting_failure
 from workflow.sweep import best_of, read_losses
@@ -80,7 +80,7 @@ def test_what_validation_cannot_rank_is_refused_and_is_a_hyper_parameter() -> No
     with pytest.raises(BakeoffError, match=r"sweeps.vae.varied: 'classes': no validation loss ranks"):
         registry.check_entries(params.parse(swept(sweep={"varied": ["latents", "train.lr", "classes"]})
                                             .replace("  vae_1:", "  vae_1:\n    classes: 10")))  # fmt: skip
-    for kind in registry.kinds():
+    for kind in kinds():
         family = registry.model_class(kind)
         assert set(family.unranked) <= set(family.__init__.__annotations__)
         assert "classes" in family.unranked or "classes" not in family.__init__.__annotations__

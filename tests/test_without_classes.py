@@ -95,7 +95,7 @@ def project(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
         runpy.run_module("stages.extractor", run_name="__main__")
         runpy.run_module("stages.reference", run_name="__main__")
         for name in MODELS:
-            write(Path(f"data/code/{name}.json"), {"sha256": name})
+            write(Path(f"data/ledger/models/{name}.json"), {"sha256": name})
             train.main(name, 0)
             sample.main(name, 0)
             evaluating.main(name, 0)

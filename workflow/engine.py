@@ -6,14 +6,14 @@ committed to DVC while others run, so that a run that is cut off loses next to n
 """
 
 import atexit
+import copy
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,14 @@ from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
 from workflow.state import drop_if_recorded
 
-# Says only that the parameters are good: who reads it need not run again. The Snakefile checks them itself, so the file
-# is no input of a rule: Snakemake would look no further at what depends on a job that is to run.
-CHECKED = "data/checked.json"
+# What the Snakefile itself does before it plans, so no input of a rule: Snakemake would look no further at what depends
+# on a job that is to run. That the parameters are good, and which code each stage is made of.
+CHECKED, LEDGER = "data/checked.json", "data/ledger"
+GATES = ([CHECKED], [LEDGER])  # outputs of the stages that do so
 MARKER = Path(".snakemake/changed")
 PLAN = Path(".snakemake/plan.json")
 COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; what took long is committed at once
+LEAST_SHARE = 20  # at least so many times as long as a commit took goes by before the next
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ class Stage:
     local: bool  # runs where the engine does, not on a cluster's node
     changed: bool
     priority: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The name of all stages that do the same for other models and seeds: `evaluate` of `evaluate@vae-0`."""
+        return self.name.partition("@")[0]
 
 
 def planned() -> list[Stage]:
@@ -69,6 +76,22 @@ def visible_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
+def refuse_config(config: dict[str, Any]) -> None:
+    """Raise BakeoffError if parameters come by Snakemake's own way, of which DVC would know nothing."""
+    if config:
+        raise BakeoffError(
+            f"--config, --configfile: {', '.join(config)}: parameters are in params.yaml; change them there"
+        )
+
+
+def refuse_without_running(workflow: Any) -> None:
+    """Raise BakeoffError if Snakemake would call jobs finished that have not run: DVC would take them for runs."""
+    if workflow.touch:
+        raise BakeoffError("--touch: would pass old outputs off as new ones; run without it, nothing has been touched")
+    if workflow.remote_execution_settings.immediate_submit:
+        raise BakeoffError("--immediate-submit: ends jobs before they have run; run without it")
+
+
 class Graph:
     """The stages of dvc.yaml in this folder, resolved by DVC."""
 
@@ -80,7 +103,6 @@ class Graph:
 
         try:
             self._repo = Repo()
-            _forget_the_dead(Path(self._repo.tmp_dir) / "rwlock")
             index = self._repo.index
             # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
             ordered = plan_repro(index.graph, index.stages)
@@ -92,22 +114,28 @@ class Graph:
             raise BakeoffError(f"dvc.yaml: {' '.join(str(error).split())}") from None
         upstream = {stage: set(index.graph.successors(stage)) for stage in ordered}
         outputs = {stage: [out.def_path for out in stage.outs] for stage in ordered}
-        dirty: set[Any] = set()
         self.stages: list[Stage] = []
         for stage in ordered:
-            gates = {source for source in upstream[stage] if outputs[source] == [CHECKED]}
-            if stage.addressing in changed or dirty & (upstream[stage] - gates):
-                dirty.add(stage)
             produced = [path for source in upstream[stage] for path in outputs[source]]
-            self.stages.append(_describe(stage, produced, stage in dirty))
+            if outputs[stage] != [LEDGER]:
+                self.stages.append(_describe(stage, produced))
+        behind_gates = {stage: {s.addressing for s in upstream[stage] if outputs[s] not in GATES} for stage in ordered}
+        self._upstream = {stage.addressing: sources for stage, sources in behind_gates.items()}
+        self._mark_changed(changed)
+        self._heeded = False
+        self._unrecorded = [
+            stage.addressing for stage in ordered if outputs[stage] == [LEDGER] and stage.addressing in changed
+        ]
         self._rank(index.graph, ordered)
         self._stages = {stage.addressing: stage for stage in ordered}
-        self._pending: list[str] = []
+        self._pending: list[str] = []  # stages whose jobs are over
         self._started: dict[int, float] = {}  # jobs under way, and since when on the monotonic clock
         self._noted: set[int] = set()  # jobs that are over and, but for those pending, committed
         self._finished: Callable[[], dict[int, str]] = dict
-        self._committed = 0.0  # when, on the monotonic clock
-        self._locked_before = list(_Lock().stages)
+        self._committed, self._cost = 0.0, 0.0  # when, on the monotonic clock; seconds that it took
+        self._lock = _Lock()
+        self._locked_before = list(self._lock.read())
+        self._order = [stage.addressing for stage in ordered]
 
     def _rank(self, graph: Any, ordered: list[Any]) -> None:
         """Give each stage its priority: first what the longest chain of others waits for, then as in params.yaml.
@@ -117,9 +145,38 @@ class Graph:
         behind: dict[Any, int] = {}
         for stage in reversed(ordered):
             behind[stage] = 1 + max((behind[other] for other in graph.predecessors(stage)), default=0)
-        order = sorted(range(len(ordered)), key=lambda place: (behind[ordered[place]], -place))
-        for priority, place in enumerate(order):
-            self.stages[place] = replace(self.stages[place], priority=priority)
+        place = {stage.addressing: i for i, stage in enumerate(ordered)}
+        depth = {stage.addressing: behind[stage] for stage in ordered}
+        order = sorted(self.stages, key=lambda stage: (depth[stage.name], -place[stage.name]))
+        priorities = {stage.name: priority for priority, stage in enumerate(order)}
+        self.stages = [replace(stage, priority=priorities[stage.name]) for stage in self.stages]
+
+    def _mark_changed(self, changed: Collection[str]) -> None:
+        """Mark these stages, by name, and all that depends on them."""
+        dirty = {stage.name for stage in self.stages if stage.changed}
+        for place, stage in enumerate(self.stages):
+            if stage.name in changed or dirty & self._upstream[stage.name]:
+                dirty.add(stage.name)
+                self.stages[place] = replace(stage, changed=True)
+
+    def heed(self, asked: Any) -> None:
+        """Mark what Snakemake's -R and -f ask for, and all behind it, which Snakemake would take for up to date.
+
+        asked: Snakemake's settings of what to run; the first call counts. Names may be of rules, kinds of stages or
+        outputs. Raises BakeoffError if --until or --omit-from name a kind, as Snakemake would cut nothing off there.
+        """
+        if self._heeded:
+            return
+        self._heeded = True
+        kinds = {stage.kind for stage in self.stages if stage.kind != stage.rule}
+        for option, names in (("--until", asked.until), ("--omit-from", asked.omit_from)):
+            if found := sorted(kinds & set(names)):
+                rules = [stage.rule for stage in self.stages if stage.kind == found[0]]
+                raise BakeoffError(f"{option} {found[0]}: name its rules one by one: {' '.join(rules)}")
+        names = {*asked.forcerun, *(asked.targets if asked.forcetargets else ())}
+        again = {stage.name for stage in self.stages if names & {stage.rule, stage.kind, *stage.outputs}}
+        if again:
+            self._mark_changed(again)
 
     @property
     def checked(self) -> bool:
@@ -173,7 +230,7 @@ class Graph:
                 longest = max(longest, now - self._started.pop(job, now))
                 self._pending += [stage.name for stage in self.stages if stage.rule == rule]
         self._started |= dict.fromkeys(jobs, now)
-        if longest > LONG or now > self._committed + COMMIT_EVERY:
+        if longest > LONG or now > self._committed + max(COMMIT_EVERY, LEAST_SHARE * self._cost):
             self._commit_pending()
 
     def settle(self) -> None:
@@ -186,25 +243,34 @@ class Graph:
             names = " ".join(self._pending)
             print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
             return
-        before, lock = self._locked_before, _Lock()
-        new = [stage.name for stage in self.stages if stage.name in lock.stages and stage.name not in before]
-        if new:
+        before, stages = self._locked_before, self._lock.read()
+        ordered = [*before, *(name for name in self._order if name in stages and name not in before)]
+        if ordered != list(stages):
             with self._repo.lock:
-                lock.write({name: lock.stages[name] for name in [*before, *new]})
+                self._lock.write({name: stages[name] for name in ordered})
+
+    def record_ledger(self) -> None:
+        """Commit the ledger, which the Snakefile has brought up to date, also where there was nothing else to do."""
+        if self._unrecorded:
+            self.settle()
 
     def _commit_pending(self) -> str | None:
         """`dvc commit -f` of all pending stages at once; returns why it could not be done, if so."""
         from dvc.exceptions import DvcException
+        from dvc.stage.serialize import to_lockfile
 
-        stages = [self._stages[name] for name in self._pending]
+        stages = [self._stages[name] for name in (*self._unrecorded, *self._pending)]
+        if not stages:
+            return None
+        start = time.monotonic()
         try:
             with self._repo.lock:
                 for stage in stages:
                     stage.save()
                     stage.commit(relink=False)
-                if stages:
-                    lock = _Lock()
-                    lock.write(lock.stages | {stage.addressing: _as_locked(stage) for stage in stages})
+                # Copies: what two stages share, DVC, which writes one after the other, has in each of them.
+                locked = {stage.addressing: copy.deepcopy(to_lockfile(stage)[stage.addressing]) for stage in stages}
+                self._lock.write(self._lock.read() | locked)
         except (DvcException, BakeoffError) as error:  # another DVC command holds the lock, or dvc.lock was edited
             return str(error)
         for stage in stages:
@@ -212,72 +278,51 @@ class Graph:
                 name, _, seed = stage.addressing.removeprefix("train@").rpartition("-")
                 drop_if_recorded(name, int(seed))
         self._pending.clear()
+        self._unrecorded.clear()
         self._committed = time.monotonic()
+        self._cost = self._committed - start
         return None
 
 
 class _Lock:
-    """dvc.lock as the text of its stages; DVC takes seconds to read and write the file, for each one that it records.
+    """dvc.lock, read and written as a whole by DVC's own reader and writer.
 
-    stages: the lines of each, by name.
+    DVC itself does so for each stage that it records, which takes a second or more; the text that was written last need
+    not be read again.
     """
 
     PATH = Path("dvc.lock")
-    LAYOUT = re.compile(r"(.*?^stages:\n)((?:^(?: [^\n]*)?\n)*)((?:\w.*)?)", re.DOTALL | re.MULTILINE)
 
     def __init__(self) -> None:
-        content = self.PATH.read_text() if self.PATH.exists() else "schema: '2.0'\nstages:\n"
-        content += "" if content.endswith("\n") else "\n"
-        parts = self.LAYOUT.fullmatch(content)
-        if not parts:
-            raise BakeoffError(f"{self.PATH}: not as DVC writes it; take it from git again, or delete it")
-        self._head, stages, self._tail = parts.groups()
-        blocks = re.split(r"^(?=  \S)", stages, flags=re.MULTILINE)[1:]
-        self.stages = {block.strip().partition(":")[0]: block for block in blocks}
+        self._text, self._content = "", dict[str, Any]()
 
-    def write(self, stages: dict[str, str]) -> None:
+    def read(self) -> dict[str, Any]:
+        """What the file says of each stage, by name; raises BakeoffError if it cannot be read."""
+        from dvc.exceptions import DvcException
+        from dvc.utils.serialize import parse_yaml
+
+        text = self.PATH.read_text(encoding="utf-8") if self.PATH.exists() else ""
+        if text != self._text:
+            try:
+                self._text, self._content = text, parse_yaml(text, str(self.PATH))
+            except DvcException as error:
+                raise BakeoffError(f"{error}; take it from git again, or delete it") from None
+        stages: dict[str, Any] = self._content.get("stages", {})
+        return stages
+
+    def write(self, stages: dict[str, Any]) -> None:
         """Replace all stages by these."""
-        write_text(self.PATH, self._head + "".join(stages.values()) + self._tail)
+        from dvc.utils.serialize import dumps_yaml
 
-
-def _as_locked(stage: Any) -> str:
-    """The lines that DVC would write to dvc.lock of a stage."""
-    from dvc.stage.serialize import to_lockfile
-    from dvc.utils.serialize import dumps_yaml
-
-    text: str = dumps_yaml({"stages": to_lockfile(stage)})
-    return text.removeprefix("stages:\n")
+        self._content = {"schema": "2.0", **self._content, "stages": stages}
+        self._text = dumps_yaml(self._content)
+        write_text(self.PATH, self._text)
 
 
 def _busy(error: Exception) -> BakeoffError:
     """DVC's words for who holds a lock, in one line, without its advice to delete files."""
     words = " ".join(str(error).split()).partition(" If there are no processes")[0]
     return BakeoffError(f"{words}; wait for it, or end it, and run again")
-
-
-def _forget_the_dead(locks: Path) -> None:
-    """Take locks out of DVC's list whose process is another program by now: DVC itself asks only for its number."""
-    import psutil  # type: ignore[import-untyped]
-
-    try:
-        kinds = json.loads(locks.read_text())
-    except (OSError, ValueError):
-        return
-
-    def alive(holder: dict[str, Any]) -> bool:
-        try:
-            command = " ".join(psutil.Process(holder["pid"]).cmdline())
-        except psutil.NoSuchProcess:
-            return False
-        return "dvc" in command or "snakemake" in command
-
-    readers = {path: [*filter(alive, holders)] for path, holders in kinds.get("read", {}).items()}
-    left = {
-        "write": {path: holder for path, holder in kinds.get("write", {}).items() if alive(holder)},
-        "read": {path: holders for path, holders in readers.items() if holders},
-    }
-    if left != kinds:
-        write_text(locks, json.dumps(left))
 
 
 class _OnJobsStarted(logging.Handler):
@@ -294,11 +339,11 @@ class _OnJobsStarted(logging.Handler):
             self._react(record.jobs)  # type: ignore[attr-defined]
 
 
-def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:
+def _describe(stage: Any, produced: list[str]) -> Stage:
     """One stage for Snakemake; a folder among its dependencies stands for all that other stages write there."""
     inputs: list[str] = []
     for path in (dep.def_path for dep in stage.deps if type(dep).__name__ == "Dependency"):
-        if path == CHECKED:
+        if path == CHECKED or path.startswith(f"{LEDGER}/"):
             continue
         inside = [out for out in produced if out.startswith(f"{path}/")]
         inputs += inside or [path]
@@ -312,5 +357,5 @@ def _describe(stage: Any, produced: list[str], changed: bool) -> Stage:
         threads=meta.pop("threads", 1),
         local=meta.pop("local", False),
         resources=meta,
-        changed=changed,
+        changed=False,
     )

@@ -28,6 +28,7 @@ from typing import Any
 
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
+from workflow.ledger import model_page
 from workflow.params import Params
 from workflow.parents import LEAST, adopt, hex_digits, parent_of, parent_tags, tell_the_best
 from workflow.stored import read_arrays, read_card
@@ -109,7 +110,7 @@ def _content(name: str, settings: Params) -> dict[str, Any]:
         "entry": settings.models[name].model_dump(mode="json"),
         "compute": settings.compute.model_dump(mode="json"),
         "data": read_json(Path("data/prepared/card.json"))["sha256"],
-        "code": read_json(Path("data/code") / f"{name}.json"),
+        "code": read_json(model_page(name)),
     }
 
 

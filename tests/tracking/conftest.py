@@ -45,7 +45,7 @@ def make(folder: Path) -> None:
     smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
     for name, entry in params.load(folder / "params.yaml").models.items():
-        write(folder / f"data/code/{name}.json", {"sha256": name})
+        write(folder / f"data/ledger/models/{name}.json", {"sha256": name})
         run = folder / "runs" / name / "0"
         model = registry.build(entry.kind, SHAPE, 5, entry.hyperparameters, seed=3)
         registry.save(model, run / "model.safetensors", entry.kind, entry.hyperparameters, {"steps": 60})

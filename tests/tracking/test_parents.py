@@ -22,7 +22,7 @@ def add_trials(**couplings: int) -> Settings:
         settings["models"][name] = settings["models"]["nice"] | {"couplings": number}
         sweep["trials"].append(name)
         shutil.copytree("runs/nice", f"runs/{name}")
-        write(Path(f"data/code/{name}.json"), {"sha256": "nice"})
+        write(Path(f"data/ledger/models/{name}.json"), {"sha256": "nice"})
         set_least(name, 10.0 * number)
     Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     return params.load()
@@ -83,12 +83,12 @@ def test_another_model_to_begin_with_is_another_sweep(project: Settings) -> None
 
 def test_a_trial_that_is_followed_live_lies_under_the_parent_at_once(project: Settings) -> None:
     settings = add_trials(nice_1=5)
-    Path("data/code/nice.json").unlink()  # the stage that writes it may come later
+    Path("data/ledger/models/nice.json").unlink()  # the stage that writes it may come later
     with tracking.live("nice_1", 0, settings) as log:
         log(RECORDS[0])
     parent = only(parents())
     assert children_of(parent) == {"nice_1-0"}
-    write(Path("data/code/nice.json"), {"sha256": "nice"})
+    write(Path("data/ledger/models/nice.json"), {"sha256": "nice"})
     tracking.mirror(settings)
     assert children_of(only(parents())) == {"nice-0", "nice_1-0"}
 

@@ -159,7 +159,7 @@ def test_what_decides_a_result_decides_the_run(project: Settings) -> None:
     assert tracking.content_tag("nice", 0, change(gan=nice)) == tags[0]  # another model's affair
     threads = {**content["compute"], "threads": 2}
     tags.append(tracking.content_tag("nice", 0, params.Params.model_validate({**content, "compute": threads})))
-    edit(Path("data/code/nice.json"), sha256="other")
+    edit(Path("data/ledger/models/nice.json"), sha256="other")
     tags.append(tracking.content_tag("nice", 0, project))
     edit(Path("data/prepared/card.json"), sha256={"train": "other"})
     tags.append(tracking.content_tag("nice", 0, project))

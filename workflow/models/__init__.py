@@ -1,1 +1,24 @@
-"""One file a family; `base.py` is the contract, `layers/` the shared blocks."""
+"""The model families: the contract in `base.py`, one file a family, `layers/` for what several share."""
+
+import pkgutil
+from pathlib import Path
+
+from workflow.errors import BakeoffError
+
+NOT_FAMILIES = {"base", "layers", "registry"}
+
+
+def kinds() -> list[str]:
+    """The known families: the files in `workflow/models/` that define one."""
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - NOT_FAMILIES)
+
+
+def family_file(kind: str, key: str) -> Path:
+    """The file of a family, relative to the project.
+
+    key: where the parameters ask for it (`models.vae.kind`): raises BakeoffError, naming the known ones, if there is
+    none.
+    """
+    if kind not in kinds():
+        raise BakeoffError(f"params.yaml: {key}: {kind!r}: unknown model kind; known: {', '.join(kinds())}")
+    return Path("workflow/models") / f"{kind}.py"

@@ -7,7 +7,6 @@ new family is one new file.
 import importlib
 import inspect
 import json
-import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,11 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, ValidationError, create_model
 
-import workflow.models
 from workflow.errors import BakeoffError
 from workflow.images import read_tensors, write_tensors
+from workflow.models import family_file, kinds
 from workflow.models.base import Model
 from workflow.params import PATH, Params, explain
-
-NOT_FAMILIES = {"base", "layers", "registry"}
-
-
-def kinds() -> list[str]:
-    """The known families: the files in `workflow/models/` that define one."""
-    found = {module.name for module in pkgutil.iter_modules(workflow.models.__path__)}
-    return sorted(found - NOT_FAMILIES)
 
 
 def model_class(kind: str) -> type[Model]:
@@ -63,9 +54,7 @@ def check_entries(settings: Params) -> None:
     Raises BakeoffError for the first that is bad.
     """
     for name, entry in settings.models.items():
-        if entry.kind not in kinds():
-            known = ", ".join(kinds())
-            raise BakeoffError(f"{PATH}: models.{name}.kind: {entry.kind!r}: unknown model kind; known: {known}")
+        family_file(entry.kind, f"models.{name}.kind")
         check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
     for name, sweep in settings.sweeps.items():
         unranked = model_class(settings.models[name].kind).unranked
