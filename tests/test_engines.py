@@ -108,13 +108,7 @@ def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_d
 
 
 def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path: Path) -> None:
-    by_snakemake.run("dvc", "remote", "add", "-f", "-d", "store", str(tmp_path / "store"))
-    by_snakemake.run("dvc", "push", "-q")
-    by_snakemake.run("git", "add", "-A")
-    by_snakemake.run("git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "run")
-    by_snakemake.run("git", "clone", "-q", ".", str(tmp_path / "clone"))
-    clone = Project.of(tmp_path / "clone")
-    clone.run("dvc", "pull", "-q")
+    clone = _clone(by_snakemake, tmp_path / "clone")
     for engine in (DVC, SNAKEMAKE):
         clone.assert_settled_for(engine)
     assert clone.outputs() == by_snakemake.outputs()
@@ -194,6 +188,92 @@ def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp
     assert "Traceback" not in printed
     assert project.ran(*engine) == {"train@gan-0"}
     assert trained(project) == trained(by_snakemake)
+
+
+def test_what_is_asked_for_again_runs_with_all_that_depends_on_it(by_snakemake: Project) -> None:
+    behind = {"track", "report"}
+    assert by_snakemake.ran(*SNAKEMAKE, "-n", "-R", "evaluate_nice_0") == {"evaluate@nice-0", *behind}
+    both = {f"{stage}@{model}-0" for stage in ("sample", "evaluate") for model in MODELS}
+    assert by_snakemake.ran(*SNAKEMAKE, "-n", "-R", "sample") == {*both, *behind}
+    assert by_snakemake.ran(*SNAKEMAKE, "-n", "-f", "sample") == {f"sample@{model}-0" for model in MODELS}
+    assert by_snakemake.ran(*SNAKEMAKE, "-n", "-R", "data/extractor/model.safetensors", "--until", "reference") == {
+        "extractor", "reference",
+    }  # fmt: skip
+    refused = by_snakemake.run(*SNAKEMAKE, "-n", "--until", "train", good=False)
+    assert "error: --until train: name its rules one by one: train_gan_0 train_nice_0\n" in refused
+    by_snakemake.assert_settled_for(SNAKEMAKE)
+
+
+def test_a_kind_of_stage_is_a_target(by_snakemake: Project, tmp_path: Path) -> None:
+    project = by_snakemake.copy(tmp_path)
+    project.edit("params.yaml", "couplings: 2", "couplings: 3")
+    assert project.ran(*SNAKEMAKE, "-n", "sample") == {"train@nice-0", "sample@nice-0"}
+
+
+def test_outputs_are_never_passed_off_as_new_ones(by_snakemake: Project, tmp_path: Path) -> None:
+    project = by_snakemake.copy(tmp_path)
+    project.edit("params.yaml", "couplings: 2", "couplings: 3")
+    before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
+    printed = project.run(*SNAKEMAKE, "--touch", good=False)
+    assert re.findall(r"^error: --touch: .*; run without it, nothing has been touched$", printed, re.MULTILINE)
+    assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
+    assert "train@nice-0" in project.run("dvc", "status")
+
+
+def test_parameters_that_come_by_snakemakes_own_way_are_refused(by_snakemake: Project) -> None:
+    printed = by_snakemake.run(*SNAKEMAKE, "-n", "--config", "epochs=3", good=False)
+    assert "error: --config, --configfile: epochs: parameters are in params.yaml; change them there\n" in printed
+
+
+def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
+    by_dvc: Project, by_snakemake: Project, tmp_path: Path
+) -> None:
+    copies = []
+    for name, origin, engine in (("d", by_dvc, DVC), ("s", by_snakemake, SNAKEMAKE)):
+        project = origin.copy(tmp_path / name)
+        settings = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
+        shared = {"epochs": 1, "batch_size": 64, "lr": 0.001}
+        for model in MODELS:
+            settings["models"][model]["train"] = shared
+        text = yaml.safe_dump(settings, sort_keys=False)
+        assert "&id001" in text
+        (project.folder / "params.yaml").write_text(text, encoding="utf-8")
+        assert {"train@gan-0", "train@nice-0", "track", "report"} <= project.ran(*engine)
+        for other in (DVC, SNAKEMAKE):
+            project.assert_settled_for(other)
+        copies.append((project.folder / "dvc.lock").read_bytes())
+    assert copies[0] == copies[1]
+    assert b"&id001" in copies[0]
+
+
+def test_leftovers_change_nothing_also_in_a_clone(by_dvc: Project, tmp_path: Path) -> None:
+    project = by_dvc.copy(tmp_path / "origin")
+    project.edit("params.yaml", "  nice:\n", "  flow:\n")
+    assert {"train@flow-0", "track", "report"} <= project.ran(*DVC)
+    assert (project.folder / "runs/nice/0/metrics.json").exists()
+    for place in ("runs", "runs/gan/0", "data/index", "data/ledger", "data/raw/digits"):
+        (project.folder / place / ".DS_Store").touch()
+    (project.folder / "runs/notes.txt").touch()
+    for engine in (DVC, SNAKEMAKE):
+        project.assert_settled_for(engine)
+    clone = _clone(project, tmp_path / "clone")
+    for engine in (DVC, SNAKEMAKE):
+        clone.assert_settled_for(engine)
+    project.edit("params.yaml", "  flow:\n", "  nice:\n")
+    assert project.ran(*SNAKEMAKE) == {"check", "track", "report"}  # what there is of it is what it was
+    assert (project.folder / "dvc.lock").read_bytes().count(b"@flow") == 3 * 3
+
+
+def _clone(project: Project, folder: Path) -> Project:
+    """A clone of all that is committed and pushed."""
+    project.run("dvc", "remote", "add", "-f", "-d", "store", f"{folder}.store")
+    project.run("dvc", "push", "-q")
+    project.run("git", "add", "-A")
+    project.run("git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "run")
+    project.run("git", "clone", "-q", ".", str(folder))
+    clone = Project.of(folder)
+    clone.run("dvc", "pull", "-q")
+    return clone
 
 
 def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:

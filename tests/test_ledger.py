@@ -36,7 +36,8 @@ def closure(module: str) -> frozenset[Path]:
     if module == "stages.check":  # which looks the families up by name
         for kind in SMALL.values():
             finder.import_hook(f"workflow.models.{kind}")
-    found = {Path(m.__file__).relative_to(ROOT) for m in finder.modules.values() if getattr(m, "__file__", None)}
+    files = (vars(module).get("__file__") for module in finder.modules.values())
+    found = {Path(file).relative_to(ROOT) for file in files if file}
     beside = {file for file in FILES if file.suffix in (".j2", ".css") and any(f.parent == file.parent for f in found)}
     return frozenset(found | beside)
 
