@@ -1,10 +1,10 @@
 """Put a preset in place of `params.yaml`: `python -m stages.preset mnist`. No stage of the graph: `make` calls it."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from workflow import params
+from workflow.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_bytes
 
@@ -30,5 +30,7 @@ def use(name: str) -> None:
 
 
 if __name__ == "__main__":
+    arguments = reader(__doc__)
+    arguments.add_argument("preset", metavar="PRESET", help="a file of presets/, without its ending")
     with one_line():
-        use(sys.argv[1])
+        use(arguments.parse_args().preset)

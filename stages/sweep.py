@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> None:
     """Do what the command line says."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     reader = argparse.ArgumentParser(
-        "python -m stages.sweep", usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]"
+        "python -m stages.sweep",
+        usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reader.add_argument("model")
     reader.add_argument("space", nargs="+", metavar="KEY=VALUES")
@@ -46,7 +49,8 @@ def main(arguments: list[str]) -> None:
     given = reader.parse_args(arguments[:cut])
     if given.trials < 0 or given.parallel < 1:
         raise BakeoffError("--trials, --parallel: should be 1 or more")
-    sweep(given.model, parse(given.space), given.trials, given.parallel, arguments[cut + 1 :])
+    with _alone():
+        sweep(given.model, parse(given.space), given.trials, given.parallel, arguments[cut + 1 :])
 
 
 def sweep(base: str, space: Space, trials: int, parallel: int, command: list[str]) -> None:
@@ -226,5 +230,5 @@ def _alone() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with one_line(), _alone():
+    with one_line():
         main(sys.argv[1:])
