@@ -13,6 +13,7 @@ help:  ## list these commands
 
 repro: .venv/installed  ## install what is missing, run what has changed, show the results; PRESET=mnist: of that preset
 	@if [ -n "$(PRESET)" ]; then python -m stages.preset "$(PRESET)"; fi
+	@python -m workflow.clone && python -m workflow.locks
 	dvc repro
 	@python -m stages.report --show
 

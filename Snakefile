@@ -6,7 +6,7 @@ import sys
 
 from snakemake.logging import logger
 
-from workflow import locks, params
+from workflow import clone, locks, params
 from workflow.engine import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
@@ -20,6 +20,7 @@ with one_line():
         from stages.ledger import bring_up_to_date
 
         refuse_config(config)
+        clone.tell_dvc()
         locks.repair()
         bring_up_to_date(settings)  # before the plan: what has changed is known by it alone
         graph = Graph()

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from workflow import params
+from workflow.command import run
 from workflow.compute import device_kind
 from workflow.datasets.folder import check_names
-from workflow.errors import BakeoffError, one_line
+from workflow.errors import BakeoffError
 from workflow.files import write_json
 from workflow.models.registry import check_entries
-from workflow.turn import alone
 
 
 def check() -> None:
@@ -27,7 +27,11 @@ def record() -> None:
     write_json(Path("data/checked.json"), {"parameters": "checked"})
 
 
+def main() -> None:
+    """Check, and say so."""
+    check()
+    record()
+
+
 if __name__ == "__main__":
-    with one_line(), alone():
-        check()
-        record()
+    run(main, __doc__)

@@ -3,11 +3,15 @@
 from pathlib import Path
 
 from workflow import params
+from workflow.command import run
 from workflow.datasets import catalogue
-from workflow.errors import one_line
-from workflow.turn import alone
+
+
+def main() -> None:
+    """Fetch it into a folder of its name."""
+    settings = params.load().data
+    catalogue.download(settings, Path("data/raw") / settings.name)
+
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        settings = params.load().data
-        catalogue.download(settings, Path("data/raw") / settings.name)
+    run(main, __doc__)

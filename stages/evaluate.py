@@ -1,18 +1,16 @@
 """Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
-import sys
 import time
 from pathlib import Path
 
 from workflow import params, timing
+from workflow.command import run
 from workflow.compute import prepare_torch
-from workflow.errors import one_line
 from workflow.evaluation import EXTRACTOR, evaluate, read_judge, read_real
 from workflow.files import read_json, write_json
 from workflow.images import read_tensors, write_tensors
 from workflow.index import write_entry
 from workflow.models import registry
-from workflow.turn import alone
 
 NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
 
@@ -46,5 +44,4 @@ def main(name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        main(sys.argv[1], int(sys.argv[2]))
+    run(main, __doc__, "model", "seed")

@@ -6,14 +6,13 @@ from typing import Any
 import torch
 
 from workflow import params
+from workflow.command import run
 from workflow.compute import prepare_torch
-from workflow.errors import one_line
 from workflow.extractor import accuracy, fit_classifier, save_classifier
 from workflow.files import sha256, write_json
 from workflow.images import read_split
 from workflow.inception import FACTS, take_inception
 from workflow.stored import Card, read_card
-from workflow.turn import alone
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
@@ -48,9 +47,14 @@ def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> di
 
 MAKERS = {"trained": train, "inception": take}
 
+
+def main() -> None:
+    """Make it, and write what there is to know of it."""
+    settings, folder = params.load(), Path("data/extractor")
+    device = prepare_torch(settings.compute)
+    make = MAKERS[settings.evaluate.extractor]
+    write_json(folder / "metrics.json", make(settings, read_card(), device, folder / "model.safetensors"))
+
+
 if __name__ == "__main__":
-    with one_line(), alone():
-        settings, folder = params.load(), Path("data/extractor")
-        device = prepare_torch(settings.compute)
-        make = MAKERS[settings.evaluate.extractor]
-        write_json(folder / "metrics.json", make(settings, read_card(), device, folder / "model.safetensors"))
+    run(main, __doc__)

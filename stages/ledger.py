@@ -1,10 +1,9 @@
 """Write down which code each stage and each model is made of, so that a change runs what is made of it, and no more."""
 
 from workflow import params
-from workflow.errors import one_line
+from workflow.command import run
 from workflow.index import hide_others
 from workflow.ledger import write_ledger
-from workflow.turn import alone
 
 
 def bring_up_to_date(settings: params.Params) -> None:
@@ -13,6 +12,10 @@ def bring_up_to_date(settings: params.Params) -> None:
     hide_others(settings)
 
 
+def main() -> None:
+    """Do so for the parameters as they are."""
+    bring_up_to_date(params.load())
+
+
 if __name__ == "__main__":
-    with one_line(), alone():
-        bring_up_to_date(params.load())
+    run(main, __doc__)

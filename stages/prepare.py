@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from workflow import params
+from workflow.command import run
 from workflow.datasets import catalogue
-from workflow.errors import one_line
 from workflow.stored import PREPARED, write_prepared
-from workflow.turn import alone
+
+
+def main() -> None:
+    """Split it, and write the splits and their card."""
+    settings = params.load().data
+    sets, about = catalogue.prepare(settings, Path("data/raw") / settings.name)
+    write_prepared(PREPARED, sets, **about)
+
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        settings = params.load().data
-        sets, about = catalogue.prepare(settings, Path("data/raw") / settings.name)
-        write_prepared(PREPARED, sets, **about)
+    run(main, __doc__)

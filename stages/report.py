@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from workflow import params
+from workflow.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
 from workflow.report.results import read_results
@@ -56,12 +57,19 @@ def unfinished() -> tuple[str, ...]:
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
 
 
+def main(showing: bool, partial: bool) -> None:
+    """Do what the command line says."""
+    if not showing:
+        build(unfinished() if partial else ())
+    if showing or partial:
+        show()
+
+
 if __name__ == "__main__":
+    arguments = reader(__doc__)
+    either = arguments.add_mutually_exclusive_group()
+    either.add_argument("--show", action="store_true", help="print the results and where the page is")
+    either.add_argument("--partial", action="store_true", help="of the models that have results; show them as well")
+    given = arguments.parse_args()
     with one_line(), alone():
-        if sys.argv[1:] not in ([], ["--show"], ["--partial"]):
-            given = " ".join(sys.argv[1:])
-            raise BakeoffError(f"python -m stages.report: unknown arguments {given!r}; known: --show, --partial")
-        if sys.argv[1:] != ["--show"]:
-            build(unfinished() if sys.argv[1:] else ())
-        if sys.argv[1:]:
-            show()
+        main(given.show, given.partial)

@@ -1,6 +1,5 @@
 """Draw images from a trained model: `python -m stages.sample <name> <seed>`."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -8,14 +7,13 @@ import torch
 
 from workflow import params, timing
 from workflow.batches import in_batches
+from workflow.command import run
 from workflow.compute import generator, prepare_torch
 from workflow.drawing import overview, png
-from workflow.errors import one_line
 from workflow.files import write_bytes
 from workflow.images import write_tensors
 from workflow.models import registry
 from workflow.state import drop_if_recorded
-from workflow.turn import alone
 
 
 def main(name: str, seed: int) -> None:
@@ -39,5 +37,4 @@ def main(name: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        main(sys.argv[1], int(sys.argv[2]))
+    run(main, __doc__, "model", "seed")

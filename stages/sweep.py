@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from workflow import params
+from workflow import locks, params
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_text
 from workflow.models.registry import check_entries, check_hyperparameters
@@ -37,7 +37,10 @@ def main(arguments: list[str]) -> None:
     """Do what the command line says."""
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     reader = argparse.ArgumentParser(
-        "python -m stages.sweep", usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]"
+        "python -m stages.sweep",
+        usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     reader.add_argument("model")
     reader.add_argument("space", nargs="+", metavar="KEY=VALUES")
@@ -46,7 +49,8 @@ def main(arguments: list[str]) -> None:
     given = reader.parse_args(arguments[:cut])
     if given.trials < 0 or given.parallel < 1:
         raise BakeoffError("--trials, --parallel: should be 1 or more")
-    sweep(given.model, parse(given.space), given.trials, given.parallel, arguments[cut + 1 :])
+    with _alone():
+        sweep(given.model, parse(given.space), given.trials, given.parallel, arguments[cut + 1 :])
 
 
 def sweep(base: str, space: Space, trials: int, parallel: int, command: list[str]) -> None:
@@ -149,6 +153,7 @@ def add(base: str, space: Space, trials: list[Values], settings: Params) -> list
 
 def run(command: list[str]) -> int:
     """Run an engine, to its own end also after Ctrl-C, which it has got as well; returns its exit status."""
+    locks.repair()
     try:
         child = subprocess.Popen(command)
     except OSError as error:
@@ -226,5 +231,5 @@ def _alone() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with one_line(), _alone():
+    with one_line():
         main(sys.argv[1:])

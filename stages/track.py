@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from workflow import params, tracking
-from workflow.errors import one_line
+from workflow.command import run
 from workflow.files import write_json
-from workflow.turn import alone
+
+
+def main() -> None:
+    """Mirror them, and write down what the store has."""
+    write_json(Path("data/tracked.json"), tracking.mirror(params.load()))
+
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        write_json(Path("data/tracked.json"), tracking.mirror(params.load()))
+    run(main, __doc__)

@@ -3,14 +3,14 @@
 import contextlib
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
 
 from workflow import params, timing, tracking
+from workflow.command import run
 from workflow.compute import more_devices, prepare_torch
-from workflow.errors import BakeoffError, one_line
+from workflow.errors import BakeoffError
 from workflow.files import write_text
 from workflow.images import read_split, write_tensors
 from workflow.ledger import Code
@@ -20,7 +20,6 @@ from workflow.state import StateFile, noting_failure, prune, state_path
 from workflow.stored import read_card
 from workflow.team import Team, together
 from workflow.training import assist, fit
-from workflow.turn import alone
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,5 +89,4 @@ def _check_classes(name: str, asked: int, known: int) -> None:
 
 
 if __name__ == "__main__":
-    with one_line(), alone():
-        main(sys.argv[1], int(sys.argv[2]))
+    run(main, __doc__, "model", "seed")

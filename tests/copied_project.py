@@ -104,7 +104,12 @@ class Project:
         printed = self.run(*command)
         if command[0] == "dvc":
             return set(re.findall(r"^Running stage '(.+)':$", printed, re.MULTILINE))
-        rules = set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) - {"all", "train", "sample", "evaluate"}  # which are targets alone
+        rules = set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) - {
+            "all",
+            "train",
+            "sample",
+            "evaluate",
+        }  # which are targets alone
         return {_stage_name(rule) for rule in rules}
 
     def imported(self, stage: str) -> set[str]:

@@ -90,11 +90,47 @@ def test_a_bad_value_is_named(path: str, value: object, expected: list[str], tmp
         assert part in message
 
 
-@pytest.mark.parametrize("content", ["", "a: [", "- 1\n", "3", "seeds: !!python/object/apply:os.getcwd []\n", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "a: [", "- 1\n", "3", "seeds: !!python/object/apply:os.getcwd []\n", "\x00", "a: 2020-13-45"]
+)
 def test_a_file_that_is_no_mapping_is_refused(content: str, tmp_path: Path) -> None:
     with pytest.raises(BakeoffError) as caught:
         _load(content, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("sample:\n", "seeds: [1]\nsample:\n", "'seeds' stands twice, in lines 11 and 21; "),
+        ("    latents: 4\n", "    latents: 4\n    channels: 8\n", "'channels' stands twice, in lines 49 and 50; "),
+        ("  nice:\n", "  gan:\n    kind: gan\n  nice:\n", "'gan' stands twice, in lines 68 and 83; "),
+        ("  threads: 1\n", "  threads: 1\n  'threads': 2\n", "'threads' stands twice, in lines 10 and 11; "),
+        ("seeds:\n  - 0\n", "seeds: [{a: 1, a: 2}]\n", "'a' stands twice, in line 11; "),
+        ("compute:\n", "compute:\n  <<: {}\n  <<: {}\n", "'<<' stands twice, in lines 9 and 10; "),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(old: str, new: str, expected: str, tmp_path: Path) -> None:
+    """PyYAML takes the second; DVC refuses the file, at length."""
+    text = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+    assert text.count(old) == 1
+    with pytest.raises(BakeoffError) as error:
+        _load(text.replace(old, new), tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'params.yaml'}: {expected}")
+
+
+def test_keys_that_are_merged_in_may_be_overridden(tmp_path: Path) -> None:
+    text = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+    train = "    train:\n      epochs: 2\n      batch_size: 64\n      lr: 0.005\n"
+    first = text.index(train)
+    text = text[:first] + text[first:].replace(train, train.replace("train:", "train: &usual"), 1)
+    text += "  two:\n    <<: &vae {kind: vae, latents: 4, channels: 8, dropout: 0.1, beta: 1.0}\n    beta: 2.0\n"
+    text += "    decoder: logistic\n    importance_samples: 4\n    train: {<<: *usual, lr: 0.001}\n"
+    text += "  three:\n    <<: [*vae, {decoder: logistic, importance_samples: 4}]\n    train: *usual\n"
+    _load(text, tmp_path)
+    models = params.load(tmp_path / "params.yaml").models
+    assert [models[name].hyperparameters["beta"] for name in ("two", "three")] == [2.0, 1.0]
+    assert [models[name].train.lr for name in ("two", "three")] == [0.001, 0.005]
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:

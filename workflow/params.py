@@ -219,8 +219,26 @@ class Params(Section):
     sweeps: dict[str, Sweep] = {}
 
 
+class _TwiceError(yaml.YAMLError):
+    """A key stands twice in a mapping."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as YAML 1.2 and so DVC does, which writes it so."""
+    """Reads 1e-5 as a number, as YAML 1.2 and so DVC does, which writes it so; takes no key twice, nor does DVC."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before `<<` brings in keys that its own may override."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if before := lines.get((key.tag, key.value)):
+                where = f"in line {line}" if line == before else f"in lines {before} and {line}"
+                raise _TwiceError(f"{key.value!r} stands twice, {where}; remove or rename one of them")
+            lines[key.tag, key.value] = line
+        return node
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
@@ -243,10 +261,14 @@ def parse(text: str, path: Path = PATH) -> Params:
     """The same of a text that may become the file."""
     try:
         settings = Params.model_validate(yaml.load(text, _Loader))  # noqa: S506 -- a SafeLoader
+    except _TwiceError as error:
+        raise BakeoffError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise BakeoffError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         raise BakeoffError(f"{path}: {explain(error, '')}") from None
+    except ValueError as error:  # of a date that is none, the only such thing that PyYAML turns into another
+        raise BakeoffError(f"{path}: not valid YAML: {error}") from None
     belongs: dict[str, str] = {}
     for name, sweep in settings.sweeps.items():
         if wrong := _wrong(name, sweep, settings.models, belongs):

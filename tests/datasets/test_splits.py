@@ -13,7 +13,7 @@ from workflow.errors import BakeoffError
 from workflow.images import ImageSet, read_split
 from workflow.metrics.modes import nearest_mode
 from workflow.params import Embedded
-from workflow.stored import SPLITS, read_card, write_prepared
+from workflow.stored import SPLITS, Arrays, read_card, write_prepared
 
 SETTINGS = Embedded(name="digits", root=Path(), valid=0.1, test=0.2, seed=0)
 
@@ -74,6 +74,47 @@ def test_equal_images_stay_in_one_split(tmp_path: Path) -> None:
     sets, _ = prepare(SETTINGS, tmp_path)
     assert not _rows(sets["train"]) & (_rows(sets["test"]) | _rows(sets["valid"]))
     assert sum(len(s) for s in sets.values()) == 300
+
+
+def _classes_of(sizes: list[int], folder: Path) -> Path:
+    """A set with so many images of each class, no two of them equal."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    images = np.stack(np.divmod(np.arange(len(labels)), 256), 1).astype(np.uint8).reshape(-1, 1, 1, 2)
+    classes = [str(number) for number in range(len(sizes))]
+    write_raw(folder, Arrays(images, labels), source="", licence="", levels=256, classes=classes)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "how", "large"),
+    [
+        ([2] * 256, "at random, as no class is large enough to be split by itself, equal", 0),
+        ([100] * 3 + [2] * 50, "by class, those too small for that (50) together at random, equal", 3),
+        ([100] * 3 + [2], "by class, those too small for that (1) together at random, equal", 3),
+        ([5] * 10, "by class, equal", 10),
+        ([100], "at random, equal", 1),
+    ],
+)
+def test_small_classes_are_split_together(sizes: list[int], how: str, large: int, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"valid": 0.15})
+    sets, about = prepare(settings, _classes_of(sizes, tmp_path))
+    counts = {split: len(images) for split, images in sets.items()}
+    assert sum(counts.values()) == sum(sizes)
+    assert counts["test"] == pytest.approx(0.2 * sum(sizes), abs=1 + large)
+    assert counts["valid"] == pytest.approx(0.15 * sum(sizes), abs=1 + large)
+    assert about["split"] == f"{how} images together, seed 0"
+    for label in range(large):
+        assert int((sets["test"].labels == label).sum()) == round(0.2 * sizes[label])
+        assert int((sets["valid"].labels == label).sum()) == round(0.15 * sizes[label])
+
+
+@pytest.mark.parametrize(("test", "valid"), [(0.3, 0.3), (0.6, 0.3)])
+def test_training_has_some_of_a_small_class(test: float, valid: float, tmp_path: Path) -> None:
+    """Each by itself, both classes of two would be gone."""
+    settings = SETTINGS.model_copy(update={"test": test, "valid": valid})
+    sets, _ = prepare(settings, _classes_of([2] * 10, tmp_path))
+    assert [len(sets[split]) for split in ("test", "valid")] == [round(20 * test), round(20 * valid)]
+    assert len(sets["train"])
 
 
 def test_prepared_files_repeat_to_the_byte(raw: Path, tmp_path: Path) -> None:

@@ -70,8 +70,9 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     """The splits of what `write_raw` wrote, and what the card says of them.
 
     Splits that the set comes with are kept. What is missing of them is split off, each class by itself, so that all
-    splits have the same mixture; images that occur twice go to the same split, so that none of the test images has been
-    trained on. Raises BakeoffError if a split would be empty.
+    splits have the same mixture, but for classes too small for that, which are split together; images that occur twice
+    go to the same split, so that none of the test images has been trained on. Raises BakeoffError if a split would be
+    empty.
     """
     everything, about = read_images(raw / "images.safetensors"), read_json(raw / "about.json")
     given: dict[str, int] = about.pop("given", {})
@@ -80,7 +81,7 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
     rows = _rows(everything)
     missing = {split: share for split, share in shares.items() if split not in given}
-    _split_off(missing, where, rows, everything.labels, rng)
+    by_class = _split_off(missing, where, rows, everything.labels, rng)
     places = {split: np.flatnonzero(where == split) for split in SPLITS}
     check_sizes({split: len(indices) for split, indices in places.items()})
     if isinstance(settings, Published) and settings.limit:
@@ -90,7 +91,7 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     about |= {
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
-        "split": _how([split for split in SPLITS if split in given], settings.seed, bool(about["classes"])),
+        "split": _how([split for split in SPLITS if split in given], settings.seed, by_class),
         "leaks": _leaks(rows, places),
     }
     if settings.name in ("stacked_digits", "stacked_mnist"):
@@ -106,23 +107,40 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
         if not size:
             raise BakeoffError(
                 f"data: no image would be left for the {split} split of {sum(sizes.values())}; add images or change "
-                "data.valid and data.test, which are shares of each class by itself"
+                "data.valid and data.test"
             )
 
 
-def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices, rng: np.random.Generator) -> None:
-    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`; rows: of `_rows`, labels: (N,)."""
+def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices, rng: np.random.Generator) -> str:
+    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`; returns how, for the card.
+
+    rows: of `_rows`, labels: (N,). Classes of which some split, or what is left, would get nothing are split together.
+    """
     mine = np.flatnonzero(where == "train")
     labels = labels[mine]
     # One group for equal images, numbered in the order of their pixels.
     _, first, group = np.unique(rows[mine], axis=0, return_index=True, return_inverse=True)
-    for label in np.unique(labels[first]):
-        groups = rng.permutation(np.flatnonzero(labels[first] == label))
+    strata, sizes = np.unique(labels[first], return_counts=True)
+    small = [label for label, size in zip(strata, sizes, strict=True) if not _divides(int(size), shares)]
+    stratum = np.where(np.isin(labels[first], small), -1, labels[first])
+    for label in np.unique(stratum):
+        groups = rng.permutation(np.flatnonzero(stratum == label))
         start = 0
         for split, share in shares.items():
             count = round(share * len(groups))
             where[mine[np.isin(group, groups[start : start + count])]] = split
             start += count
+    if len(strata) == 1:
+        return "at random"
+    if len(small) == len(strata):
+        return "at random, as no class is large enough to be split by itself"
+    return f"by class, those too small for that ({len(small)}) together at random" if small else "by class"
+
+
+def _divides(size: int, shares: dict[str, float]) -> bool:
+    """Whether each split, and what is left, gets one of so many."""
+    counts = [round(share * size) for share in shares.values()]
+    return all(counts) and sum(counts) < size
 
 
 def _rows(images: Arrays) -> Rows:
@@ -140,11 +158,11 @@ def _leaks(rows: Rows, places: dict[str, Indices]) -> int:
     return sum(rows[i].tobytes() in known for i in places["test"])
 
 
-def _how(given: list[str], seed: int, classes: bool) -> str:
-    """How the set was split, for the card; classes: whether it has any."""
+def _how(given: list[str], seed: int, by_class: str) -> str:
+    """How the set was split, for the card; by_class: what `_split_off` says of the rest."""
     if len(given) == len(SPLITS):
         return "as the set comes"
-    rest = f"{'by class' if classes else 'at random'}, equal images together, seed {seed}"
+    rest = f"{by_class}, equal images together, seed {seed}"
     return f"{' and '.join(given)} as the set comes, the rest {rest}" if given else rest
 
 
