@@ -128,7 +128,9 @@ class Project:
         """SHA-256 of every file that DVC tracks."""
         paths = [self.folder / out["path"] for stage in self._lock().values() for out in stage["outs"]]
         files = [f for path in paths for f in (path.rglob("[!.]*") if path.is_dir() else [path])]
-        return {str(f.relative_to(self.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        return {
+            str(f.relative_to(self.folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()
+        }
 
     def tracked(self) -> list[Any]:
         """All runs of the bake-off in the project's MLflow store."""
