@@ -27,6 +27,7 @@ FAMILIES = {
     "gan": "adversarial", "vae": "variational", "nice": "flow", "pixelcnn": "autoregressive",
     "vqvae": "vector-quantised",
 }  # fmt: skip
+PASSES = {"gan": 1, "vae": 1, "nice": 1, "pixelcnn": 36, "vqvae": 5}
 
 
 def make_project(
@@ -89,6 +90,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "bits_per_dim": bits and bits * wobble, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
         "oddity": {"noise": 1.0, "plain grey": 0.3 + seed / 10} if bits else None,
         "probe_accuracy": probe, "reconstruction_mse": mse, "gflops_per_sample": gflops,
+        "passes_in_sequence": PASSES[name],
     })  # fmt: skip
     write(folder / "timing.json", {
         "train": {"seconds": 12.5, "steps": 60, "parameters": 123456},

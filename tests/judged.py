@@ -21,13 +21,13 @@ SETTINGS = Evaluate(
 MEASURES = {
     *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
-    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
     *("sharpness", "high_quality", "oddity", "class_accuracy"),
 }
 SAMPLES_ALONE = MEASURES - {
     *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
     *("oddity", "class_accuracy"),
-    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample"),
+    *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
 }
 
 

@@ -13,6 +13,7 @@ from workflow.report.seeds import spread
 def _summary(**models: dict[str, Any]) -> dict[str, Any]:
     """Models named kind or kind_something, each with the numbers given: one, or a list of one a seed."""
     families = {"vae": "variational", "gan": "adversarial", "pixelcnn": "autoregressive", "nice": "flow"}
+    families |= {"ddpm": "diffusion"}
     kinds_of_bits = {"vae": "upper bound", "gan": None, "pixelcnn": "exact", "nice": "upper bound"}
     return {
         "extractor": {"name": "classifier"},
@@ -21,7 +22,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
                 "kind": (kind := name.split("_")[0]),
                 "family": families[kind],
                 "title": kind.upper(),
-                "bits_per_dim_kind": kinds_of_bits[kind],
+                "bits_per_dim_kind": kinds_of_bits.get(kind),
                 "oddity": _spread(numbers.get("oddity", {})),
                 "told_classes": False,
                 **_spread({column: numbers.get(column) for column in COLUMNS}),
@@ -46,6 +47,17 @@ def test_claims_name_families_kinds_and_columns_that_exist() -> None:
         assert {*claim.who, *claim.whom} <= known
         assert claim.key in COLUMNS
     assert len({claim.says for claim in CLAIMS}) == len(CLAIMS)
+
+
+def test_who_is_slow_to_draw_from_is_judged_by_what_no_machine_changes() -> None:
+    assert not any(column.volatile for column in COLUMNS.values())
+    numbers = {"pixelcnn": 64, "ddpm": 50, "gan": 1}
+    summary = _summary(**{name: {"passes_in_sequence": passes} for name, passes in numbers.items()})
+    slowest, slower = _finding(summary, "slowest to draw"), _finding(summary, "slower to draw")
+    assert (slowest.verdict, slowest.why) == ("holds here", "in 2 of 2 pairs")
+    assert (slower.verdict, slower.evidence) == ("holds here", ("DDPM 50", "GAN 1"))
+    summary = _summary(pixelcnn={"passes_in_sequence": 64}, ddpm={"passes_in_sequence": 1000})
+    assert _finding(summary, "slowest to draw").verdict == "does not hold here"
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def test_counts_and_operations_are_recorded(judge: Judge, samples: Tensor) -> No
     metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
     assert metrics["counts"] == {"samples": 90, "train": TRAIN, "test": TEST}
     assert metrics["gflops_per_sample"] == pytest.approx(2 * 3 * 64 / 1e9)
+    assert metrics["passes_in_sequence"] == 1
 
 
 def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) -> None:

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import ROOT
+from tests.passes import count_passes
 from workflow import params
 from workflow.batches import in_batches
 from workflow.errors import BakeoffError
@@ -189,6 +190,31 @@ def test_the_operations_of_a_sample_are_those_that_torch_counts(model: Model) ->
     with FlopCounterMode(display=False) as counter:
         model.sample(3, _generator(0))
     assert operations(lambda: model.sample(3, _generator(0))) == counter.get_total_flops() > 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 16), (3, 16, 8)], ids=["wide", "tall and in colour"])
+def test_passes_in_sequence_are_those_that_wait_for_one_another(entry: Entry, shape: tuple[int, int, int]) -> None:
+    model = registry.build(entry.kind, shape, 5, entry.hyperparameters).eval()
+    assert model.passes_in_sequence == count_passes(model, lambda: model.sample(2, _generator(0)))
+
+
+@pytest.mark.parametrize(
+    ("name", "others", "passes"),
+    [
+        *[(name, {}, 1) for name in ("gan", "vae", "autoencoder", "nice", "realnvp")],
+        ("pixelcnn", {}, 64),  # one a pixel
+        ("pixelcnn", {"stack": "masked"}, 36),  # each row begins when four pixels of the one above are there
+        ("ddpm", {}, 50),
+        ("ddpm", {"sampling_steps": 7}, 7),
+        ("vqvae", {}, 5),  # 2x2 codes, and the decoder
+        ("vqvae", {"prior": "transformer"}, 5),
+    ],
+)
+def test_passes_in_sequence_of_the_models_for_digits(name: str, others: dict[str, Any], passes: int) -> None:
+    entry = params.load(ROOT / "params.yaml").models[name]
+    model = registry.build(entry.kind, (1, 8, 8), 17, {**entry.hyperparameters, **others}).eval()
+    assert model.passes_in_sequence == passes
+    assert count_passes(model, lambda: model.sample(2, _generator(0))) == passes
 
 
 def test_a_probability_that_is_no_number_is_no_draw() -> None:

@@ -207,6 +207,7 @@ def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[di
         "nearest_neighbour": judge.memorisation(samples),
         **_representation(model, judge),
         "gflops_per_sample": _gflops_per_sample(model),
+        "passes_in_sequence": model.passes_in_sequence,
     }
     density, bits = _density(model, judge, seed)
     obedience, drawn = _conditional(model, judge, len(samples) if judge.real.classes is not None else None, seed)

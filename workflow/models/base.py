@@ -76,6 +76,15 @@ class Model(nn.Module):
         return self.loss(x, y, next(iter(self.players)), generator)
 
     @property
+    def passes_in_sequence(self) -> int:
+        """How many passes of its networks must wait for one another to draw an image.
+
+        A pass goes through all layers of a network, however many, and ends in a draw that the next one needs, or in the
+        image. What is drawn at once, as pixels that do not see one another may be, takes one pass.
+        """
+        return 1
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device

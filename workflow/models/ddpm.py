@@ -163,6 +163,11 @@ class Ddpm(Model):
         decoded = gaussian_log_prob(believed, float(self.betas[0].sqrt()), x, self.levels).flatten(1).sum(1)
         return simple, torch.where(t > 1, divergence, -decoded)
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """One for each step of the walk back."""
+        return self.sampling_steps
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """n images, uint8 (n, C, H, W), of classes drawn first if the model has any."""

@@ -106,6 +106,11 @@ class PixelCNN(Model):
         """Exact log p(x|y), nats (N,). x: uint8 (N, C, H, W), y: int64 (N,), not looked at if there are no classes."""
         return categorical_log_prob(self.network(x, y), x)
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """As its network draws."""
+        return self.network.passes_in_sequence
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw images pixel by pixel, uint8 (n, C, H, W), each of a class drawn before, if there are classes."""

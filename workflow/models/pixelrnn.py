@@ -226,6 +226,11 @@ class PixelRNN(Model):
         """Exact log p(x), nats (N,). x: uint8 (N, C, H, W)."""
         return categorical_log_prob(self.network(x), x)
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """As its network draws."""
+        return self.network.passes_in_sequence
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw images pixel by pixel, uint8 (n, C, H, W)."""

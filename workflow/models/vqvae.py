@@ -131,6 +131,11 @@ class VqVae(Model):
         """The grid of codes that stands for each image, int64 (N, h, w)."""
         return self.codebook.nearest(self.encoder(to_unit(x, self.levels)))
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """Those of the prior, and then the decoder's."""
+        return self.prior.passes_in_sequence + 1
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw grids of codes and decode each to its most probable image, uint8 (n, C, H, W)."""

@@ -162,6 +162,11 @@ class VqVae2(Model):
         words, places = self.prior.sample(n, generator, self.allowed), math.prod(self.top_grid)
         return words[:, :places].view(n, *self.top_grid), (words[:, places:] - self.codes).view(n, *self.bottom_grid)
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """Those of the prior, over both grids, and then the decoder's."""
+        return self.prior.passes_in_sequence + 1
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw pairs of grids and decode each to its most probable image, uint8 (n, C, H, W)."""

@@ -277,6 +277,15 @@ COST = (
         measures="Billions of floating-point operations to draw one image: counted, so the same on every machine.",
         caveat="Says not how many of them can run at once: pixel after pixel is slow, a whole layer at once is fast.",
     ),
+    Column(
+        key="passes_in_sequence",
+        title="passes in sequence",
+        form="count",
+        better="lower",
+        measures="Passes of a network that must wait for one another to draw an image: in a PixelCNN one a pixel, in "
+        "diffusion one a step, in a GAN a single one. Counted, so the same on every machine.",
+        caveat="Says how often one must wait, not how long: a pass may be one pixel’s few numbers or a whole network.",
+    ),
 )
 TIMES = (
     Column(

@@ -229,7 +229,7 @@ def _trade_offs(summary: dict[str, Any], families: list[Family], crowded: bool) 
     found = []
     floor = summary["reference"]["real"]["fid"]
     (fid,) = named(GENERATION[:1], summary)
-    for column in (COST[-1], TIMES[0]):
+    for column in (COST[1], TIMES[0]):
         points = []
         for f in families:
             means, ends = f.facts["mean"], f.facts["interval"]

@@ -136,6 +136,11 @@ class CausalTransformer(nn.Module):
         logits: Tensor = self.head(h)
         return logits.transpose(1, 2)
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """As `Model` has it, to draw a sequence: one for each code."""
+        return self.length
+
     @torch.no_grad()
     def sample(self, n: int, generator: Generator, allowed: Tensor) -> Tensor:
         """Draw n sequences, int64 (n, length). allowed: bool (codes, length): only these are drawn at each position."""

@@ -1,5 +1,6 @@
 """The gated PixelCNN, over pixels or codes in reading order, and how it draws them."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
@@ -166,6 +167,11 @@ class GatedPixelCNN(nn.Module):
         flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
         logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
         return logits
+
+    @property
+    def passes_in_sequence(self) -> int:
+        """As `Model` has it, to draw all pixels: one for each colour channel of each."""
+        return math.prod(self.shape)
 
     @torch.no_grad()
     def sample(

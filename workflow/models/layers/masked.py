@@ -178,6 +178,24 @@ class MaskedNetwork(nn.Module):
     def _given(self, h: Tensor, y: Tensor | None) -> Tensor:
         return h if self.by_class is None else h + self.by_class(y)[..., None, None]
 
+    @property
+    def passes_in_sequence(self) -> int:
+        """As `Model` has it, to draw all pixels: one for each colour channel of each wave.
+
+        A blank column, where nothing is drawn, belongs to the pass of the next row's first pixel.
+        """
+        return self.shape[0] * sum(wave.column < self.shape[2] for wave in self.in_waves())
+
+    def in_waves(self) -> Iterator[Wave]:
+        """All pixels, and those of blank columns, as they are drawn: what do not see one another are drawn at once.
+
+        With a pixel the one of the row below that is further left than the first convolution reaches to the right. If a
+        layer sees whole rows, it is one at a time.
+        """
+        columns = self.shape[2] + self.blank_columns
+        whole_rows = any(layer.sees_whole_rows for layer in cast(Sequence[PixelLayer], self.layers))
+        return waves(self.shape[1], columns, columns if whole_rows else self.first.aside + 1)
+
     @torch.no_grad()
     def sample(self, given: Tensor, row: int, generator: Generator, y: Tensor | None = None) -> Tensor:
         """As `GatedPixelCNN.sample`: draw the pixels of rows `row` and below, given the rows above."""
@@ -196,21 +214,18 @@ class MaskedNetwork(nn.Module):
     def draw_by_waves(self, given: Tensor, row: int, draw: Draw, y: Tensor | None = None) -> Tensor:
         """Let `draw` choose the pixels of rows `row` and below. given: integers (N, C, H, W); int64 likewise.
 
-        The layers keep what they must know of earlier pixels, and pixels that do not see one another are drawn at once:
-        with a pixel the one of the row below that is further left than the first convolution reaches to the right. If a
-        layer sees whole rows, it is one at a time. y: the images' classes, int64 (N,).
+        The layers keep what they must know of earlier pixels. y: the images' classes, int64 (N,).
         """
         colours, height, width = self.shape
         columns = width + self.blank_columns
         layers = cast(Sequence[PixelLayer], self.layers)
-        lag = columns if any(layer.sees_whole_rows for layer in layers) else self.first.aside + 1
         steps = [layer.by_waves(len(given), height, columns) for layer in layers]
         seen = Seen(self.first, len(given), height, columns)
         of_class = self.by_class(y)[:, None] if self.by_class else 0
         head, to_logits = self.head.of_pixels(), self.to_logits.of_pixels()
         x = given.long().permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         x[:, row:] = 0
-        for wave in waves(height, columns, lag):
+        for wave in self.in_waves():
             inside = wave.column < width  # and not in a blank column; where there are any, a wave is one pixel
             drawn = wave.below(row) if inside else wave.below(height)
             if inside:
