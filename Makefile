@@ -31,10 +31,8 @@ bench: .venv/installed  ## measure speed beside the alternatives (most of an hou
 cluster: .venv/installed  ## install what many machines need: clients of Slurm, Kubernetes, S3, PostgreSQL
 	uv pip install -q --python .venv/bin/python --require-hashes -r requirements-cluster.lock
 
-ui: .venv/installed  ## open the MLflow UI on this machine alone
-	@echo "MLflow: http://127.0.0.1:5000/#/experiments?workflowType=machine_learning (Ctrl-C ends it)"
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --host 127.0.0.1 --port 5000 \
-	    --workers 1 --backend-store-uri sqlite:///mlflow.db
+ui: .venv/installed  ## show the runs in the MLflow UI, to this machine alone; PORT=5001: there
+	@python -m workflow.ui $(PORT)
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
 	rm -rf runs report data/prepared data/index data/ledger data/extractor data/reference data/checked.json data/tracked.json

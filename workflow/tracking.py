@@ -26,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from workflow import moved
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.ledger import model_page
@@ -100,8 +101,11 @@ def mirror(settings: Params) -> dict[str, Any]:
 
 
 def content_tag(name: str, seed: int, settings: Params) -> str:
-    """16 hex digits over what decides the result of a training: parameters, seed, data, the family's code."""
-    return hex_digits({**_content(name, settings), "seed": seed})
+    """16 hex digits over the name and what decides the result of a training: parameters, seed, data, the family's code.
+
+    The name, as people look for a run by it: a renamed model has a run of its own, and so has each of two equal ones.
+    """
+    return hex_digits({**_content(name, settings), "model": name, "seed": seed})
 
 
 def _content(name: str, settings: Params) -> dict[str, Any]:
@@ -119,9 +123,23 @@ def _project() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
+def _database() -> Path:
+    return _project() / "mlflow.db"
+
+
+def _artifacts() -> Path:
+    """Where the files of runs go that are in the project's own store."""
+    return _project() / "mlartifacts"
+
+
 def store_uri() -> str:
     """The store: MLFLOW_TRACKING_URI if it is set, else a SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_project() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database()}"
+
+
+def experiment_name(data: str) -> str:
+    """What the experiment for a data set is called in MLflow."""
+    return f"generative-bakeoff/{data}"
 
 
 class Store:
@@ -139,10 +157,12 @@ class Store:
         local = uri.startswith("sqlite:")
         # What MLflow does in a SQLite file by looking first and writing then (the tables of a fresh file, the
         # experiment, the data set) fails for all but one of several processes at once. A server is `_asked` again.
-        self.alone = FileLock(_project() / "mlflow.db.lock", timeout=GRACE) if local else contextlib.nullcontext()
+        self.alone = FileLock(f"{_database()}.lock", timeout=GRACE) if local else contextlib.nullcontext()
         with self.alone:
+            if local and uri == f"sqlite:///{_database()}":
+                moved.follow(_database(), _artifacts())
             self.client = MlflowClient(tracking_uri=uri)
-            self.experiment = _asked(lambda: self._experiment(f"generative-bakeoff/{data}", local))
+            self.experiment = _asked(lambda: self._experiment(experiment_name(data), local))
 
     def run(self, name: str, seed: int, settings: Params) -> Any:
         """The MLflow run of this content, made if there is none, under its parent if it has one."""
@@ -189,7 +209,7 @@ class Store:
         from mlflow.entities import RunTag
 
         run, folder = self.run(name, seed, settings), _folder(name, seed)
-        if run.data.tags.get(MIRRORED) == digest:
+        if run.data.tags.get(MIRRORED) == digest and not moved.lost(run.info.artifact_uri):
             return
         run_id = run.info.run_id
         metrics = read_json(folder / "metrics.json")
@@ -215,7 +235,7 @@ class Store:
     def _experiment(self, name: str, local: bool) -> str:
         """The id of the experiment of this name, made if there is none, brought back if somebody deleted it."""
         if not (found := self.client.get_experiment_by_name(name)):
-            place = (_project() / "mlartifacts").as_uri() if local else None
+            place = _artifacts().as_uri() if local else None
             return str(self.client.create_experiment(name, place, {"mlflow.note.content": ABOUT}))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,8 +16,10 @@ import pytest
 import torch
 
 from tests.browser import open_browser
-from tests.tracking.conftest import MODELS, SHAPE, runs, wait_for
-from workflow import tracking
+from tests.conftest import ROOT
+from tests.tracking.conftest import MODELS, SHAPE, Settings, runs, wait_for
+from workflow import tracking, ui
+from workflow.errors import BakeoffError
 from workflow.models import registry
 
 LOAD = """
@@ -48,21 +51,22 @@ def test_a_logged_model_draws_what_the_model_draws_wherever_it_is_loaded(
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """An MLflow server of the store in a folder, on a free port of this machine; yields its address."""
+    """`make ui` in a folder, on a free port of this machine; yields the address that it prints."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [*command, "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"], cwd=folder, stdout=log, stderr=log,
-            env={**os.environ, **tracking.ENVIRONMENT, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,
-        )  # fmt: skip
+    # -o: nothing is installed here.
+    command = ["make", "-o", ".venv/installed", "-f", str(ROOT / "Makefile"), "ui", f"PORT={port}"]
+    log = folder / "server.log"
+    with log.open("w", encoding="utf-8") as file:
+        server = subprocess.Popen(command, cwd=folder, stdout=file, stderr=file, start_new_session=True)
     try:
         wait_for(lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/health"))
-        assert server.poll() is None, (folder / "server.log").read_text()
-        yield f"http://127.0.0.1:{port}"
+        printed = log.read_text(encoding="utf-8")
+        assert server.poll() is None, printed
+        found = re.search(r"^MLflow: (http\S+) \(Ctrl-C ends it\)$", printed, re.MULTILINE)
+        assert found, printed
+        yield found[1]
     finally:
         os.killpg(server.pid, signal.SIGTERM)  # its workers are of its session
         server.wait()
@@ -76,17 +80,29 @@ def answers(address: str) -> bool:
         return False
 
 
-def test_mlflows_own_page_shows_the_five_runs_and_their_samples(
+def test_the_printed_address_shows_the_runs_and_a_click_a_run_and_its_samples(
     mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(mirrored)
-    found = {run.info.run_name: run for run in runs()}
+    names = {run.info.run_name for run in runs()}
     shown = "return document.body.innerText"
     with open_browser(tmp_path) as browser, serving(mirrored) as address:
-        experiment = f"{address}/#/experiments/{found['vae-0'].info.experiment_id}"
-        browser.get(f"{experiment}/runs?workflowType=machine_learning")
-        wait_for(lambda: set(found) <= set(browser.execute_script(shown).split()))
-        browser.get(f"{experiment}/runs/{found['vae-0'].info.run_id}/artifacts/neighbours_samples.png")
+        browser.get(address)
+        wait_for(lambda: names <= set(browser.execute_script(shown).split()))
+        browser.find_element("link text", "vae-0").click()
+        wait_for(lambda: "classifier/fid" in browser.execute_script(shown))
+        browser.get(f"{browser.current_url.partition('?')[0]}/artifacts/neighbours_samples.png")
         picture = "return [...document.images].some(i => i.src.startsWith('blob:') && i.naturalWidth > 100)"
         wait_for(lambda: "neighbours_samples.png" in browser.execute_script(shown))
         wait_for(lambda: browser.execute_script(picture))
+
+
+def test_without_runs_it_says_what_to_do(
+    project: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("os.execv", None)  # the server is not to start
+    with pytest.raises(BakeoffError, match=r"no experiment generative-bakeoff/digits yet; run `make repro` first"):
+        ui.main([])
+    with pytest.raises(BakeoffError, match=r"usage: python -m workflow\.ui \[PORT\]"):
+        ui.main(["x"])
+    assert capsys.readouterr().out == ""
