@@ -37,6 +37,7 @@ ui: .venv/installed  ## show the runs in the MLflow UI, to this machine alone; P
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
 	rm -rf runs report data/prepared data/index data/ledger data/extractor data/reference data/checked.json data/tracked.json
 	rm -rf data/raw states .locks .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
+	rm -rf timings
 
 lock: .venv/installed  ## resolve the newest versions into requirements.lock
 	$(LOCKING) pyproject.toml --group dev --upgrade -o requirements.lock

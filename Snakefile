@@ -6,7 +6,7 @@ import sys
 
 from snakemake.logging import logger
 
-from workflow import clone, locks, params
+from workflow import params
 from workflow.engine import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
@@ -17,12 +17,7 @@ with one_line():
     settings = params.load()
     on_gpu = settings.compute.device != "cpu"
     if workflow.is_main_process:
-        from stages.ledger import bring_up_to_date
-
         refuse_config(config)
-        clone.tell_dvc()
-        locks.repair()
-        bring_up_to_date(settings)  # before the plan: what has changed is known by it alone
         graph = Graph()
         if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record

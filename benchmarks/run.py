@@ -3,7 +3,7 @@
 - *plan*: CPU seconds to find out what has to run, in a project in which nothing has: the digits with so many models and
   seeds, each stage as in `dvc.yaml`. `exponent`: of the growth since the row above, 1 if it is in proportion.
 - *run*: `snakemake --cores 2` on `params.yaml` in a fresh copy of the project. `CPU` is that of all its processes.
-  `work`: the seconds that training, sampling and evaluation took by their own clocks (`timing.json`). `overhead`: what
+  `work`: the seconds that training, sampling and evaluation took by their own clocks (`timings/`). `overhead`: what
   two cores had to give beyond that, (2 × wall - work), as a share of the training's seconds: starting Python, planning,
   recording, preparing and reporting, and cores that waited. It takes minutes: `BENCH_RUN=no` leaves it out.
 """
@@ -66,12 +66,17 @@ def _plans(command: tuple[str, ...], project: Path) -> Iterator[Row]:
 def _whole_run(project: Path) -> Row:
     command = ("snakemake", "--cores", str(CORES))
     wall, cpu = _timed(command, project)
-    times = [json.loads(file.read_text()) for file in project.glob("runs/*/*/timing.json")]
-    work = {stage: sum(one[stage]["seconds"] for one in times) for stage in ("train", "sample", "evaluate")}
+    work = {stage: _seconds(project, stage) for stage in ("train", "sample", "evaluate")}
     stages = len(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
     overhead = (CORES * wall - sum(work.values())) / work["train"]
     return _row("run: " + " ".join(command), stages, wall, cpu, work=sum(work.values()), train=work["train"],
                 overhead=overhead)  # fmt: skip
+
+
+def _seconds(project: Path, stage: str) -> float:
+    """That a stage took in all, by its own clock."""
+    files = project.glob(f"timings/*/{stage}.json")
+    return float(sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files))
 
 
 def _row(what: str, stages: int, wall: float, cpu: float, **more: float | str) -> Row:

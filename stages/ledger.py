@@ -2,14 +2,7 @@
 
 from workflow import params
 from workflow.command import run
-from workflow.index import hide_others
-from workflow.ledger import write_ledger
-
-
-def bring_up_to_date(settings: params.Params) -> None:
-    """The ledger, and the index without what the present graph does not make."""
-    write_ledger(settings)
-    hide_others(settings)
+from workflow.ledger import bring_up_to_date
 
 
 def main() -> None:

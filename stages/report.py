@@ -1,16 +1,18 @@
 """Compile the tables and the page: `python -m stages.report`.
 
 `--show` prints the results and where the page is; `--partial` does both of the models that have results, while others
-have failed or are yet to come.
+have failed or are yet to come. Each brings the mirror of what this machine measured (`report/speed.html`) up to date.
 """
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from workflow import params
 from workflow.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
+from workflow.report import speed
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
 from workflow.turn import alone
@@ -18,8 +20,8 @@ from workflow.turn import alone
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 
 
-def build(missing: tuple[str, ...] = ()) -> None:
-    """Read the results, but of `missing` models, and write the summary, its table and the page."""
+def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Read the results, but of `missing` models, and write the summary, which is returned, its table and the pages."""
     from workflow.report.page import render  # matplotlib, which showing has no use for
 
     results = read_results(params.load(), missing)
@@ -28,6 +30,8 @@ def build(missing: tuple[str, ...] = ()) -> None:
     write_json(SUMMARY, summary)
     write_text(TABLE, to_csv(summary))
     write_text(PAGE, page)
+    speed.write(summary)
+    return summary
 
 
 def show() -> None:
@@ -37,8 +41,9 @@ def show() -> None:
     from workflow.report.terminal import table
 
     summary = read_json(SUMMARY)
-    if not PAGE.exists() or fingerprint(summary) not in PAGE.read_text():
-        build()
+    if not PAGE.exists() or fingerprint(summary) not in PAGE.read_text(encoding="utf-8"):
+        summary = build()
+    speed.refresh(summary)
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(table(summary))
     console.print(f"report: {PAGE.resolve()}", soft_wrap=True, markup=False)

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from workflow import params
+from workflow.files import sha256
 from workflow.images import ImageSet, write_tensors
 from workflow.stored import write_prepared
 
@@ -92,12 +93,8 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "probe_accuracy": probe, "reconstruction_mse": mse, "gflops_per_sample": gflops,
         "passes_in_sequence": PASSES[name],
     })  # fmt: skip
-    write(folder / "timing.json", {
-        "train": {"seconds": 12.5, "steps": 60, "parameters": 123456},
-        "sample": {"seconds": 0.5, "images": 1000, "images_per_second": 30 / gflops}, "evaluate": {"seconds": 2.0},
-        "host": {"device": "cpu", "processor": "Some CPU", "cores": 2, "platform": "Linux", "python": "3.11",
-                 "packages": {"torch": "2.9.0"}},
-    })  # fmt: skip
+    (folder / "model.safetensors").write_text(f"the weights of {name} {seed}")
+    write_timings(folder, gflops)
     lines = []
     for step in range(1, 61):
         fall = 60 + 200 * math.exp(-step / 8) + torch.rand((), generator=random).item() * 3
@@ -132,6 +129,20 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     write_tensors(folder / "pictures.safetensors", pictures)
     snapshots = like(9 * 10).unflatten(0, (9, 10))
     write_tensors(folder / "snapshots.safetensors", {"images": snapshots, "steps": torch.arange(9) * 7})
+
+
+def write_timings(folder: Path, gflops: float, processor: str = "Some CPU") -> None:
+    """What the stages would have measured of the weights in the folder of a run."""
+    stages = {
+        "train": {"seconds": 12.5, "steps": 60, "parameters": 123456},
+        "sample": {"seconds": 0.5, "images": 1000, "images_per_second": 30 / gflops},
+        "evaluate": {"seconds": 2.0},
+    }
+    host = {"device": "cpu", "processor": processor, "cores": 2, "platform": "Linux", "python": "3.11"}
+    weights = sha256(folder / "model.safetensors")
+    for stage, facts in stages.items():
+        path = folder.parents[2] / "timings" / weights / f"{stage}.json"
+        write(path, {**facts, "host": {**host, "packages": {"torch": "2.9.0"}}})
 
 
 def write(path: Path, content: Any) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import re
+import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +114,7 @@ def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path
     for engine in (DVC, SNAKEMAKE):
         clone.assert_settled_for(engine)
     assert clone.outputs() == by_snakemake.outputs()
+    assert "report/index.html" in clone.outputs()
 
 
 def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_report(
@@ -145,6 +148,41 @@ def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     assert project.ran(*SNAKEMAKE, "-n") == {"report"}
     assert project.ran(*DVC) == {"ledger", "report"}
     project.assert_settled_for(SNAKEMAKE)
+
+
+@pytest.mark.parametrize("engine", [DVC, SNAKEMAKE])
+def test_a_page_that_was_removed_comes_back_the_same(engine: tuple[str, ...], by_dvc: Project, tmp_path: Path) -> None:
+    project = by_dvc.copy(tmp_path)
+    (page := project.folder / "report/index.html").unlink()
+    project.run(*engine)
+    assert page.read_bytes() == (by_dvc.folder / "report/index.html").read_bytes()
+    project.assert_settled_for(DVC if engine == SNAKEMAKE else SNAKEMAKE)
+
+
+def test_durations_are_of_the_weights_that_are_there(by_dvc: Project, tmp_path: Path) -> None:
+    project = by_dvc.copy(tmp_path)
+    lock = project.folder / "dvc.lock"
+
+    def shown() -> dict[str, Any]:
+        project.run("python", "-m", "stages.report", "--show")
+        runs = read_json(project.folder / "report/speed.json")["runs"]
+        return {run["name"]: {key: facts for key, facts in run.items() if key not in ("name", "seed")} for run in runs}
+
+    before, locked = shown(), lock.read_bytes()
+    assert all(set(run) == {"sha256", "train", "sample", "evaluate"} for run in before.values())
+    project.edit("params.yaml", "couplings: 2", "couplings: 3")
+    project.run(*DVC, "train@nice-0")
+    after = shown()
+    assert after["gan"] == before["gan"]
+    assert set(after["nice"]) == {"sha256", "train"}  # not drawn from yet
+    assert after["nice"]["sha256"] != before["nice"]["sha256"]
+    project.edit("params.yaml", "couplings: 3", "couplings: 2")
+    lock.write_bytes(locked)
+    project.run("dvc", "checkout", "-q")
+    assert shown() == before
+    shutil.rmtree(project.folder / "timings")  # as where nothing was trained
+    assert all(set(run) == {"sha256"} for run in shown().values())
+    project.assert_settled_for(DVC)
 
 
 def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:

@@ -65,7 +65,7 @@ def test_the_page_shows_trials_by_validation_and_no_other_trials_test_figures(bu
     part = text[text.index("Trials are ranked by the least validation loss") : text.index("Wall of samples")]
     seeds = params.load(built / "params.yaml").seeds
     assert ("as a mean over seeds 0, 1, 2" if len(seeds) > 1 else "with seed 0 alone") in part
-    order = re.findall(r"\bvae(?:_\d)?\b", part[part.index("training, s") :])
+    order = re.findall(r"\bvae(?:_\d)?\b", part[part.index("Trial latents train.lr validation loss") :])
     assert order == ["vae_2", "vae_5", "vae", "vae_1", "vae_6", "vae_3", "vae_4"]
     assert "vae_4 16 3 training failed" in part
     rest = text.replace(part, "")

@@ -18,8 +18,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workflow import clone, locks, params
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
+from workflow.ledger import bring_up_to_date
 from workflow.state import drop_if_recorded
 
 # What the Snakefile itself does before it plans, so no input of a rule: Snakemake would look no further at what depends
@@ -101,6 +103,9 @@ class Graph:
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
+        clone.tell_dvc()
+        locks.repair()
+        bring_up_to_date(params.load())  # what has changed is known by it alone
         try:
             self._repo = Repo()
             index = self._repo.index

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from workflow.errors import BakeoffError
 from workflow.files import write_text
+from workflow.index import hide_others
 from workflow.models import family_file
 from workflow.params import Params
 
@@ -37,11 +38,13 @@ def model_page(name: str) -> Path:
     return LEDGER / "models" / f"{name}.json"
 
 
-def write_ledger(settings: Params) -> None:
-    """Bring the ledger up to date with the code: a page for each stage and each model in the parameters.
+def bring_up_to_date(settings: Params) -> None:
+    """Write the ledger anew, a page for each stage and each model in the parameters, and tidy up the index of runs.
 
-    A page that says the same is not touched. Pages of stages and models that are no more are removed.
+    A page that says the same is not touched; pages of stages and models that are no more are removed, and entries of
+    the index that the present graph does not make are hidden.
     """
+    hide_others(settings)
     modules = Code(Path())
     pages = {
         stage_page(script.stem): modules.hashes([script])

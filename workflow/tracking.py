@@ -26,7 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workflow import moved
+from workflow import moved, timing
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.ledger import model_page
@@ -39,6 +39,7 @@ Record = dict[str, float | int]
 Points = dict[tuple[str, int], float]  # metric and step: value
 
 CONTENT, MIRRORED = "bakeoff.content", "bakeoff.mirrored"  # tags: what a run is of; the files that it shows
+WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that the figures are of
 # Seconds: of training before its curves are sent live, between batches of them, and to wait for the last one.
 LIVE_AFTER, SEND_EVERY, GRACE = 10.0, 2.0, 30.0
 BATCH = 1000  # metrics that MLflow takes in one request
@@ -213,11 +214,13 @@ class Store:
             return
         run_id = run.info.run_id
         metrics = read_json(folder / "metrics.json")
-        timing = read_json(folder / "timing.json") if (folder / "timing.json").exists() else {}
+        times = timing.read(weights := sha256(folder / "model.safetensors"))
         history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
         known = self.points(run)
         self.send(run_id, {point: value for point, value in _curves(history).items() if point not in known})
-        figures = _figures(metrics, timing)
+        figures = _figures(metrics, times)
+        if run.data.tags.get(WEIGHTS, weights) != weights:  # MLflow forgets no figure: other weights' are no more
+            figures |= {key: math.nan for key in run.data.metrics if key.startswith("time/") and key not in figures}
         if (least := least_valid_loss(history)) is not None:
             figures[LEAST] = least
         # At step 0, where MLflow draws them as bars, a bar a run.
@@ -225,10 +228,11 @@ class Store:
         self._log_files(run_id, folder)
         self._log_model(run, folder / "model.safetensors")
         tags = {tag: metrics[tag] or "none" for tag in ("taxonomy", "likelihood", "bits_per_dim_kind")}
+        tags[WEIGHTS] = weights
         tags["mlflow.note.content"] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         if run.info.status != "FINISHED":  # the training was not followed
-            seconds = timing.get("train", {}).get("seconds")
+            seconds = times.get("train", {}).get("seconds")
             self.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
         self.client.set_tag(run_id, MIRRORED, digest)
 
@@ -368,14 +372,13 @@ def _curves(history: Iterable[Record]) -> Points:
     return points
 
 
-def _figures(metrics: dict[str, Any], timing: dict[str, Any]) -> dict[str, float]:
+def _figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
     """Final figures, by one name for all families; those measured on features carry the extractor's name."""
     extractor = metrics["extractor"]["name"]
     figures = {f"{extractor}/{key}" if ON_FEATURES.fullmatch(key) else key: value for key, value in metrics.items()}
     for group in ("modes", "nearest_neighbour"):
         figures |= {f"{group}/{key}": value for key, value in (metrics[group] or {}).items()}
-    for stage in ("train", "sample", "evaluate"):
-        facts = timing.get(stage, {})
+    for stage, facts in times.items():
         figures |= {f"time/{stage}_{key}": facts[key] for key in ("seconds", "images_per_second") if key in facts}
     return {key: float(value) for key, value in figures.items() if isinstance(value, (int, float)) and key != "seed"}
 

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from tests.invented_project import make_project, write
+from tests.invented_project import make_project, write, write_timings
 from workflow import params, tracking
 from workflow.images import ImageSet
 from workflow.models import registry
@@ -49,6 +49,7 @@ def make(folder: Path) -> None:
         run = folder / "runs" / name / "0"
         model = registry.build(entry.kind, SHAPE, 5, entry.hyperparameters, seed=3)
         registry.save(model, run / "model.safetensors", entry.kind, entry.hyperparameters, {"steps": 60})
+        write_timings(run, 0.001)
         (run / "samples.png").write_bytes(PNG)
         edit(run / "metrics.json", extractor={"name": "classifier", "accuracy": 0.9})
 

@@ -1,6 +1,7 @@
 """MLflow mirrors the runs' files: each run once, each point once, what decides a result decides the run."""
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def test_each_run_is_there_once_with_all_that_belongs_to_it(mirrored: Path, monk
     for run in runs():
         name, tags = run.data.tags["model"], run.data.tags
         assert curves(run) == expected(history(name))
-        assert run.info.end_time - run.info.start_time == 12_500  # the training's duration, from timing.json
+        assert run.info.end_time - run.info.start_time == 12_500  # the training's duration
         data = only(run.inputs.dataset_inputs)
         assert (data.dataset.name, data.tags[0].value, json.loads(data.dataset.profile)["train"]) == (
             "digits", "training", 40,
@@ -95,6 +96,32 @@ def test_another_evaluation_changes_its_figures_in_the_same_run(project: Setting
     assert after[changed][4] - before[changed][4] == Counter([("bits_per_dim", 0, 1.25)])
     file = client().download_artifacts(changed, "metrics.json")
     assert json.loads(Path(file).read_text())["bits_per_dim"] == 1.25
+
+
+def test_durations_are_of_the_weights_that_are_there(project: Settings) -> None:
+    def seconds() -> dict[str, float | None]:
+        return {run.data.tags["model"]: run.data.metrics.get("time/train_seconds") for run in runs()}
+
+    vae, gan = (Path(f"runs/{name}/0/model.safetensors") for name in ("vae", "gan"))
+    measured = vae.read_bytes()
+    vae.write_bytes(other := Path("runs/nice/0/model.safetensors").read_bytes() + b"\0")  # nobody has measured these
+    gan.write_bytes(other)
+    tracking.mirror(project)
+    assert seconds() == {"gan": None, "vae": None, "nice": 12.5, "pixelcnn": 12.5, "vqvae": 12.5}
+    times = {run.data.tags["model"]: run.info.end_time - run.info.start_time for run in runs()}
+    assert times["nice"] == 12_500
+    assert 0 <= times["vae"] < 12_500
+    vae.write_bytes(measured)
+    tracking.mirror(project)
+    assert seconds()["vae"] == 12.5
+    vae.write_bytes(other)
+    edit(Path("runs/vae/0/metrics.json"), bits_per_dim=1.25)
+    tracking.mirror(project)
+    run = only([run for run in runs() if run.data.tags["model"] == "vae"])
+    assert run.data.metrics["bits_per_dim"] == 1.25
+    times = {key: value for key, value in run.data.metrics.items() if key.startswith("time/")}
+    assert len(times) == 4
+    assert all(math.isnan(value) for value in times.values())
 
 
 def test_live_then_mirror_have_each_point_once(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -323,7 +323,9 @@ def _chart(label: str, size: tuple[float, float], paint: Callable[["Axes"], None
     from matplotlib.figure import Figure
 
     width, height = size
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # whatever the user's own matplotlibrc says
+        matplotlib.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         right, bottom, top = 8, 22 if size == SMALL else 38, 8 if size == SMALL else 24

@@ -16,10 +16,10 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 class Column:
     """One number of a model.
 
-    key: its name in the summary. path: where it stands in `metrics.json` (`timing.json` if volatile), parts joined by
-    dots; by default the key. form: decimals, or how else to print it. spread: path of the metric's own standard
-    deviation within one run. within: the key that must be equal for two values to be comparable. untold: comparable
-    only between models that were not told the classes in training. volatile: depends on the machine.
+    key: its name in the summary. path: where it stands in `metrics.json` (of TIMES, in a run of `speed.json`), parts
+    joined by dots; by default the key. form: decimals, or how else to print it. spread: path of the metric's own
+    standard deviation within one run. within: the key that must be equal for two values to be comparable. untold:
+    comparable only between models that were not told the classes in training.
     """
 
     key: str
@@ -32,7 +32,6 @@ class Column:
     spread: str = ""
     within: str = ""
     untold: bool = False
-    volatile: bool = False
 
     @property
     def arrow(self) -> str:
@@ -294,8 +293,7 @@ TIMES = (
         title="images per second",
         form="significant",
         better="higher",
-        volatile=True,
-        measures="Images drawn in a second, in batches, on the machine named under Provenance.",
+        measures="Images drawn in a second, in batches, on the machine named below.",
         caveat="Depends on the machine, its load and the batch size.",
     ),
     Column(
@@ -304,7 +302,6 @@ TIMES = (
         title="training, s",
         form="significant",
         better="lower",
-        volatile=True,
         measures="Seconds in the training loop.",
         caveat="Depends on the machine and its load; families get the epochs that suit them, not equal budgets.",
     ),

@@ -2,26 +2,27 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import yaml
 from markupsafe import Markup
 
+from workflow import params
 from workflow.drawing import PLANE_LEVELS, POINT, scatter
-from workflow.params import PATH, Params
-from workflow.report import charts, claims, origin, sweeps, tables
-from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, TIMES, UNDERSTANDING, Column, named, significant
+from workflow.params import Params
+from workflow.report import charts, claims, sweeps, tables
+from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, UNDERSTANDING, Column, named
 from workflow.report.curves import Panel, panels
+from workflow.report.html import fill
 from workflow.report.pictures import PLANE, Strip, over_training, strip
 from workflow.report.ranking import best, comparable, doubt
 from workflow.report.results import TAXONOMY, Results
 from workflow.report.summary import fingerprint
+from workflow.report.trade_off import CROWD, quality_against
 from workflow.stored import PREPARED, Array, read_arrays, read_images
 
 WALL = 20  # pictures a family on the wall of samples
 WALL_POINTS = 2500
-CROWD = 10  # models beside each other, at the most, before charts need the whole width
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
@@ -59,57 +60,40 @@ class Answer:
 
 
 def render(summary: dict[str, Any], results: Results) -> str:
-    """The page as HTML. All text from files goes through Jinja's escaping; images and charts stand in the page."""
-    import jinja2
-
-    timed = origin.with_times(summary, results)
-    machines = origin.machines(results)
-    cost = (*COST, *TIMES)
+    """The page as HTML, the same for the same results wherever they are; images and charts stand in it."""
     real = read_images(PREPARED / "test.safetensors")
-    families = list(_families(timed, results))
-    crowded = len(families) > CROWD
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    families = list(_families(summary, results))
+    return fill(
+        "page.html.j2",
         fingerprint=fingerprint(summary),
         colours=charts.COLOURS,
         many=charts.MANY,
-        significant=significant,
         card=results.card,
         extractor=results.extractor,
         settings=results.settings,
         reference=results.reference,
-        summary=timed,
+        summary=summary,
         families=families,
         places=_places(families),
         cards=_cards(families, results.settings),
-        answers=_answers(timed),
+        answers=_answers(summary),
         class_shares=any(family.classes for family in families),
         left_out=_left_out(results),
-        generation=tables.generation(timed),
-        understanding=tables.understanding(timed),
-        cost=tables.Table(cost, tuple(tables.model_groups(timed, cost, same_machine=len(machines) == 1))),
+        generation=tables.generation(summary),
+        understanding=tables.understanding(summary),
+        cost=tables.Table(COST, tuple(tables.model_groups(summary, COST))),
         wall=_wall(real.images, results.card.levels),
-        stability=tables.stability(timed, (*MEASURED, *TIMES)),
+        stability=tables.stability(summary, MEASURED),
         columns={column.key: column for column in (*MEASURED, ODDITY)},
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
-        claims=claims.judge(timed if len(machines) == 1 else summary),
+        claims=claims.judge(summary),
         odd_kinds=next((kinds for f in families if (kinds := list(f.facts["oddity"]["mean"]))), []),
-        trade_offs=_trade_offs(timed, families, crowded),
-        crowded=crowded,
+        trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],
+        crowded=len(families) > CROWD,
         kinds_of_picture=_kinds_of_picture(families),
-        commit=origin.commit(),
-        machines=machines,
-        durations=origin.durations(results),
-        parameters=PATH.read_text(),
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        parameters=_parameters(),
     )
 
 
@@ -218,33 +202,17 @@ def _cards(families: list[Family], settings: Params) -> list[Card]:
         variants = []
         for other in same[1:]:
             own = settings.models[other.name].hyperparameters
-            changed = [f"{key} {own.get(key, 'off')}" for key in {**first, **own} if own.get(key) != first.get(key)]
+            other_keys = sorted(key for key in {**first, **own} if own.get(key) != first.get(key))
+            changed = [f"{key} {own.get(key, 'off')}" for key in other_keys]
             variants.append((other, ", ".join(changed) or "another training"))
         cards.append(Card(same[0], variants))
     return cards
 
 
-def _trade_offs(summary: dict[str, Any], families: list[Family], crowded: bool) -> list[Markup]:
-    """Quality against the work of drawing an image, and, where it was measured, against the speed."""
-    found = []
-    floor = summary["reference"]["real"]["fid"]
-    (fid,) = named(GENERATION[:1], summary)
-    for column in (COST[1], TIMES[0]):
-        points = []
-        for f in families:
-            means, ends = f.facts["mean"], f.facts["interval"]
-            if cost := means[column.key]:
-                quality, label = means["fid"], f.name if crowded else f.label
-                across, up = ends[column.key] or (cost, cost), ends["fid"] or (quality, quality)
-                points.append(charts.Point(label, f.series, cost, quality, across, up))
-        if points:
-            titles = (
-                f"{column.title} ({'fewer is cheaper' if column.better == 'lower' else 'more is faster'})",
-                f"{fid.title} (lower is better)",
-            )
-            what = f"{fid.title} of each model against its {column.title}, with the real-against-real floor"
-            found.append(charts.quality_against_cost(what, points, floor, titles, crowded))
-    return found
+def _parameters() -> str:
+    """What `params.yaml` says, without comments, in an order and a form of its own: DVC looks at no more than that."""
+    content = params.load().model_dump(mode="json", exclude_unset=True)
+    return yaml.safe_dump(content, default_flow_style=None, allow_unicode=True, width=100)
 
 
 def _left_out(results: Results) -> str:

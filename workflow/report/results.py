@@ -23,19 +23,18 @@ MAY_LACK = {
 
 @dataclass(frozen=True)
 class Run:
-    """One model trained with one seed; metrics: what `metrics.json` holds; timing: {} if there is no such file."""
+    """One model trained with one seed; metrics: what `metrics.json` holds."""
 
     name: str
     seed: int
     folder: Path
     metrics: dict[str, Any]
-    timing: dict[str, Any]
 
     def history(self) -> list[dict[str, float]]:
         """The lines of `history.jsonl`; raises BakeoffError, naming the file, if it is missing or damaged."""
         path = self.folder / "history.jsonl"
         try:
-            return [json.loads(line) for line in path.read_text().splitlines()]
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except FileNotFoundError:
             raise BakeoffError(f"{path}: missing; run `dvc repro train@{self.name}-{self.seed}`") from None
         except ValueError as error:
@@ -46,14 +45,12 @@ class Run:
 class Trial:
     """One model of a sweep: what it has of each thing that is varied.
 
-    losses: its least validation loss with each seed. seconds: of each training, where that is known. Both are empty if
-    its training failed, or is yet to come.
+    losses: its least validation loss with each seed; empty if its training failed, or is yet to come.
     """
 
     name: str
     values: dict[str, Any]
     losses: tuple[float, ...] = ()
-    seconds: tuple[float, ...] = ()
     failed: bool = False
 
 
@@ -109,10 +106,7 @@ def _trials(base: str, settings: Params, missing: tuple[str, ...]) -> tuple[Tria
         losses: list[float] = []
         if name not in missing and not (losses := read_losses(name, settings)):
             raise BakeoffError(f"runs/{name}: no history of all seeds; run `dvc repro`")
-        timings = [Path("runs") / name / str(seed) / "timing.json" for seed in settings.seeds]
-        times = [look_up(read_json(path), "train.seconds") for path in timings if path.exists() and losses]
-        seconds = tuple(time for time in times if time is not None)
-        found.append(Trial(name, varied(name, base, settings), tuple(losses), seconds))
+        found.append(Trial(name, varied(name, base, settings), tuple(losses)))
     failed = settings.sweeps[base].failed.items()
     return (*found, *(Trial(name, values, failed=True) for name, values in failed))
 
@@ -132,8 +126,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
             raise BakeoffError(f"{path}: no {column.path or column.key!r} in it; {remedy}")
     if metrics["taxonomy"] not in TAXONOMY:
         raise BakeoffError(f"{path}: taxonomy {metrics['taxonomy']!r} is none of: {', '.join(TAXONOMY)}")
-    timing = folder / "timing.json"
-    return Run(name, seed, folder, metrics, read_json(timing) if timing.exists() else {})
+    return Run(name, seed, folder, metrics)
 
 
 def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from workflow.report.charts import Tried, trials_over
-from workflow.report.columns import DASH, significant
+from workflow.report.columns import DASH
 from workflow.report.results import Results, Trial
 
 LONG = 20  # trials in sight, the best ones; the others are folded away
@@ -21,7 +21,6 @@ class Row:
     values: tuple[str, ...]
     loss: str
     small: str
-    seconds: str
     best: bool
     first: bool
 
@@ -87,7 +86,6 @@ def _row(trial: Trial, told: dict[str, Any], base: str) -> Row:
         values=tuple(_text(trial.values.get(key)) for key in told["varied"]),
         loss=f"{loss:.5g}" if loss is not None else "training failed" if trial.failed else "no results yet",
         small=f"± {deviation:.2g}" if deviation else "",
-        seconds=significant(statistics.fmean(trial.seconds)) if trial.seconds else DASH,
         best=trial.name == told["best"],
         first=trial.name == base,
     )

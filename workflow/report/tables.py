@@ -89,14 +89,14 @@ def labels(models: dict[str, Any]) -> dict[str, str]:
 
 
 def model_groups(
-    summary: dict[str, Any], columns: Sequence[Column], same_machine: bool = True
+    summary: dict[str, Any], columns: Sequence[Column], marked: bool = True
 ) -> list[tuple[str, tuple[Row, ...]]]:
     """A group of rows for each place of the taxonomy where a model stands.
 
-    same_machine: whether the volatile columns are comparable, so may be marked.
+    marked: whether the best of each column is.
     """
     models, names = summary["models"], labels(summary["models"])
-    tops = {c.key: best(models, c) if same_machine or not c.volatile else set() for c in columns}
+    tops = {c.key: best(models, c) if marked else set() for c in columns}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[str, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):

@@ -1,0 +1,141 @@
+"""What took how long, and on which machine: `report/speed.html` and `speed.json`, a mirror on which nothing depends.
+
+Figures are found by the SHA-256 of each model's file: they are of these very weights, measured in this folder, or there
+are none.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from workflow import timing
+from workflow.files import read_json, sha256, write_json, write_text
+from workflow.report.charts import COLOURS
+from workflow.report.columns import TIMES, look_up
+from workflow.report.html import fill
+from workflow.report.ranking import rankings
+from workflow.report.seeds import spread
+from workflow.report.summary import fingerprint
+from workflow.report.tables import Table, model_groups
+from workflow.report.trade_off import CROWD, quality_against
+
+PAGE, FACTS = Path("report/speed.html"), Path("report/speed.json")
+
+
+def write(summary: dict[str, Any]) -> None:
+    """Write both of what was measured here of the models in the summary."""
+    _write(summary, measured(summary))
+
+
+def refresh(summary: dict[str, Any]) -> None:
+    """Write them unless they say the same already: the page takes a second to make, mostly of loading matplotlib."""
+    found = measured(summary)
+    if not (PAGE.exists() and FACTS.exists() and read_json(FACTS) == found):
+        _write(summary, found)
+
+
+def _write(summary: dict[str, Any], found: dict[str, Any]) -> None:
+    write_text(PAGE, render(summary, found))
+    write_json(FACTS, found)
+
+
+def measured(summary: dict[str, Any]) -> dict[str, Any]:
+    """What `speed.json` holds.
+
+    summary: the fingerprint of that which it belongs to. runs: of each its facts by stage, none for a stage that was
+    not measured here, with the place of the machine among `machines`.
+    """
+    machines: list[dict[str, Any]] = []
+    runs = []
+    for name, seed in _runs(summary):
+        model = Path("runs") / name / str(seed) / "model.safetensors"
+        weights = sha256(model) if model.exists() else None
+        stages = {}
+        for stage, facts in (timing.read(weights) if weights else {}).items():
+            host = facts.pop("host", {})
+            if host not in machines:
+                machines.append(host)
+            stages[stage] = {**facts, "machine": machines.index(host)}
+        runs.append({"name": name, "seed": seed, "sha256": weights, **stages})
+    return {"summary": fingerprint(summary), "commit": _commit(), "machines": machines, "runs": runs}
+
+
+def _runs(summary: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """Name and seed of the runs that the summary is of, and of all that were trained in its sweeps."""
+    trials = {n: t for sweep in summary["sweeps"].values() for n, t in sweep["trials"].items() if t["losses"]}
+    for name in dict.fromkeys([*summary["models"], *trials]):
+        for seed in summary["seeds"]:
+            yield name, seed
+
+
+def _commit() -> str:
+    """The git commit that the folder is at, and whether files differ from it; why there is none, if so."""
+    head, trouble = _git("rev-parse", "--quiet", "--verify", "HEAD")
+    if head:
+        changes, trouble = _git("status", "--porcelain")
+        doubt = f", and perhaps changes (git says: {trouble})" if trouble else " with uncommitted changes"
+        return head + doubt * bool(trouble or changes)
+    if "not a git repository" in trouble:
+        return "none: the folder is not under git"
+    return f"not known: git says: {trouble}" if trouble else "none yet"
+
+
+def _git(*arguments: str) -> tuple[str, str]:
+    """What git answers, and what it complains of, in one line."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", *arguments], env=environment, capture_output=True, encoding="utf-8", errors="replace", timeout=20,
+            check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        return "", str(error)
+    return (done.stdout.strip(), "") if done.returncode == 0 else ("", " ".join(done.stderr.split())[:300])
+
+
+def with_times(summary: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The summary with the columns of TIMES put into each model, and into the ranking if one machine made all runs."""
+    models = {}
+    for name, model in summary["models"].items():
+        own = [run for run in found["runs"] if run["name"] == name]
+        times = spread({column.key: [column.read(run) for run in own] for column in TIMES})
+        models[name] = {**model, **{what: {**model[what], **numbers} for what, numbers in times.items()}}
+    ranked = rankings(models, TIMES, summary["seeds"]) if len(found["machines"]) == 1 else {}
+    return {**summary, "models": models, "ranking": {**summary["ranking"], **ranked}}
+
+
+def render(summary: dict[str, Any], found: dict[str, Any]) -> str:
+    """The page as HTML."""
+    timed, (speed, _) = with_times(summary, found), TIMES
+    several = len(found["machines"]) > 1
+    there = [run for run in found["runs"] if any(stage in run for stage in timing.STAGES)]
+    return fill(
+        "speed.html.j2",
+        fingerprint=found["summary"],
+        colours=COLOURS,
+        data=summary["data"]["name"],
+        seeds=summary["seeds"],
+        speed=Table(TIMES, tuple(model_groups(timed, TIMES, marked=not several))),
+        trade_off=None if several else quality_against(speed, timed),
+        crowded=len(summary["models"]) > CROWD,
+        stages=timing.STAGES,
+        durations=[(_called(run), [_seconds(run, stage) for stage in timing.STAGES], _places(run)) for run in there],
+        unmeasured=[_called(run) for run in found["runs"] if run not in there],
+        machines=found["machines"],
+        commit=found["commit"],
+    )
+
+
+def _called(run: dict[str, Any]) -> str:
+    return f"{run['name']} {run['seed']}"
+
+
+def _seconds(run: dict[str, Any], stage: str) -> str:
+    return TIMES[1].text(look_up(run, f"{stage}.seconds"))
+
+
+def _places(run: dict[str, Any]) -> str:
+    """The machines that the run was made on, by the numbers that the page gives them."""
+    return ", ".join(str(1 + place) for place in sorted({run[s]["machine"] for s in timing.STAGES if s in run}))
