@@ -23,7 +23,7 @@ with one_line():
             from stages.check import check, record
 
             check()
-        atexit.register(lambda: workflow.dryrun or workflow.touch or graph.record_ledger())
+        atexit.register(lambda: graph.record_ledger() if workflow.executor_plugin and not workflow.dryrun else None)
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
         )
