@@ -5,10 +5,12 @@ from pathlib import Path
 from workflow import params
 from workflow.command import run
 from workflow.compute import device_kind
+from workflow.counts import check_counts, recorded_card
+from workflow.datasets.catalogue import shape_of
 from workflow.datasets.folder import check_names
 from workflow.errors import BakeoffError
 from workflow.files import write_json
-from workflow.models.registry import check_entries
+from workflow.models.registry import check_builds, check_entries
 
 
 def check() -> None:
@@ -19,7 +21,10 @@ def check() -> None:
     if isinstance(settings.data, params.Folder):
         check_names(settings.data.root)
     check_entries(settings)
+    check_builds(settings, shape_of(settings.data))
     device_kind(settings.compute)
+    if card := recorded_card(settings.data):
+        check_counts(settings, card)
 
 
 def record() -> None:

@@ -4,14 +4,17 @@ from pathlib import Path
 
 from workflow import params
 from workflow.command import run
+from workflow.counts import check_counts
 from workflow.datasets import catalogue
-from workflow.stored import PREPARED, write_prepared
+from workflow.stored import PREPARED, as_card, write_prepared
 
 
 def main() -> None:
-    """Split it, and write the splits and their card."""
-    settings = params.load().data
-    sets, about = catalogue.prepare(settings, Path("data/raw") / settings.name)
+    """Split it, and write the splits and their card, if there are enough images for all that comes after."""
+    settings = params.load()
+    sets, about = catalogue.prepare(settings.data, Path("data/raw") / settings.data.name)
+    counts = {split: len(images) for split, images in sets.items()}
+    check_counts(settings, as_card({**about, "counts": counts, "sha256": {}}))
     write_prepared(PREPARED, sets, **about)
 
 

@@ -10,6 +10,7 @@ import torch
 from workflow import params, timing, tracking
 from workflow.command import run
 from workflow.compute import more_devices, prepare_torch
+from workflow.counts import check_evaluation, check_model
 from workflow.errors import BakeoffError
 from workflow.files import write_text
 from workflow.images import read_split, write_tensors
@@ -40,8 +41,9 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     settings = params.load()
     entry = settings.models[name]
     card, images = read_card(), read_split("train")
+    check_evaluation(settings, card)  # what `check` and `prepare` cannot see if DVC takes the data from its cache
     with contextlib.nullcontext() if team.rank else noting_failure(name, seed):
-        _check_classes(name, entry.hyperparameters.get("classes", 0), len(card.classes))
+        check_model(name, entry, card)
         model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
     file = StateFile(state_path(name, seed), _key(name, seed, settings, device), settings.save_every)
     if team.rank:
@@ -78,14 +80,6 @@ def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
     code = Code(ROOT).hashes([Path("stages/train.py")])
     parts = [tracking.content_tag(name, seed, settings), code, torch.__version__, device.type]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _check_classes(name: str, asked: int, known: int) -> None:
-    if asked not in (0, known):
-        remedy = f"set {known}, or 0 for a model that is not conditioned on them" if known else "set 0"
-        raise BakeoffError(
-            f"params.yaml: models.{name}.classes: {asked}: the data have {known or 'no'} classes; {remedy}"
-        )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import pytest
 from stages import train
 from stages.check import check
 from tests.copied_project import DVC, SNAKEMAKE, Project
+from workflow import params
+from workflow.counts import recorded_card
 from workflow.errors import BakeoffError
 
 
@@ -80,6 +82,41 @@ def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(proj
     with more, pytest.raises(BakeoffError, match=message):
         train.main("gan", 0)
     assert not (project.folder / "runs/gan").exists()
+
+
+def test_what_the_prepared_data_cannot_meet_is_refused_by_the_check(project: Project) -> None:
+    count = len(project.outputs())
+    message = (
+        r"^params\.yaml: evaluate\.neighbours: 50: too many for 50 samples \(sample\.count\); set it to 49 or lower$"
+    )
+    with (
+        _params(project, "  count: 100\n", "  count: 50\n"),
+        _params(project, "  neighbours: 5\n", "  neighbours: 50\n"),
+    ):
+        with pytest.raises(BakeoffError, match=message):
+            check()
+        with pytest.raises(BakeoffError, match=message):
+            train.main("nice", 0)
+        for old, new in (("  test: 0.2\n", "  test: 0.3\n"), ("name: digits", "name: ring")):
+            with _params(project, old, new):  # to be prepared anew
+                assert recorded_card(params.load().data) is None
+        printed = project.run(*DVC, good=False)
+    assert "error: params.yaml: evaluate.neighbours: 50: too many" in printed
+    assert len(project.outputs()) == count
+
+
+def test_a_card_that_dvc_does_not_know_is_not_asked(project: Project) -> None:
+    with contextlib.chdir(project.folder):
+        settings = params.load().data
+        card, lock = project.folder / "data/prepared/card.json", project.folder / "dvc.lock"
+        assert recorded_card(settings) is not None
+        for file, other in ((card, card.read_bytes() + b" "), (lock, b"schema: '2.0'\nstages:\n"), (lock, b": [")):
+            good = file.read_bytes()
+            try:
+                file.write_bytes(other)
+                assert recorded_card(settings) is None
+            finally:
+                file.write_bytes(good)
 
 
 def test_damaged_data_is_named_and_never_used(project: Project) -> None:

@@ -8,7 +8,6 @@ import io
 import json
 import pickle
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import yaml
 from torch import Tensor, nn
 
 from stages import evaluate as evaluating
-from stages import report, sample, train
+from stages import extractor, reference, report, sample, train
 from tests.cards import card
 from tests.conftest import ROOT
 from tests.invented_project import write
@@ -232,11 +231,11 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     about = {"name": "digits", "source": "a source", "licence": "mine", "split": "in order"}
     classes = [str(digit) for digit in range(10)]
     write_prepared(Path("data/prepared"), sets, **about, shape=[1, 8, 8], levels=17, classes=classes)
-    runpy.run_module("stages.extractor", run_name="__main__")
+    extractor.main()
     write(Path("data/ledger/models/gan.json"), {"sha256": "gan"})
     train.main("gan", 0)
     sample.main("gan", 0)
-    runpy.run_module("stages.reference", run_name="__main__")
+    reference.main()
     evaluating.main("gan", 0)
     report.build()
 

@@ -216,8 +216,13 @@ def read_card(folder: Path = PREPARED) -> Card:
     """Read the card; raises BakeoffError if it is missing or lacks a field."""
     content = read_json(folder / "card.json")
     try:
-        mixture = content.get("mixture") and Mixture(**content["mixture"])
-        lists = {key: tuple(content[key]) for key in ("shape", "classes")}
-        return Card(**{**content, **lists, "mixture": mixture})
+        return as_card(content)
     except (AttributeError, TypeError, KeyError) as error:
         raise BakeoffError(f"{folder / 'card.json'}: {error}; run the prepare stage again") from None
+
+
+def as_card(content: dict[str, Any]) -> Card:
+    """The card of what its file holds."""
+    mixture = content.get("mixture") and Mixture(**content["mixture"])
+    lists = {key: tuple(content[key]) for key in ("shape", "classes")}
+    return Card(**{**content, **lists, "mixture": mixture})

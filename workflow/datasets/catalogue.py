@@ -8,6 +8,22 @@ from workflow.datasets import embedded, published, splits
 from workflow.params import Embedded, Folder, Published
 from workflow.stored import Pieces
 
+SHAPES = {
+    "digits": (1, 8, 8),
+    "stacked_digits": (3, 8, 8),
+    **dict.fromkeys(embedded.MIXTURES, (1, 1, 2)),
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (1, 28, 28)),
+    "stacked_mnist": (3, 28, 28),
+    **dict.fromkeys(("cifar10", "svhn"), (3, 32, 32)),
+}
+
+
+def shape_of(settings: Embedded | Published | Folder) -> tuple[int, int, int]:
+    """Channels, height and width of the images, which are known before there are any."""
+    if isinstance(settings, Folder):
+        return (1 if settings.grey else 3, settings.size, settings.size)
+    return SHAPES[settings.name]
+
 
 def download(settings: Embedded | Published | Folder, raw: Path) -> None:
     """Fetch the data set as it comes into the folder `raw`; raises BakeoffError if that cannot be done."""

@@ -20,6 +20,8 @@ from workflow.models import family_file, kinds
 from workflow.models.base import Model
 from workflow.params import PATH, Params, explain
 
+LEVELS = 256  # of the images that models are built for only to see if they can be
+
 
 def model_class(kind: str) -> type[Model]:
     """The class of a family; raises BakeoffError, naming the known ones, if there is no such file."""
@@ -63,6 +65,22 @@ def check_entries(settings: Params) -> None:
                 f"{PATH}: sweeps.{name}.varied: {blind[0]!r}: no validation loss ranks models that differ in it; list "
                 "them under models alone"
             )
+
+
+def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
+    """Build every model for images of this shape; raises BakeoffError for the first that cannot be built.
+
+    Not trials of sweeps: their training refuses what cannot be, and the sweep sets them aside.
+    """
+    trials = {name for sweep in settings.sweeps.values() for name in sweep.trials}
+    for name, entry in settings.models.items():
+        if name in trials:
+            continue
+        checked = check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
+        try:
+            model_class(entry.kind)(shape, LEVELS, **checked)
+        except ValueError as error:
+            raise BakeoffError(f"{PATH}: models.{name}: {error}") from None
 
 
 def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:
