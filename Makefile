@@ -3,13 +3,14 @@ UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE # else every stage compiles torch anew
+PYTEST = python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadfile --no-loadscope-reorder
 LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help repro test check bench cluster ui clean lock
+.PHONY: help repro test test-all check bench cluster ui clean lock
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/:/' | column -t -s:
 
 repro: .venv/installed  ## install what is missing, run what has changed, show the results; PRESET=mnist: of that preset
 	@if [ -n "$(PRESET)" ]; then python -m stages.preset "$(PRESET)"; fi
@@ -17,8 +18,11 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	dvc repro
 	@python -m stages.report --show
 
-test: .venv/installed  ## install what is missing, run the tests
-	python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadfile --no-loadscope-reorder
+test: .venv/installed  ## install what is missing, run the tests but for those that take long
+	$(PYTEST)
+
+test-all: test  ## and then those too, of kills at random, sweeps, clusters and servers
+	$(PYTEST) -m slow
 
 check: .venv/installed  ## lint, format check, types, known vulnerabilities of the locked packages
 	pre-commit run --all-files

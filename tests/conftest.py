@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 gc.set_threshold(100_000)  # as in stages/__init__.py
 # What takes minutes: begun last, these would keep one process busy long after the others have ended.
-LONGEST = ("test_slurm.py", "test_engines.py", "test_models.py", "test_storage.py")
+LONGEST = (
+    "test_slurm.py",
+    "test_engines.py",
+    "test_models.py",
+    "test_soak.py",
+    "test_sweep_runs.py",
+    "test_storage.py",
+)
 
 
 @pytest.fixture(autouse=True)

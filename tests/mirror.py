@@ -41,14 +41,14 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
                 for byte in content[:3]:
                     self.wfile.write(bytes([byte]))
                     self.wfile.flush()
-                    time.sleep(0.2)
+                    time.sleep(0.8)
                 content = content[3:]
             if fault in ("cut", "stall"):
                 content = content[: len(content) // 2]
             self.wfile.write(content)
             self.wfile.flush()
             if fault == "stall":
-                released.wait(20)
+                released.wait(600)
             self.close_connection = True
 
         def log_message(self, *args: object) -> None:

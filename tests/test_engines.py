@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, TRAINED, Project, trained, untrained
-from tests.tracking.conftest import wait_for
+from tests.tracking.conftest import PATIENCE, wait_for
 from workflow.files import read_json
 
 # What takes a good part of a second or more to load, and which stages may have it loaded when they end.
@@ -190,7 +190,7 @@ def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
     running = project.start(*engine)
     wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
     os.killpg(running.pid, how)
-    assert running.wait(180) != 0
+    assert running.wait(PATIENCE) != 0
 
 
 def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
         assert "Traceback" not in refused
     os.kill(running.pid, signal.SIGKILL)
     os.killpg(running.pid, signal.SIGCONT)
-    running.wait(180)
+    running.wait(PATIENCE)
     assert project.ran(*engine) == {"train@gan-0"}
     assert trained(project) == trained(by_snakemake)
 

@@ -83,6 +83,7 @@ class Pictures(torch.utils.data.Dataset[Tensor]):
         return self.images[i]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_known")
 def test_features_and_measures_are_torch_fidelitys(weights: Path, folder: Path) -> None:
     import torch_fidelity

@@ -20,7 +20,7 @@ import yaml
 
 from stages import sample, train
 from tests.invented_project import write
-from tests.tracking.conftest import make, wait_for
+from tests.tracking.conftest import PATIENCE, make, wait_for
 from workflow import state
 from workflow.errors import BakeoffError, one_line
 from workflow.images import read_tensors
@@ -97,7 +97,7 @@ def _disturb(how: int, when: int) -> int | None:
     if how == signal.SIGTERM:  # as it comes from those who tell a process and its group
         time.sleep(0.05)
         os.kill(child.pid, how)
-    child.join(60)
+    child.join(PATIENCE)
     return child.exitcode
 
 
@@ -168,7 +168,7 @@ def _edit_loop() -> None:
     for place in ("stages", "workflow"):
         shutil.copytree(train.ROOT / place, place)
     with Path("workflow/training.py").open("a") as file:
-        file.write("# edited\n")
+        file.write("EDITED = True\n")
     train.ROOT = Path()
 
 

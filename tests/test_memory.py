@@ -75,6 +75,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory that is a process's own")
 @pytest.mark.parametrize(("limit", "enough"), [(1000, True), (TRAIN, False)])
 def test_memory_is_bounded_however_many_training_images(images: Path, limit: int, enough: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.copied_project import DVC, SNAKEMAKE, Project
-from tests.tracking.conftest import wait_for
+from tests.tracking.conftest import PATIENCE, wait_for
 from workflow import params
 from workflow.files import read_json
 
@@ -33,7 +33,7 @@ def test_optunas_trials_cut_off_and_taken_up_again_by_both_engines(tmp_path: Pat
     running = project.start(*command)
     wait_for(lambda: (project.folder / "data/raw").exists())
     os.killpg(running.pid, signal.SIGKILL)
-    running.wait(180)
+    running.wait(PATIENCE)
     first = params.load(path)
     assert first.sweeps["nice"].trials == ["nice_1", "nice_2"]
 

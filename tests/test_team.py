@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.tracking.conftest import wait_for
+from tests.tracking.conftest import PATIENCE, wait_for
 from workflow import params
 from workflow.errors import BakeoffError
 from workflow.history import Record
@@ -147,6 +147,7 @@ def _long(team: Team, device: torch.device, folder: Path) -> None:
     write_tensors(folder / "weights", fitted.state)
 
 
+@pytest.mark.slow
 def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     resource_tracker.ensure_running()  # here: one of the fork's own complains, as a fork cleans nothing up
     fork = multiprocessing.get_context("fork")
@@ -155,7 +156,7 @@ def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: py
     wait_for(lambda: (tmp_path / "state").exists())
     assert child.pid
     os.kill(child.pid, signal.SIGTERM)
-    child.join(60)
+    child.join(PATIENCE)
     assert child.exitcode == 130
     told = capfd.readouterr().err.splitlines()
     assert [line for line in told if line.startswith("stopped; the same command goes on after step ")] == told

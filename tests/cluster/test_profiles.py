@@ -13,7 +13,7 @@ from tests.cluster.conftest import needed
 from tests.cluster.pretend_kubectl import install
 from tests.conftest import ROOT
 from tests.copied_project import TRAINED, Project, lengthen
-from tests.tracking.conftest import wait_for
+from tests.tracking.conftest import PATIENCE, wait_for
 
 FOLDERS = ("profiles/default", "workflow/profiles/slurm", "workflow/profiles/kubernetes")
 ON_KUBERNETES = ("snakemake", "--workflow-profile", "workflow/profiles/kubernetes")
@@ -40,6 +40,7 @@ def test_the_container_has_the_locks_packages_and_a_python_that_they_are_for() -
     assert f"uv=={version[1]}" in lines
 
 
+@pytest.mark.slow
 def test_stages_run_as_pods_and_a_pod_that_is_deleted_comes_again_with_more_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,7 +56,7 @@ def test_stages_run_as_pods_and_a_pod_that_is_deleted_comes_again_with_more_memo
     wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
     (training,) = (tmp_path / "pods").glob("*-bakeoff-train-gan-0-*")
     subprocess.run(["kubectl", "delete", f"job.batch/{training.name}"], check=True)
-    assert running.wait(180) == 0, (project.folder / "started.log").read_text()
+    assert running.wait(PATIENCE) == 0, (project.folder / "started.log").read_text()
     assert "stopped; the same command goes on after step" in (training / "log").read_text()
     pods = [json.loads((pod / "job.json").read_text()) for pod in sorted((tmp_path / "pods").iterdir())]
     (containers,) = zip(*(pod["spec"]["template"]["spec"]["containers"] for pod in pods), strict=True)

@@ -14,8 +14,9 @@ import pytest
 from tests.cluster.conftest import needed
 from tests.cluster.slurm import GPUS, Job, jobs, slurm, table, why_not
 from tests.copied_project import DVC, SNAKEMAKE, TRAINED, Project, lengthen, trained, untrained
-from tests.tracking.conftest import wait_for
+from tests.tracking.conftest import PATIENCE, wait_for
 
+pytestmark = pytest.mark.slow
 ASKS_AFTER = "--slurm-init-seconds-before-status-checks"  # and again after ten seconds more, until a job has ended
 ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", ASKS_AFTER, "1")
 STATE = "states/gan-0.safetensors"
@@ -81,7 +82,7 @@ def test_a_job_that_is_killed_comes_again_with_more_memory_and_one_out_of_time_g
     stopped = _training(project, other_than=killed, since=state)
     os.kill(stopped, signal.SIGSTOP)  # else it might be over too soon
     subprocess.run(["scontrol", "update", f"JobId={jobs()[-1].number}", "EndTime=now"], check=True)
-    assert running.wait(180) == 0
+    assert running.wait(PATIENCE) == 0
     ran = jobs()[before:]
     assert [(job.state, job.mem_mb) for job in ran] == [("FAILED", 4000), ("TIMEOUT", 8000), ("COMPLETED", 12000)]
     assert "stopped; the same command goes on after step" in _log(project, ran[1])
@@ -95,13 +96,13 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     running = project.start(*ON_SLURM, ASKS_AFTER, "60", TRAINED[0])
     _training(project)  # before Snakemake asks for its job, which while it asks it would forget to cancel
     running.send_signal(signal.SIGINT)
-    assert running.wait(180) != 0
+    assert running.wait(PATIENCE) != 0
     wait_for(lambda: jobs()[-1].state == "CANCELLED")
     assert "stopped; the same command goes on after step" in _log(project, jobs()[-1])
     running = project.start(*ON_SLURM, "--retries", "0", TRAINED[0])
     _training(project)
     subprocess.run(["scancel", str(jobs()[-1].number)], check=True)
-    assert running.wait(180) != 0
+    assert running.wait(PATIENCE) != 0
     printed = (project.folder / "started.log").read_text()
     assert re.search(r"Error in rule train_gan_0:\n.*SLURM status is: 'CANCELLED'", printed, re.DOTALL)
     assert (project.folder / STATE).exists()

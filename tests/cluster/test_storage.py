@@ -12,7 +12,9 @@ import yaml
 
 from tests.cluster.storage_server import BUCKET, SECRETS, StorageServer
 from tests.copied_project import SNAKEMAKE, Project
+from tests.tracking.conftest import PATIENCE
 
+pytestmark = pytest.mark.slow
 FILES = ("runs/gan/0/model.safetensors", "runs/nice/0/model.safetensors")  # so much of the graph is enough here
 STAGES = ("train@gan-0", "train@nice-0")
 CHANGED = ("dvc", "repro", "--pull", "--allow-missing", "train@nice-0")
@@ -128,7 +130,7 @@ def test_a_push_that_was_killed_goes_on_where_it_was(origin: Project, storage: S
     storage.hold_after(5)
     pushing = origin.start("dvc", "push", "-r", "other")
     try:
-        assert storage.held.wait(180), (origin.folder / "started.log").read_text()
+        assert storage.held.wait(PATIENCE), (origin.folder / "started.log").read_text()
         os.killpg(pushing.pid, signal.SIGKILL)
         pushing.wait()
     finally:

@@ -15,9 +15,10 @@ import yaml
 from tests.cluster.conftest import need_packages, need_program
 from tests.cluster.storage_server import StorageServer
 from tests.cluster.tracking_server import mlflow_server, postgres, rows, wait_until_up
-from tests.tracking.conftest import RECORDS, client, expected, make, only, points, runs
+from tests.tracking.conftest import PATIENCE, RECORDS, client, expected, make, only, points, runs
 from workflow import params, tracking
 
+pytestmark = pytest.mark.slow
 WRITERS = range(16)
 FORKS = multiprocessing.get_context("forkserver")  # not of this process, in which a server has threads
 FILES = ("samples.png", "metrics.json", "history.jsonl")
@@ -62,9 +63,9 @@ def at_once(server: Server, target: Callable[..., None], each: list[tuple[Any, .
     for process in processes:
         process.start()
     wait_until_up(server.address)
-    barrier.wait(180)
+    barrier.wait(PATIENCE)
     for process in processes:
-        process.join(180)
+        process.join(PATIENCE)
         assert process.exitcode == 0
 
 

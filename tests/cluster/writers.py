@@ -14,7 +14,7 @@ import mlflow.entities
 import mlflow.pyfunc  # noqa: F401 -- to have it loaded, like the others
 import pandas  # noqa: F401
 
-from tests.tracking.conftest import RECORDS
+from tests.tracking.conftest import PATIENCE, RECORDS
 from workflow import params, tracking
 
 
@@ -34,7 +34,7 @@ def train_and_mirror(folder: Path, seed: int, with_model: bool, barrier: Any, ad
     if not with_model:  # a hundred files, most of them code, the same for all
         tracking.Store._log_model = lambda *_: None  # type: ignore[method-assign]
     with _writing(folder, address) as settings:
-        barrier.wait(180)
+        barrier.wait(PATIENCE)
         with tracking.live("nice", seed, settings) as log:
             for record in RECORDS:
                 log(record)
@@ -47,5 +47,5 @@ def train_the_same(folder: Path, barrier: Any, address: str) -> None:
     """Ask for the run of a content, in the moment in which others ask for it."""
     with _writing(folder, address) as settings, tracking._never_failing():
         store = tracking.Store(settings.data.name)
-        barrier.wait(180)
+        barrier.wait(PATIENCE)
         store.run("vae", 0, settings)

@@ -174,6 +174,7 @@ def _of_these_records(name: str) -> None:
     Path(f"runs/{name}/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     project: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

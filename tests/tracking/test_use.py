@@ -30,6 +30,7 @@ for name, run in (argument.split("=") for argument in sys.argv[2:]):
 """
 
 
+@pytest.mark.slow
 def test_a_logged_model_draws_what_the_model_draws_wherever_it_is_loaded(
     mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
