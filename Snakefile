@@ -101,7 +101,7 @@ onstart:
 
 
 onsuccess:
-    graph.settle()
+    graph.settle(done=True)
 
 
 onerror:

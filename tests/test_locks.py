@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.copied_project import Project
 from workflow.errors import BakeoffError
 from workflow.locks import repair
@@ -92,3 +93,20 @@ def test_only_locks_of_engines_that_are_alive_stay(locks: Path, start: Start) ->
     before = locks.stat().st_mtime_ns
     repair(locks.parent)
     assert (json.loads(locks.read_text(encoding="utf-8")), locks.stat().st_mtime_ns) == (left, before)
+
+
+@pytest.mark.parametrize("kept", [0, 1, 40])
+def test_half_of_dvc_lock_is_set_aside_and_a_whole_one_is_not(
+    kept: int, locks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded, aside = locks.parents[2] / "dvc.lock", locks.parent / "dvc.lock.damaged"
+    whole = (ROOT / "dvc.lock").read_text(encoding="utf-8")
+    for text in (whole, whole.rstrip("\n")):  # the second as an editor may leave it
+        recorded.write_text(text, encoding="utf-8")
+        repair(locks.parent)
+        assert recorded.read_text(encoding="utf-8") == text
+    recorded.write_text(whole[:kept], encoding="utf-8")
+    repair(locks.parent)
+    assert not recorded.exists()
+    assert aside.read_text(encoding="utf-8") == whole[:kept]
+    assert capsys.readouterr().err.startswith("warning: dvc.lock: cut off by a kill, so set aside as ")

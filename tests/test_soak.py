@@ -97,9 +97,6 @@ def _is_whole(lock: Path) -> bool:
 def _remedy(project: Project) -> None:
     """What docs/reliability.md tells those to do who start DVC themselves, and nothing else."""
     project.run("python", "-m", "workflow.locks")
-    lock = project.folder / "dvc.lock"
-    if lock.exists() and not _is_whole(lock):
-        lock.unlink()
 
 
 def _moments(engine: str, last: float) -> Iterator[float]:

@@ -6,6 +6,7 @@ committed to DVC while others run, so that a run that is cut off loses next to n
 """
 
 import atexit
+import contextlib
 import copy
 import json
 import logging
@@ -30,6 +31,7 @@ CHECKED, LEDGER = "data/checked.json", "data/ledger"
 GATES = ([CHECKED], [LEDGER])  # outputs of the stages that do so
 MARKER = Path(".snakemake/changed")
 PLAN = Path(".snakemake/plan.json")
+ORDER = Path(".snakemake/order.json")  # of dvc.lock, before a run that has not ended yet and as it left it last
 COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; what took long is committed at once
 LEAST_SHARE = 20  # at least so many times as long as a commit took goes by before the next
 
@@ -139,7 +141,7 @@ class Graph:
         self._finished: Callable[[], dict[int, str]] = dict
         self._committed, self._cost = 0.0, 0.0  # when, on the monotonic clock; seconds that it took
         self._lock = _Lock()
-        self._locked_before = list(self._lock.read())
+        self._locked_before = self._read_order()
         self._order = [stage.addressing for stage in ordered]
 
     def _rank(self, graph: Any, ordered: list[Any]) -> None:
@@ -238,21 +240,14 @@ class Graph:
         if longest > LONG or now > self._committed + max(COMMIT_EVERY, LEAST_SHARE * self._cost):
             self._commit_pending()
 
-    def settle(self) -> None:
-        """Commit what could not be committed before, and leave dvc.lock as `dvc repro` would have.
-
-        DVC appends new stages to the file as it runs them; Snakemake finishes them in another order.
-        """
+    def settle(self, done: bool = False) -> None:
+        """Commit what could not be committed before; done: whether the run has come to its end."""
         self._take_note(())
         if error := self._commit_pending():
             names = " ".join(self._pending)
             print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
-            return
-        before, stages = self._locked_before, self._lock.read()
-        ordered = [*before, *(name for name in self._order if name in stages and name not in before)]
-        if ordered != list(stages):
-            with self._repo.lock:
-                self._lock.write({name: stages[name] for name in ordered})
+        elif done:
+            ORDER.unlink(missing_ok=True)
 
     def record_ledger(self) -> None:
         """Commit the ledger, which the Snakefile has brought up to date, also where there was nothing else to do."""
@@ -275,7 +270,7 @@ class Graph:
                     stage.commit(relink=False)
                 # Copies: what two stages share, DVC, which writes one after the other, has in each of them.
                 locked = {stage.addressing: copy.deepcopy(to_lockfile(stage)[stage.addressing]) for stage in stages}
-                self._lock.write(self._lock.read() | locked)
+                self._write_lock(self._lock.read() | locked)
         except (DvcException, BakeoffError) as error:  # another DVC command holds the lock, or dvc.lock was edited
             return str(error)
         for stage in stages:
@@ -287,6 +282,28 @@ class Graph:
         self._committed = time.monotonic()
         self._cost = self._committed - start
         return None
+
+    def _write_lock(self, stages: dict[str, Any]) -> None:
+        """Write dvc.lock as `dvc repro` would, which appends new stages in the order of the graph.
+
+        Snakemake ends them in any order, and a run that was cut off is gone on with: so what was there before it began
+        is kept beside.
+        """
+        before = self._locked_before
+        new = [name for name in self._order if name in stages and name not in before]
+        names = [*(name for name in before if name in stages), *new]
+        names += [name for name in stages if name not in names]
+        self._lock.write({name: stages[name] for name in names})
+        write_text(ORDER, json.dumps({"before": before, "after": names}))
+
+    def _read_order(self) -> list[str]:
+        """The stages of dvc.lock before this run, or before one that was cut off if nobody has written it since."""
+        names = list(self._lock.read())
+        with contextlib.suppress(BakeoffError, KeyError, TypeError):
+            known = read_json(ORDER)
+            if known["after"] == names:
+                return list(known["before"])
+        return names
 
 
 class _Lock:

@@ -1,7 +1,7 @@
-"""DVC's list of locks, `.dvc/tmp/rwlock`, after a kill: `python -m workflow.locks` puts it right.
+"""What a kill has made of the files that DVC rewrites in place: `python -m workflow.locks` puts them right.
 
-DVC rewrites the list in place, so a kill at that moment leaves half of one, which no command of DVC reads any more; and
-it tells a process by its number, which after a restart may be another program's.
+A kill at such a moment leaves half a list of locks (`.dvc/tmp/rwlock`), or half of `dvc.lock`, with which no command of
+DVC works any more. And DVC tells a process by its number, which after a restart may be another program's.
 """
 
 import json
@@ -17,12 +17,50 @@ FOLDER = Path(".dvc/tmp")
 
 
 def repair(folder: Path = FOLDER) -> None:
-    """Drop the locks of processes that are gone, and a list that cannot be read if no engine is at work here.
+    """Drop the locks of processes that are gone, and what a kill has left half written if no engine is at work here.
 
-    folder: DVC's folder of temporary files. Raises BakeoffError, naming the process, if the list cannot be read and an
+    Half of `dvc.lock` is set aside in the folder, with a warning: DVC then takes what it had recorded from its cache.
+    folder: DVC's folder of temporary files. Raises BakeoffError, naming the process, if a file cannot be read and an
     engine runs in this project.
     """
-    locks = folder / "rwlock"
+    project = folder.resolve().parents[1]
+    _repair_list(folder / "rwlock", project)
+    recorded = project / "dvc.lock"
+    if recorded.exists() and _is_cut_off(recorded.read_text(encoding="utf-8")):
+        _refuse_if_at_work(recorded, project)
+        aside = folder / "dvc.lock.damaged"
+        recorded.replace(aside)
+        told = f"cut off by a kill, so set aside as {aside}; what it recorded comes from DVC's cache, or is made again"
+        print(f"warning: dvc.lock: {told}", file=sys.stderr)
+
+
+def _is_cut_off(text: str) -> bool:
+    """Whether DVC was killed while it wrote this as `dvc.lock`: it writes the end of the last line last."""
+    if text.endswith("\n"):
+        return False
+    from dvc.exceptions import DvcException
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from dvc.utils.serialize import parse_yaml
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(parse_yaml(text, "dvc.lock") or {"": ""})
+    except (DvcException, Invalid):
+        return True
+    return False
+
+
+def _refuse_if_at_work(damaged: Path, project: Path) -> None:
+    """Raise BakeoffError if an engine runs in this project: it may be the one that writes the file."""
+    if engine := next(_engines(project), None):
+        number, command = engine
+        raise BakeoffError(
+            f"{damaged}: damaged, and process {number} ({command}) is at work in this folder; wait for it, or end it, "
+            "and run again"
+        )
+
+
+def _repair_list(locks: Path, project: Path) -> None:
     try:
         text = locks.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -30,12 +68,7 @@ def repair(folder: Path = FOLDER) -> None:
     try:
         kinds = _known(json.loads(text))
     except (ValueError, AttributeError, TypeError, KeyError):
-        if engine := next(_engines(folder.resolve().parents[1]), None):
-            number, command = engine
-            raise BakeoffError(
-                f"{locks}: damaged, and process {number} ({command}) is at work in this folder; wait for it, or end "
-                "it, and run again"
-            ) from None
+        _refuse_if_at_work(locks, project)
         locks.unlink(missing_ok=True)
         return
     left = {
@@ -80,8 +113,7 @@ def _engines(project: Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_engine(command: list[str]) -> bool:
-    words = " ".join(command)
-    return "dvc" in words or "snakemake" in words
+    return any(Path(word).name in ("dvc", "snakemake") for word in command[:5])  # behind Python and its options
 
 
 if __name__ == "__main__":

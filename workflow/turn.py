@@ -20,7 +20,8 @@ def alone() -> Iterator[None]:
 
     FOLDER.mkdir(exist_ok=True)
     stage = " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
-    lock = FileLock(FOLDER / re.sub(r"[^\w.-]", "_", f"{stage}.lock"))
+    name = re.sub(r"[^\w.-]", "_", stage)[:200]  # file systems take 255 bytes
+    lock = FileLock(FOLDER / f"{name}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
