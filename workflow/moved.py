@@ -16,9 +16,10 @@ PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logg
 def follow(database: Path, artifacts: Path) -> None:
     """Let the database name this folder of artifacts where it names that of another folder of the project.
 
-    database: the project's `mlflow.db`, which may not exist yet. artifacts: its `mlartifacts`.
+    database: the project's `mlflow.db`, which may not exist yet; a link is to another folder's, which is left alone.
+    artifacts: its `mlartifacts`.
     """
-    if not database.exists():
+    if not database.exists() or database.is_symlink():
         return
     here = artifacts.as_uri()
     with closing(sqlite3.connect(database)) as store, store:
@@ -27,8 +28,8 @@ def follow(database: Path, artifacts: Path) -> None:
             return
         found = store.execute("SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location IS NOT NULL")
         for (old,) in found.fetchall():
-            if old == here or not old.endswith(f"/{artifacts.name}"):
-                continue  # this one, or of no project: MLflow's default experiment
+            if old == here or not (old.startswith("file:") and old.endswith(f"/{artifacts.name}")):
+                continue  # this one, or of no project's folder: MLflow's default experiment, a bucket
             for table, column in PLACES:
                 if table in tables:
                     inside = f"substr({column} || '/', 1, ?) = ?"

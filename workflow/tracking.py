@@ -124,18 +124,19 @@ def _project() -> Path:
     return Path(os.environ.get("DVC_ROOT") or ".").resolve()
 
 
-def _database() -> Path:
+def database() -> Path:
+    """The project's own store."""
     return _project() / "mlflow.db"
 
 
-def _artifacts() -> Path:
+def artifacts() -> Path:
     """Where the files of runs go that are in the project's own store."""
     return _project() / "mlartifacts"
 
 
 def store_uri() -> str:
     """The store: MLFLOW_TRACKING_URI if it is set, else a SQLite file in the project."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_database()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{database()}"
 
 
 def experiment_name(data: str) -> str:
@@ -158,10 +159,10 @@ class Store:
         local = uri.startswith("sqlite:")
         # What MLflow does in a SQLite file by looking first and writing then (the tables of a fresh file, the
         # experiment, the data set) fails for all but one of several processes at once. A server is `_asked` again.
-        self.alone = FileLock(f"{_database()}.lock", timeout=GRACE) if local else contextlib.nullcontext()
+        self.alone = FileLock(f"{database()}.lock", timeout=GRACE) if local else contextlib.nullcontext()
         with self.alone:
-            if local and uri == f"sqlite:///{_database()}":
-                moved.follow(_database(), _artifacts())
+            if local and uri == f"sqlite:///{database()}":
+                moved.follow(database(), artifacts())
             self.client = MlflowClient(tracking_uri=uri)
             self.experiment = _asked(lambda: self._experiment(experiment_name(data), local))
 
@@ -239,7 +240,7 @@ class Store:
     def _experiment(self, name: str, local: bool) -> str:
         """The id of the experiment of this name, made if there is none, brought back if somebody deleted it."""
         if not (found := self.client.get_experiment_by_name(name)):
-            place = _artifacts().as_uri() if local else None
+            place = artifacts().as_uri() if local else None
             return str(self.client.create_experiment(name, place, {"mlflow.note.content": ABOUT}))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)

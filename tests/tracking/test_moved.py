@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 
 from tests.tracking.conftest import MODELS, Settings, client, edit, only, runs
-from workflow import params, tracking
+from workflow import params, tracking, ui
 from workflow.files import read_json
 
 
@@ -60,6 +60,15 @@ def test_a_moved_folder_goes_on(mirrored: Path, tmp_path: Path, monkeypatch: pyt
     _evaluated_anew()
     _assert_all_here(moved)
     assert not (tmp_path / "old").exists()
+
+
+def test_the_page_of_a_copy_is_of_its_own_files(
+    mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(mirrored, tmp_path / "copy")
+    monkeypatch.chdir(copy)
+    ui.address(5000)  # before anything has been mirrored there
+    assert all(_place(run.info.artifact_uri).is_relative_to(copy / "mlartifacts") for run in runs())
 
 
 def test_files_that_have_not_come_with_the_store_are_logged_again(

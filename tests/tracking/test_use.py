@@ -10,6 +10,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,6 +97,20 @@ def test_the_printed_address_shows_the_runs_and_a_click_a_run_and_its_samples(
         picture = "return [...document.images].some(i => i.src.startsWith('blob:') && i.naturalWidth > 100)"
         wait_for(lambda: "neighbours_samples.png" in browser.execute_script(shown))
         wait_for(lambda: browser.execute_script(picture))
+        browser.get(f"{address.partition('#')[0]}#/experiments")
+        wait_for(lambda: "generative-bakeoff/digits" in browser.execute_script(shown))
+        browser.find_element("xpath", "//*[text()='Model training']").click()  # as the second line says
+        wait_for(lambda: opened(browser) and names <= set(browser.execute_script(shown).split()))
+
+
+def opened(browser: Any) -> bool:
+    """Whether the experiment has been opened from the list, by clicks: the first may only close a tip of MLflow's."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    with contextlib.suppress(StaleElementReferenceException):  # drawn anew meanwhile
+        for link in browser.find_elements("link text", "generative-bakeoff/digits"):
+            link.click()
+    return "/runs" in browser.current_url
 
 
 def test_without_runs_it_says_what_to_do(
@@ -106,4 +121,14 @@ def test_without_runs_it_says_what_to_do(
         ui.main([])
     with pytest.raises(BakeoffError, match=r"usage: python -m workflow\.ui \[PORT\]"):
         ui.main(["x"])
+    Path("mlflow.db").write_text("no database", encoding="utf-8")
+    with pytest.raises(BakeoffError, match=r"^mlflow\.db: file is not a database; if it is damaged, delete it"):
+        ui.main([])
+    Path("mlflow.db").unlink()
+    with pytest.raises(BakeoffError, match=r"^mlflow\.db: not there yet; run `make repro` first"):
+        ui.main([])
+    assert not Path("mlflow.db").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(BakeoffError, match=r"^MLFLOW_TRACKING_URI: is of a server"):
+        ui.main([])
     assert capsys.readouterr().out == ""
