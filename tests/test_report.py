@@ -237,7 +237,7 @@ def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text()).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg"]
-    assert len(charts) == 4 + 3 + 5 + 4 + 1  # curves, the GAN's, class histograms, odd inputs, quality against cost
+    assert len(charts) == 4 + 3 + 5 + 4 + 2  # curves, the GAN's, class histograms, odd inputs, quality against cost
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 
