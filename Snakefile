@@ -23,7 +23,8 @@ with one_line():
             from stages.check import check, record
 
             check()
-        atexit.register(lambda: graph.record_ledger() if workflow.executor_plugin and not workflow.dryrun else None)
+        ran = lambda: workflow.executor_plugin and not (workflow.dryrun or workflow.touch)
+        atexit.register(lambda: ran() and graph.record_ledger())
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
         )

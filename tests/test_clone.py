@@ -22,6 +22,8 @@ def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}/.venv/bin:{os.environ['PATH']}")
     monkeypatch.delenv("PYTHONPATH")
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):  # of the make that may have started the tests
+        monkeypatch.delenv(name, raising=False)
     return tmp_path
 
 

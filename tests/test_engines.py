@@ -117,6 +117,7 @@ def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path
     assert "report/index.html" in clone.outputs()
 
 
+@pytest.mark.slow
 def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_report(
     by_snakemake: Project, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
     assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}
 
 
+@pytest.mark.slow
 def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     project = by_snakemake.copy(tmp_path)
     project.edit("workflow/report/page.html.j2", "</main>", "</MAIN>")
@@ -193,6 +195,7 @@ def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
     assert running.wait(PATIENCE) != 0
 
 
+@pytest.mark.slow
 def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_path: Path) -> None:
     project, engine = untrained(by_dvc, tmp_path), (*DVC, "train@gan-0")
     _interrupt(project, engine, signal.SIGKILL)
@@ -200,6 +203,7 @@ def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_pa
     assert trained(project) == trained(by_dvc)
 
 
+@pytest.mark.slow
 def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
     by_snakemake: Project, tmp_path: Path
 ) -> None:
@@ -218,6 +222,7 @@ def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
     assert trained(project) == trained(by_snakemake)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp_path: Path) -> None:
     project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
     _interrupt(project, engine, signal.SIGINT)
@@ -263,6 +268,7 @@ def test_parameters_that_come_by_snakemakes_own_way_are_refused(by_snakemake: Pr
     assert "error: --config, --configfile: epochs: parameters are in params.yaml; change them there\n" in printed
 
 
+@pytest.mark.slow
 def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
     by_dvc: Project, by_snakemake: Project, tmp_path: Path
 ) -> None:
@@ -284,6 +290,7 @@ def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
     assert b"&id001" in copies[0]
 
 
+@pytest.mark.slow
 def test_leftovers_change_nothing_also_in_a_clone(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path / "origin")
     project.edit("params.yaml", "  nice:\n", "  flow:\n")
@@ -314,6 +321,7 @@ def _clone(project: Project, folder: Path) -> Project:
     return clone
 
 
+@pytest.mark.slow
 def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
     pictures = tmp_path / "my own pictures"
     pictures.mkdir()
@@ -323,6 +331,7 @@ def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
     project = Project(tmp_path / "project")
     settings = yaml.safe_load((project.folder / "params.yaml").read_text())
     settings["data"] = {"name": "folder", "root": str(pictures), "size": 8, "valid": 0.25, "test": 0.25}
+    settings["evaluate"]["neighbours"] = 1  # of two test images
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     card = "data/prepared/card.json"
     assert project.ran("dvc", "repro", "prepare") == {"ledger", "check", "download", "prepare"}

@@ -295,6 +295,8 @@ class Store:
         from mlflow.pyfunc import save_model
         from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
+        from workflow import sampler  # which MLflow runs again, from its file, when it loads the model
+
         run_id, here = run.info.run_id, Path(__file__).parent
         if logged := run.outputs.model_outputs if run.outputs else []:
             model_id = logged[0].model_id
@@ -306,7 +308,7 @@ class Store:
         with tempfile.TemporaryDirectory() as temporary:
             save_model(
                 temporary,
-                python_model=str(here / "sampler.py"),
+                python_model=sampler.__file__,
                 artifacts={"model": str(weights)},
                 code_paths=[str(here)],
                 signature=ModelSignature(inputs, outputs),
