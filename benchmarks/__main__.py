@@ -49,7 +49,7 @@ def _tables(results: dict[str, dict[str, object]]) -> str:
         host_facts, rows = part["host"], part["rows"]
         assert isinstance(host_facts, dict)
         assert isinstance(rows, list)
-        about = ast.get_docstring(ast.parse(Path(f"benchmarks/{name}.py").read_text())) or ""
+        about = ast.get_docstring(ast.parse(Path(f"benchmarks/{name}.py").read_text(encoding="utf-8"))) or ""
         packages = host_facts["packages"]
         where = (
             f"{part['measured']}, {host_facts['processor']}, {host_facts['cores']} cores, Python "

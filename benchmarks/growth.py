@@ -53,7 +53,7 @@ work, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 over = threading.Event()
 
 def held():
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 def watch(most):

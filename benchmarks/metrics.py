@@ -195,7 +195,7 @@ def _row(what: str, alternative: str, ours: Work, theirs: Work, pairs: int) -> R
 
     def measured() -> None:
         before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # begin the peak anew
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # begin the peak anew
         kept(ours)()
         peaks.append(_memory("VmHWM") - before)
 
@@ -208,5 +208,5 @@ def _row(what: str, alternative: str, ours: Work, theirs: Work, pairs: int) -> R
 
 def _memory(key: str) -> float:
     """A line of this process's memory, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith(key))

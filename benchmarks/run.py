@@ -49,7 +49,7 @@ def _copy(folder: Path) -> Path:
 
 
 def _plans(command: tuple[str, ...], project: Path) -> Iterator[Row]:
-    whole: dict[str, Any] = yaml.safe_load((project / "params.yaml").read_text())
+    whole: dict[str, Any] = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     before: tuple[int, float] | None = None
     for models, seeds in SIZES:
         kept = dict(list(whole["models"].items())[:models])
@@ -67,7 +67,7 @@ def _whole_run(project: Path) -> Row:
     command = ("snakemake", "--cores", str(CORES))
     wall, cpu = _timed(command, project)
     work = {stage: _seconds(project, stage) for stage in ("train", "sample", "evaluate")}
-    stages = len(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
+    stages = len(yaml.safe_load((project / "dvc.lock").read_text(encoding="utf-8"))["stages"])
     overhead = (CORES * wall - sum(work.values())) / work["train"]
     return _row("run: " + " ".join(command), stages, wall, cpu, work=sum(work.values()), train=work["train"],
                 overhead=overhead)  # fmt: skip

@@ -199,7 +199,7 @@ def _yaml() -> YAML:
 
 
 def _read() -> Any:
-    return _yaml().load(params.PATH.read_text())
+    return _yaml().load(params.PATH.read_text(encoding="utf-8"))
 
 
 def _write(content: Any) -> None:

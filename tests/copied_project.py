@@ -59,7 +59,7 @@ class Project:
         self.folder = folder
         copy_tracked_files(folder)
         (folder / "dvc.lock").unlink(missing_ok=True)
-        smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+        smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
         smoke["models"] = {name: smoke["models"][name] for name in models}
         (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
         (folder / "imported").mkdir()
@@ -114,14 +114,14 @@ class Project:
 
     def imported(self, stage: str) -> set[str]:
         """The modules that this stage had loaded when it ended, the last time that it ran."""
-        return set((self.folder / f"imported/stages.{stage}").read_text().split())
+        return set((self.folder / f"imported/stages.{stage}").read_text(encoding="utf-8").split())
 
     def locked(self) -> list[str]:
         """The stages of dvc.lock, in its order."""
         return list(self._lock())
 
     def _lock(self) -> dict[str, Any]:
-        stages: dict[str, Any] = yaml.safe_load((self.folder / "dvc.lock").read_text())["stages"]
+        stages: dict[str, Any] = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return stages
 
     def outputs(self) -> dict[str, str]:
@@ -142,7 +142,7 @@ class Project:
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace the one occurrence of `old` by `new`, or put `new` at the end if `old` is empty."""
-        content = (self.folder / file).read_text()
+        content = (self.folder / file).read_text(encoding="utf-8")
         assert not old or content.count(old) == 1
         (self.folder / file).write_text(content.replace(old, new) if old else content + new)
 
@@ -154,7 +154,7 @@ class Project:
 
 def lengthen(project: Project) -> None:
     """Let the GAN train for long enough to be caught at it on a busy machine."""
-    settings = yaml.safe_load((project.folder / "params.yaml").read_text())
+    settings = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
     settings["models"]["gan"]["train"]["epochs"] = 60
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
 

@@ -40,7 +40,7 @@ def make_project(
     about: str = "It learns.",
 ) -> None:
     """Write everything that the report reads, in the formats of the stages that make it."""
-    settings = {**yaml.safe_load((ROOT / "params.yaml").read_text()), "seeds": seeds}
+    settings = {**yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")), "seeds": seeds}
     train = {"epochs": 3, "batch_size": 8, "lr": 0.001}
     settings["models"] = {name: {"kind": name, "train": train} for name in MODELS}
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
@@ -147,7 +147,7 @@ def write_timings(folder: Path, gflops: float, processor: str = "Some CPU") -> N
 
 def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    path.write_text(json.dumps(content), encoding="utf-8")
 
 
 def small_sets(seed: int = 0) -> dict[str, ImageSet]:

@@ -20,7 +20,7 @@ BEST = "vae_2"
 def add_sweep(folder: Path) -> None:
     """Put the trials beside the project's VAE; the better one is by validation, the worse its test figures."""
     path = folder / "params.yaml"
-    settings: dict[str, Any] = yaml.safe_load(path.read_text())
+    settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings["models"]["vae"] |= {"latents": 2}
     for name, (latents, rate, above) in TRIALS.items():
         entry = json.loads(json.dumps(settings["models"]["vae"])) | {"latents": latents}
@@ -28,9 +28,9 @@ def add_sweep(folder: Path) -> None:
         settings["models"][name] = entry
         shutil.copytree(folder / "runs/vae", folder / "runs" / name)
         for run in (folder / "runs" / name).iterdir():
-            metrics = json.loads((run / "metrics.json").read_text())
+            metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
             write(run / "metrics.json", metrics | {"name": name, "fid": metrics["fid"] - above / 10})
-            lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+            lines = [json.loads(line) for line in (run / "history.jsonl").read_text(encoding="utf-8").splitlines()]
             moved = [{k: v + above * (k == "valid_loss") for k, v in line.items()} for line in lines]
             (run / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in moved))
     failed = {"vae_4": {"latents": 16, "train.lr": 3.0}}

@@ -39,7 +39,7 @@ BAD = {
 @contextlib.contextmanager
 def _params(project: Project, old: str, new: str) -> Iterator[None]:
     """With that change, in the project's folder."""
-    good = (project.folder / "params.yaml").read_text()
+    good = (project.folder / "params.yaml").read_text(encoding="utf-8")
     project.edit("params.yaml", old, new)
     try:
         with contextlib.chdir(project.folder):

@@ -42,7 +42,7 @@ def _nothing_was_done() -> bool:
 def test_help_says_what_a_stage_does_and_takes(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _call(stage, "--help") in (0, None)
     said = capsys.readouterr().out
-    first, docstring = said.splitlines()[0], (ROOT / f"stages/{stage}.py").read_text().split('"""')[1]
+    first, docstring = said.splitlines()[0], (ROOT / f"stages/{stage}.py").read_text(encoding="utf-8").split('"""')[1]
     assert first.startswith(f"usage: python -m stages.{stage}")
     assert docstring.splitlines()[0] in said
     assert ("SEED" in first) == (stage in OF_MODELS)

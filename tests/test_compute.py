@@ -108,7 +108,7 @@ def test_gpus_are_counted_without_torch(
 
 
 def test_stages_that_compute_ask_for_one_gpu() -> None:
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     bodies = {name: stage.get("do", stage) for name, stage in stages.items()}
     code = Code(ROOT)
     computing = {name for name in bodies if Path("workflow/compute.py") in code.made_of(Path(f"stages/{name}.py"))}

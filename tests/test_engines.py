@@ -123,7 +123,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
 ) -> None:
     project = by_snakemake.copy(tmp_path)
     project.edit("params.yaml", "width: 32", "width: 16")  # of the other model
-    content = (project.folder / "params.yaml").read_text()
+    content = (project.folder / "params.yaml").read_text(encoding="utf-8")
     gan = content.index("kind: gan")
     broken = content[:gan] + content[gan:].replace("lr: 0.002", "lr: 1.0e+30", 1)
     (project.folder / "params.yaml").write_text(broken)
@@ -133,7 +133,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
         "check", "train_gan_0", "train_nice_0", "sample_nice_0", "evaluate_nice_0",
     }  # fmt: skip
     assert "missing, as they have no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
-    page = (project.folder / "report/index.html").read_text()
+    page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "<dt>Missing</dt><dd><b>gan</b>" in page
     assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}
 
@@ -226,7 +226,7 @@ def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
 def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp_path: Path) -> None:
     project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
     _interrupt(project, engine, signal.SIGINT)
-    printed = (project.folder / "started.log").read_text()
+    printed = (project.folder / "started.log").read_text(encoding="utf-8")
     assert "stopped; the same command goes on after step " in printed
     assert "Traceback" not in printed
     assert project.ran(*engine) == {"train@gan-0"}
@@ -329,7 +329,7 @@ def test_new_pictures_in_a_folder_make_the_data_anew(tmp_path: Path) -> None:
         _noise(pictures / f"{seed}.png", seed)
     (tmp_path / "project").mkdir()
     project = Project(tmp_path / "project")
-    settings = yaml.safe_load((project.folder / "params.yaml").read_text())
+    settings = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
     settings["data"] = {"name": "folder", "root": str(pictures), "size": 8, "valid": 0.25, "test": 0.25}
     settings["evaluate"]["neighbours"] = 1  # of two test images
     (project.folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))

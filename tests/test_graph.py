@@ -7,7 +7,7 @@ import yaml
 
 from tests.conftest import ROOT
 
-STAGES: dict[str, dict[str, object]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+STAGES: dict[str, dict[str, object]] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 def _stage(name: str) -> dict[str, object]:

@@ -222,11 +222,11 @@ def test_a_file_of_another_network_is_refused(folder: Path) -> None:
 
 @pytest.mark.usefixtures("_known")
 def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor, digit_labels: Tensor) -> None:
-    settings = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
     settings["models"] = {"gan": settings["models"]["gan"] | {"classes": 10}}
     settings["evaluate"] |= {"extractor": "inception", "inception_weights": str(weights)}
     settings["sample"]["count"] = 12
-    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     places = {"train": slice(0, 100), "valid": slice(100, 150), "test": slice(150, 165)}
     sets = {split: ImageSet(digits[place], digit_labels[place]) for split, place in places.items()}
     about = {"name": "digits", "source": "a source", "licence": "mine", "split": "in order"}
@@ -240,13 +240,13 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     evaluating.main("gan", 0)
     report.build()
 
-    metrics = json.loads(Path("runs/gan/0/metrics.json").read_text())
+    metrics = json.loads(Path("runs/gan/0/metrics.json").read_text(encoding="utf-8"))
     assert metrics["inception_score"] >= 1
     assert metrics["modes"] is None
     assert metrics["class_accuracy"] is None
     assert metrics["probe_accuracy"] > 0.1
     assert "Inception/fid" in tracking._figures(metrics, {})
-    text = " ".join(re.sub(r"<[^>]+>", " ", Path("report/index.html").read_text()).split())
+    text = " ".join(re.sub(r"<[^>]+>", " ", Path("report/index.html").read_text(encoding="utf-8")).split())
     assert "Inception FID" in text
     assert "classifier FID" not in text
     assert "(2048 features)" in text

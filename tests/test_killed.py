@@ -42,7 +42,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose GAN has been trained, undisturbed; `save_every: 0` keeps the state after each step."""
     folder = tmp_path_factory.mktemp("template")
     make(folder)
-    settings = yaml.safe_load((folder / "params.yaml").read_text())
+    settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     settings["save_every"] = 0
     settings["models"]["gan"]["train"] |= {
         "epochs": EPOCHS,
@@ -136,7 +136,7 @@ def test_the_state_goes_when_the_model_is_used_and_with_the_model(undisturbed: d
     sample.main("gan", 0)
     assert STATE.exists()  # no engine knows of the model: it may want to train it again
     digest = hashlib.md5((RUN / "model.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
-    Path("dvc.lock").write_text(f"stages: {{train@gan-0: {{outs: [{{md5: {digest}}}]}}}}")
+    Path("dvc.lock").write_text(f"stages: {{train@gan-0: {{outs: [{{md5: {digest}}}]}}}}", encoding="utf-8")
     sample.main("gan", 0)
     assert not STATE.exists()
     for name in ("older-3", "other-0", "nice-0"):
@@ -150,12 +150,12 @@ def test_the_state_goes_when_the_model_is_used_and_with_the_model(undisturbed: d
 
 
 def _edit_params() -> None:
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("r1: 0.1", "r1: 0.2"))
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("r1: 0.1", "r1: 0.2"), encoding="utf-8")
 
 
 def _edit_data() -> None:
-    card = json.loads(Path("data/prepared/card.json").read_text())
+    card = json.loads(Path("data/prepared/card.json").read_text(encoding="utf-8"))
     card["sha256"]["test"] = "0" * 64
     write(Path("data/prepared/card.json"), card)
 
@@ -167,7 +167,7 @@ def _edit_model() -> None:
 def _edit_loop() -> None:
     for place in ("stages", "workflow"):
         shutil.copytree(train.ROOT / place, place)
-    with Path("workflow/training.py").open("a") as file:
+    with Path("workflow/training.py").open("a", encoding="utf-8") as file:
         file.write("EDITED = True\n")
     train.ROOT = Path()
 

@@ -52,7 +52,7 @@ samples[:6] = images[-6:]
 evaluate(model, samples, Judge(extractor, test, test, judge.card, SETTINGS), 0)  # what is loaded and warmed up once
 
 def data():
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
 
 resource.setrlimit(resource.RLIMIT_DATA, (data() + allowed, resource.RLIM_INFINITY))

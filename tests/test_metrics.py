@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.linalg
-import scipy.optimize
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st

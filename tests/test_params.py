@@ -14,7 +14,7 @@ from workflow import params
 from workflow.errors import BakeoffError
 from workflow.models.registry import check_entries
 
-GOOD: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+GOOD: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 
 
 def _load(content: object, folder: Path) -> None:

@@ -25,18 +25,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_one_preset_after_another(project: Path) -> None:
     for name, content in (("mnist", "of mnist"), ("published/nice", "of nice"), ("mnist", "of mnist")):
         use(name)
-        assert (project / "params.yaml").read_text() == content
+        assert (project / "params.yaml").read_text(encoding="utf-8") == content
 
 
 def test_changes_of_the_users_own_stay(project: Path) -> None:
     (project / "params.yaml").write_text("mine")
     with pytest.raises(BakeoffError, match=r"changes of your own.*presets/mine\.yaml"):
         use("mnist")
-    assert (project / "params.yaml").read_text() == "mine"
+    assert (project / "params.yaml").read_text(encoding="utf-8") == "mine"
     (project / "params.yaml").rename(project / "presets/mine.yaml")
     use("mnist")
     use("mine")
-    assert (project / "params.yaml").read_text() == "mine"
+    assert (project / "params.yaml").read_text(encoding="utf-8") == "mine"
 
 
 @pytest.mark.parametrize("name", ["mnits", "../params", "", "/etc/passwd"])

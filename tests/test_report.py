@@ -34,11 +34,11 @@ HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
 
 
 def edit(path: Path, **changes: Any) -> None:
-    write(path, json.loads(path.read_text()) | changes)
+    write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
 def write_yaml(path: Path, content: Any) -> None:
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed in range(3):
         edit(folder / f"runs/vae/{seed}/metrics.json", title=f"VAE {HOSTILE}", paper=HOSTILE, objective=HOSTILE)
     edit(folder / "data/prepared/card.json", source=f"http://example.org/{HOSTILE}")
-    (folder / "params.yaml").write_text((folder / "params.yaml").read_text() + f"# {HOSTILE}\n")
+    (folder / "params.yaml").write_text((folder / "params.yaml").read_text(encoding="utf-8") + f"# {HOSTILE}\n")
     with contextlib.chdir(folder):
         report.build()
     return folder
@@ -70,7 +70,7 @@ def summary_now() -> dict[str, Any]:
 
 
 def summary_of(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "report/summary.json").read_text())
+    found: dict[str, Any] = json.loads((folder / "report/summary.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -120,7 +120,7 @@ def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float)
 
 
 def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_them(project: Path) -> None:
-    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     settings["models"]["vqvae"]["classes"] = 3
     write_yaml(project / "params.yaml", settings)
     models = summary_now()["models"]
@@ -129,7 +129,7 @@ def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_the
     assert max(others.values()) < models["vqvae"]["mean"][probe.key]
     assert best(models, probe) == {name for name, value in others.items() if value == max(others.values())}
     report.build()
-    page = Reader((project / "report/index.html").read_text())
+    page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert " ".join(page.text.split()).count("was told the classes") == 1
 
 
@@ -210,7 +210,7 @@ class Reader(HTMLParser):
 
 
 def test_the_page_needs_nothing_but_itself(hostile: Path) -> None:
-    text = (hostile / "report/index.html").read_text()
+    text = (hostile / "report/index.html").read_text(encoding="utf-8")
     page = Reader(text)
     allowed = {"src": ("data:image/png;base64,",), "href": ("#", "data:,", "speed.html")}
     for tag, attributes in page.elements:
@@ -226,7 +226,7 @@ def test_the_page_needs_nothing_but_itself(hostile: Path) -> None:
 
 
 def test_untrusted_text_stays_text(hostile: Path) -> None:
-    page = Reader((hostile / "report/index.html").read_text())
+    page = Reader((hostile / "report/index.html").read_text(encoding="utf-8"))
     assert page.text.count("<script>alert(1)</script>") > 20
     assert all(attributes.get("src", "data:").startswith("data:") for _, attributes in page.elements)
     labels = [a.get("aria-label", "") for _, a in page.elements] + [a.get("alt", "") for _, a in page.elements]
@@ -234,7 +234,7 @@ def test_untrusted_text_stays_text(hostile: Path) -> None:
 
 
 def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
-    elements = Reader((hostile / "report/index.html").read_text()).elements
+    elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg"]
     assert len(charts) == 4 + 3 + 5 + 4 + 2  # curves, the GAN's, class histograms, odd inputs, quality against cost
@@ -251,35 +251,35 @@ def test_curves_of_several_players_and_the_selected_step() -> None:
 
 
 def test_entries_of_one_kind_share_a_card_that_names_their_differences(project: Path) -> None:
-    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     settings["models"]["nice"] |= {"width": 8}
     settings["models"]["vae"] |= {"kind": "nice", "width": 8, "depth": 2}
     write_yaml(project / "params.yaml", settings)
     edit(project / "runs/vae/0/metrics.json", kind="nice")
     report.build()
-    page = Reader((project / "report/index.html").read_text())
+    page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert sum(tag == "article" for tag, _ in page.elements) == 4
     assert "Beside nice: vae (depth 2)." in " ".join(page.text.split())
 
 
 def test_any_number_of_models_has_a_report(project: Path) -> None:
-    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     for i in range(20):
         settings["models"][f"gan_{i}"] = settings["models"]["gan"] | {"width": i}
         shutil.copytree(project / "runs/gan", project / f"runs/gan_{i}")
     write_yaml(project / "params.yaml", settings)
     report.build()
-    page = Reader((project / "report/index.html").read_text())
+    page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert "25 generative models on digits" in " ".join(page.text.split())
     assert sum(tag == "article" for tag, _ in page.elements) == 5
 
 
 def test_a_page_without_claims_to_judge_has_no_place_for_them(project: Path) -> None:
-    settings = yaml.safe_load((project / "params.yaml").read_text())
+    settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     settings["models"] = {"gan": settings["models"]["gan"]}
     write_yaml(project / "params.yaml", settings)
     report.build()
-    page = Reader((project / "report/index.html").read_text())
+    page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert not {("section", "claims"), ("a", "#claims")} & {
         (tag, value) for tag, attributes in page.elements for value in attributes.values()
     }
@@ -287,7 +287,7 @@ def test_a_page_without_claims_to_judge_has_no_place_for_them(project: Path) -> 
 
 def test_a_critics_distance_has_a_chart_of_its_own(project: Path) -> None:
     history = project / "runs/gan/0/history.jsonl"
-    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     lines = [{**line, "valid_distance" if "valid_loss" in line else "critic_distance": 0.5} for line in lines]
     history.write_text("".join(json.dumps(line) + "\n" for line in lines))
     runs = read_results(params.load()).models["gan"]
@@ -317,16 +317,16 @@ def test_show_prints_the_table_and_makes_a_missing_or_other_page_again(
 ) -> None:
     report.build()
     page = project / "report/index.html"
-    first = page.read_text()
+    first = page.read_text(encoding="utf-8")
     for spoilt in (None, first.replace(fingerprint(summary_of(project)), "0" * 64)):
         page.unlink()
         if spoilt:
             page.write_text(spoilt)
         report.show()
-        assert fingerprint(summary_of(project)) in page.read_text()
-    page.write_text(kept := f"{page.read_text()}<!-- kept -->")
+        assert fingerprint(summary_of(project)) in page.read_text(encoding="utf-8")
+    page.write_text(kept := f"{page.read_text(encoding='utf-8')}<!-- kept -->")
     report.show()
-    assert page.read_text() == kept
+    assert page.read_text(encoding="utf-8") == kept
     printed = capsys.readouterr().out
     assert str(page.resolve()) in printed
     assert re.search(r"VAE +≤ 1\.860\* +2\.70 ", printed)

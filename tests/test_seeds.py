@@ -41,7 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_project(folder, small_sets(), 5, ["a", "b", "c"], SEEDS)
     for (name, seed), changes in CHANGED.items():
         path = folder / f"runs/{name}/{seed}/metrics.json"
-        write(path, json.loads(path.read_text()) | changes)
+        write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
     return folder
 
 
@@ -185,7 +185,7 @@ def test_bars_have_whiskers_only_over_several_seeds() -> None:
 def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     report.build()
-    text = (project / "report/index.html").read_text()
+    text = (project / "report/index.html").read_text(encoding="utf-8")
     words = " ".join(re.sub("<[^>]*>", " ", text).replace("\N{NO-BREAK SPACE}", " ").split())
     assert "How stable is the order over seeds?" in words
     assert "classifier FID 0.77 ± 0.07 [0.70, 0.84]; best under 2 of 3 seeds" in words
@@ -197,11 +197,11 @@ def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.Mo
 def test_the_page_of_one_model_compares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0, 1])
     monkeypatch.chdir(tmp_path)
-    settings = yaml.safe_load(Path("params.yaml").read_text())
+    settings = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     settings["models"] = {"vae": settings["models"]["vae"]}
-    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     report.build()
-    page = Path("report/index.html").read_text()
+    page = Path("report/index.html").read_text(encoding="utf-8")
     assert "There is nothing to compare." in page
     assert "0 comparisons" not in page
     assert "Pairs that swap" not in page

@@ -18,14 +18,14 @@ from workflow.search import Known, Range, Values, grid, parse, propose
 from workflow.state import failure_path, noting_failure
 from workflow.sweep import best_of, read_losses
 
-SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 SPACE = parse(["latents=4..32", "train.lr=1e-4..1e-2:log", "decoder=categorical,logistic"])
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with params.yaml, in which nothing of a sweep is trained."""
-    smoke = (ROOT / "presets/smoke.yaml").read_text()
+    smoke = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(smoke.replace("latents: 4", "latents: 4 # few"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "untrained", lambda base, _: [base])
@@ -151,9 +151,9 @@ def test_a_space_that_is_used_up_has_no_more_to_propose() -> None:
 
 
 def test_a_grid_becomes_entries_and_comments_stay(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (project / "params.yaml").read_text()
+    before = (project / "params.yaml").read_text(encoding="utf-8")
     command.main(["vae", "latents=4,8", "train.lr=0.005,1e-5"])
-    after = (project / "params.yaml").read_text()
+    after = (project / "params.yaml").read_text(encoding="utf-8")
     assert after.startswith(before)
     settings = params.load()
     assert settings.sweeps["vae"].trials == ["vae_1", "vae_2", "vae_3"]  # the fourth is the model itself
@@ -180,7 +180,7 @@ def test_a_value_twice_or_the_one_that_the_model_has_by_default_is_no_trial(proj
 
 
 def test_names_that_are_taken_are_left_out(project: Path) -> None:
-    content = yaml.safe_load((project / "params.yaml").read_text())
+    content = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     content["models"]["vae_1"] = content["models"]["gan"]
     (project / "params.yaml").write_text(yaml.safe_dump(content))
     command.main(["vae", "latents=8"])
@@ -244,7 +244,7 @@ def test_a_failure_is_noted_until_the_training_is_begun_again(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BakeoffError), noting_failure("vae", 1):
         raise BakeoffError("training diverged")
-    assert failure_path("vae", 1).read_text() == "training diverged\n"
+    assert failure_path("vae", 1).read_text(encoding="utf-8") == "training diverged\n"
     with pytest.raises(KeyboardInterrupt), noting_failure("vae", 1):
         raise KeyboardInterrupt
     assert not failure_path("vae", 1).exists()

@@ -58,7 +58,7 @@ def test_the_best_by_validation_stands_for_all_though_its_test_figures_are_worse
 
 
 def test_the_page_shows_trials_by_validation_and_no_other_trials_test_figures(built: Path) -> None:
-    text = text_of((built / "report/index.html").read_text())
+    text = text_of((built / "report/index.html").read_text(encoding="utf-8"))
     assert "5 generative models on digits" in text
     assert "vae_2 is the best of 7 trials of vae by validation" in text
     assert "Best of 7 trials, of which 1 failed: vae_2 , latents 8, train.lr 0.001." in text
@@ -82,7 +82,7 @@ def test_of_trials_without_results_the_report_is_of_the_others(tmp_path: Path, m
     summary = read_json(tmp_path / "report/summary.json")
     assert summary["sweeps"]["vae"]["best"] == "vae_5"
     assert "vae_5" in summary["models"]
-    assert "vae_2 8 0.001 no results yet" in text_of((tmp_path / "report/index.html").read_text())
+    assert "vae_2 8 0.001 no results yet" in text_of((tmp_path / "report/index.html").read_text(encoding="utf-8"))
     assert list(read_results(params.load(), ("vae", *TRIALS)).models) == ["nice", "pixelcnn", "vqvae", "gan"]
 
 
@@ -90,7 +90,7 @@ def test_without_a_sweep_there_is_no_word_of_one(tmp_path: Path, monkeypatch: py
     make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0])
     monkeypatch.chdir(tmp_path)
     report.build()
-    assert "weep" not in text_of((tmp_path / "report/index.html").read_text())
+    assert "weep" not in text_of((tmp_path / "report/index.html").read_text(encoding="utf-8"))
     assert read_json(tmp_path / "report/summary.json")["sweeps"] == {}
     assert read_results(params.load()).best == {}
 

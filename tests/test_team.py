@@ -97,7 +97,7 @@ def test_each_part_has_random_numbers_of_its_own() -> None:
 
 
 def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text()
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "p.yaml").write_text(text.replace("batch_size: 32\n", "batch_size: 32\n      parts: 3\n", 1))
     message = r"p\.yaml: models\.pixelcnn\.train: .*: batch_size 32 is not a multiple of parts \(3\)$"
     with pytest.raises(BakeoffError, match=message):

@@ -82,7 +82,7 @@ def test_it_survives_its_file(digits: Tensor, tmp_path: Path) -> None:
 def project(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which all stages after `prepare` have run on digits whose classes nobody told."""
     folder = tmp_path_factory.mktemp("without")
-    settings = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+    settings = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
     settings["models"] = {name: settings["models"][name] for name in MODELS}
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     starts = {"train": 0, "valid": 300, "test": 400}
@@ -102,7 +102,7 @@ def project(digits: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _read(project: Path, file: str) -> Any:
-    return json.loads((project / file).read_text())
+    return json.loads((project / file).read_text(encoding="utf-8"))
 
 
 def test_what_needs_classes_is_left_out_and_all_else_is_measured(project: Path) -> None:
@@ -128,7 +128,9 @@ def test_the_mirror_names_the_features(project: Path) -> None:
 
 def test_the_page_says_what_is_left_out_and_why(project: Path, tmp_path: Path) -> None:
     page = project / "report/index.html"
-    text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", page.read_text(), flags=re.DOTALL).split())
+    text = " ".join(
+        re.sub(r"<style>.*?</style>|<[^>]+>", " ", page.read_text(encoding="utf-8"), flags=re.DOTALL).split()
+    )
     assert "rotation network FID" in text
     assert "classifier FID" not in text
     reason = "Inception Score, modes, class shares and linear probe: they need classes, and these images have none."

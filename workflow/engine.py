@@ -74,7 +74,7 @@ def visible_gpus() -> int:
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return sum(name.strip() not in ("", "-1") for name in named.split(","))
     try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
+        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, encoding="utf-8", check=False)
     except OSError:
         return 0
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
@@ -193,7 +193,7 @@ class Graph:
     def mark(self) -> str:
         """A file newer than every output, with new contents each time: the reason for which changed stages run."""
         MARKER.parent.mkdir(exist_ok=True)
-        MARKER.write_text(str(time.time_ns()))
+        MARKER.write_text(str(time.time_ns()), encoding="utf-8")
         return str(MARKER)
 
     def hold(self) -> None:

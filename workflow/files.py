@@ -69,7 +69,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read JSON from `path`; raises BakeoffError, naming the file, if it is missing or is not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BakeoffError(f"{path}: missing; run the stage that makes it (`dvc repro`)") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

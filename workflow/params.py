@@ -250,7 +250,7 @@ def load(path: Path = PATH) -> Params:
     Raises BakeoffError, one line: the key's full path, the value and what is allowed.
     """
     try:
-        return parse(path.read_text(), path)
+        return parse(path.read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise BakeoffError(f"{path}: missing; run from the project's folder") from None
     except UnicodeDecodeError as error:

@@ -150,7 +150,7 @@ def drop_if_recorded(name: str, seed: int) -> None:
         return
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # as DVC has it
-    if digest in lock.read_text():
+    if digest in lock.read_text(encoding="utf-8"):
         state_path(name, seed).unlink(missing_ok=True)
 
 

@@ -46,7 +46,7 @@ def read_losses(name: str, settings: Params) -> list[float]:
         if not path.exists():
             return []
         try:
-            least = least_valid_loss(json.loads(line) for line in path.read_text().splitlines())
+            least = least_valid_loss(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
         except ValueError as error:
             raise BakeoffError(f"{path}: not a line of JSON ({error}); delete it and run `dvc repro`") from None
         if least is None:

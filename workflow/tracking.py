@@ -216,7 +216,7 @@ class Store:
         run_id = run.info.run_id
         metrics = read_json(folder / "metrics.json")
         times = timing.read(weights := sha256(folder / "model.safetensors"))
-        history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+        history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
         known = self.points(run)
         self.send(run_id, {point: value for point, value in _curves(history).items() if point not in known})
         figures = _figures(metrics, times)
@@ -402,7 +402,7 @@ def _source() -> dict[str, str]:
     """MLflow's tags for what made a run: the stage, and the commit if there is one."""
     tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "stages/train.py"}
     with contextlib.suppress(OSError):  # no git
-        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, encoding="utf-8", check=False)
         if asked.returncode == 0:
             tags["mlflow.source.git.commit"] = asked.stdout.strip()
     return tags

@@ -33,18 +33,20 @@ def create(*options: str) -> None:
 
 def run(folder: str) -> None:
     """Be the container: its command in a group of its own, and what came of it."""
-    (container,) = json.loads(Path(folder, "job.json").read_text())["spec"]["template"]["spec"]["containers"]
+    (container,) = json.loads(Path(folder, "job.json").read_text(encoding="utf-8"))["spec"]["template"]["spec"][
+        "containers"
+    ]
     assert container["command"][:3] == ["tini", "-g", "--"]  # hands signals on to the group, as `delete` does here
     pod = subprocess.Popen(container["command"][3:], start_new_session=True, cwd="/")
-    Path(folder, "pid").write_text(str(pod.pid))
-    Path(folder, "condition").write_text("Failed" if pod.wait() else "Complete")
+    Path(folder, "pid").write_text(str(pod.pid), encoding="utf-8")
+    Path(folder, "condition").write_text("Failed" if pod.wait() else "Complete", encoding="utf-8")
 
 
 def get(name: str, *options: str) -> None:
     """How a job is, as the profile's jsonpath has it; nothing if there is none of this name."""
     folder = STATE / Path(name).name
     if not (folder / "deleted").exists():
-        print("there", (folder / "condition").read_text() if (folder / "condition").exists() else "")
+        print("there", (folder / "condition").read_text(encoding="utf-8") if (folder / "condition").exists() else "")
 
 
 def delete(*names: str) -> None:
@@ -52,7 +54,7 @@ def delete(*names: str) -> None:
     for folder in (STATE / Path(name).name for name in names if not name.startswith("--")):
         (folder / "deleted").touch()
         with suppress(ProcessLookupError):
-            os.killpg(int((folder / "pid").read_text()), signal.SIGTERM)
+            os.killpg(int((folder / "pid").read_text(encoding="utf-8")), signal.SIGTERM)
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -60,7 +62,7 @@ def install(folder: Path) -> dict[str, str]:
     (folder / "bin").mkdir()
     (folder / "pods").mkdir()
     shutil.copy(__file__, folder / "bin/kubectl")
-    program = (folder / "bin/kubectl").read_text()
+    program = (folder / "bin/kubectl").read_text(encoding="utf-8")
     (folder / "bin/kubectl").write_text(f"#!{sys.executable}\n{program}")
     (folder / "bin/kubectl").chmod(0o755)
     return {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "POD_STATE": str(folder / "pods")}

@@ -51,7 +51,7 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "needs root, to start nodes that may run jobs"
     for file in (CONFIGURATION, CONFIGURATION.with_name("gres.conf")):
-        if file.exists() and not file.read_text().startswith(MARK):
+        if file.exists() and not file.read_text(encoding="utf-8").startswith(MARK):
             return f"this machine has a Slurm of its own ({file})"
     return None
 
@@ -174,7 +174,9 @@ def _until(true: Callable[[], bool], folder: Path, seconds: float = 120) -> None
     end = time.monotonic() + seconds
     while not true():
         if time.monotonic() > end:
-            logs = "\n".join(f"{log.name}: {log.read_text()[-500:]}" for log in sorted(folder.glob("*.log")))
+            logs = "\n".join(
+                f"{log.name}: {log.read_text(encoding='utf-8')[-500:]}" for log in sorted(folder.glob("*.log"))
+            )
             raise RuntimeError(f"Slurm does not come up, or does not end its jobs:\n{logs}")
         time.sleep(0.1)
 

@@ -10,13 +10,13 @@ import yaml
 
 from tests.conftest import ROOT
 
-TEXT = (ROOT / "compose.yaml").read_text()
+TEXT = (ROOT / "compose.yaml").read_text(encoding="utf-8")
 SERVICES: dict[str, Any] = yaml.safe_load(TEXT)["services"]
 VARIABLE = re.compile(r"\$\{(\w+)(?::([-?])([^}]*))?\}")
 
 
 def example() -> dict[str, str]:
-    lines = (ROOT / ".env.example").read_text().splitlines()
+    lines = (ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
@@ -40,7 +40,9 @@ def test_images_are_pinned_and_packages_are_those_of_the_locks() -> None:
     images = [service["image"] for service in SERVICES.values() if "build" not in service]
     for image in [*images, *re.findall(r"^FROM (\S+)$", recipe, re.MULTILINE)]:
         assert re.search(r":\S*\d\S*$", image), image
-    locked = "".join((ROOT / name).read_text() for name in ("requirements.lock", "requirements-cluster.lock"))
+    locked = "".join(
+        (ROOT / name).read_text(encoding="utf-8") for name in ("requirements.lock", "requirements-cluster.lock")
+    )
     packages = re.findall(r"([\w-]+)(?:\[\w+\])?==([\d.]+)", recipe)
     assert [name for name, _ in packages] == ["mlflow", "psycopg", "boto3"]
     assert all(re.search(rf"^{name}=={re.escape(version)} ", locked, re.MULTILINE) for name, version in packages)

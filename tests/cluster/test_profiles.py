@@ -20,13 +20,15 @@ ON_KUBERNETES = ("snakemake", "--workflow-profile", "workflow/profiles/kubernete
 
 
 def test_a_profile_has_what_the_one_has_that_it_replaces() -> None:
-    default, *others = (yaml.safe_load((ROOT / folder / "config.yaml").read_text()) for folder in FOLDERS)
+    default, *others = (
+        yaml.safe_load((ROOT / folder / "config.yaml").read_text(encoding="utf-8")) for folder in FOLDERS
+    )
     for profile in others:
         assert profile | default == profile
 
 
 def test_the_container_has_the_locks_packages_and_a_python_that_they_are_for() -> None:
-    lines = (ROOT / "Containerfile").read_text()
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8")
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", lines, re.MULTILINE)[0].split()
     assert copied == ["requirements.lock", "requirements-cluster.lock"]
     for name in copied:
@@ -35,7 +37,7 @@ def test_the_container_has_the_locks_packages_and_a_python_that_they_are_for() -
     python = re.search(r"^FROM python:3\.(\d+)-", lines, re.MULTILINE)
     assert python
     assert 11 <= int(python[1]) < 14  # as pyproject.toml says
-    version = re.search(r"^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    version = re.search(r"^UV_VERSION := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert version
     assert f"uv=={version[1]}" in lines
 
@@ -56,9 +58,9 @@ def test_stages_run_as_pods_and_a_pod_that_is_deleted_comes_again_with_more_memo
     wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
     (training,) = (tmp_path / "pods").glob("*-bakeoff-train-gan-0-*")
     subprocess.run(["kubectl", "delete", f"job.batch/{training.name}"], check=True)
-    assert running.wait(PATIENCE) == 0, (project.folder / "started.log").read_text()
-    assert "stopped; the same command goes on after step" in (training / "log").read_text()
-    pods = [json.loads((pod / "job.json").read_text()) for pod in sorted((tmp_path / "pods").iterdir())]
+    assert running.wait(PATIENCE) == 0, (project.folder / "started.log").read_text(encoding="utf-8")
+    assert "stopped; the same command goes on after step" in (training / "log").read_text(encoding="utf-8")
+    pods = [json.loads((pod / "job.json").read_text(encoding="utf-8")) for pod in sorted((tmp_path / "pods").iterdir())]
     (containers,) = zip(*(pod["spec"]["template"]["spec"]["containers"] for pod in pods), strict=True)
     assert [container["resources"]["limits"] for container in containers] == [
         {"memory": "2000M", "nvidia.com/gpu": 0},

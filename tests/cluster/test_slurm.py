@@ -103,7 +103,7 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     _training(project)
     subprocess.run(["scancel", str(jobs()[-1].number)], check=True)
     assert running.wait(PATIENCE) != 0
-    printed = (project.folder / "started.log").read_text()
+    printed = (project.folder / "started.log").read_text(encoding="utf-8")
     assert re.search(r"Error in rule train_gan_0:\n.*SLURM status is: 'CANCELLED'", printed, re.DOTALL)
     assert (project.folder / STATE).exists()
 
@@ -129,4 +129,4 @@ def _training(project: Project, other_than: int = 0, since: int = 0) -> int:
 
 
 def _log(project: Project, job: Job) -> str:
-    return (project.folder / f".snakemake/slurm_logs/rule_{job.rule}/{job.number}.log").read_text()
+    return (project.folder / f".snakemake/slurm_logs/rule_{job.rule}/{job.number}.log").read_text(encoding="utf-8")

@@ -37,7 +37,7 @@ def here(project: Project, storage: StorageServer, remote: str = "store") -> Non
 
 def hashes(project: Project) -> dict[str, str]:
     """The MD5 by which DVC knows each output, by its path."""
-    stages = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]
+    stages = yaml.safe_load((project.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage["outs"]}
 
 
@@ -130,7 +130,7 @@ def test_a_push_that_was_killed_goes_on_where_it_was(origin: Project, storage: S
     storage.hold_after(5)
     pushing = origin.start("dvc", "push", "-r", "other")
     try:
-        assert storage.held.wait(PATIENCE), (origin.folder / "started.log").read_text()
+        assert storage.held.wait(PATIENCE), (origin.folder / "started.log").read_text(encoding="utf-8")
         os.killpg(pushing.pid, signal.SIGKILL)
         pushing.wait()
     finally:
@@ -167,7 +167,7 @@ def test_an_object_that_is_not_what_it_was_is_refused_and_can_be_pushed_again(
 def test_secrets_come_from_the_environment_and_stay_there(origin: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for file in (path for path in (origin.folder / ".dvc").rglob("*") if path.is_file()):
         assert SECRETS["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes()
-    assert "config.local" in Path(origin.folder / ".dvc/.gitignore").read_text()
+    assert "config.local" in Path(origin.folder / ".dvc/.gitignore").read_text(encoding="utf-8")
     for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(key)
     assert "Unable to locate credentials" in origin.run("dvc", "push", good=False)

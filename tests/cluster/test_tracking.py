@@ -42,7 +42,7 @@ def server(storage: StorageServer, tmp_path_factory: pytest.TempPathFactory) -> 
         (folder / "runs/nice/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
         for seed in WRITERS[1:]:
             shutil.copytree(folder / "runs/nice/0", folder / f"runs/nice/{seed}")
-        settings = yaml.safe_load((folder / "params.yaml").read_text()) | {"seeds": [*WRITERS]}
+        settings = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")) | {"seeds": [*WRITERS]}
         (folder / "params.yaml").write_text(yaml.safe_dump(settings))
         yield Server(address, database, folder)
 
@@ -79,13 +79,15 @@ def written(server: Server) -> Server:
 
 
 def test_sixteen_writers_at_once_lose_nothing(written: Server, storage: StorageServer) -> None:
-    assert [file.read_text() for file in Path().glob("stderr-*")] == [""] * len(WRITERS)  # not a single warning
+    assert [file.read_text(encoding="utf-8") for file in Path().glob("stderr-*")] == [""] * len(
+        WRITERS
+    )  # not a single warning
     found = {int(run.data.tags["seed"]): run for run in runs()}
     assert (len(runs()), {run.info.status for run in runs()}) == (len(WRITERS), {"FINISHED"})
     assert set(found) == set(WRITERS)
     entry = params.load().models["nice"].model_dump(mode="json")
     train = entry.pop("train")
-    figures = json.loads(Path("runs/nice/0/metrics.json").read_text())
+    figures = json.loads(Path("runs/nice/0/metrics.json").read_text(encoding="utf-8"))
     for seed, run in found.items():
         parameters = {"seed": seed, **entry, **{f"train.{key}": value for key, value in train.items()}}
         assert run.data.params == {key: str(value) for key, value in parameters.items()}

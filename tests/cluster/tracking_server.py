@@ -54,7 +54,7 @@ def mlflow_server(database: str, storage: StorageServer, folder: Path) -> Iterat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    service = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["mlflow"]
+    service = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]["mlflow"]
     command = list(service["command"])
     for theirs, ours in (("0.0.0.0", "127.0.0.1"), ("--port 5000", f"--port {port}"), ("--workers 2", "--workers 1")):
         assert command[-1].count(theirs) == 1

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mlflow.data.schema
-import mlflow.entities
 import mlflow.pyfunc  # noqa: F401 -- to have it loaded, like the others
 import pandas  # noqa: F401
 
@@ -25,7 +23,7 @@ def _writing(folder: Path, address: str) -> Iterator[params.Params]:
     # A client's patience of three seconds is for servers that are down; a small machine that tests may be slow.
     os.environ |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
     tracking.LIVE_AFTER, tracking.GRACE = 0.0, 120.0
-    with Path(f"stderr-{os.getpid()}").open("w") as errors, contextlib.redirect_stderr(errors):
+    with Path(f"stderr-{os.getpid()}").open("w", encoding="utf-8") as errors, contextlib.redirect_stderr(errors):
         yield params.load()
 
 

@@ -319,7 +319,7 @@ from workflow.params import Folder
 from workflow.stored import write_prepared
 data = Folder.model_validate({"name": "folder", "root": sys.argv[1], "size": 40})
 def peak():
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 before, raw = peak(), Path(sys.argv[2])
 sets, about = catalogue.prepare(data, raw)

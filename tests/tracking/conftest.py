@@ -43,7 +43,7 @@ def make(folder: Path) -> None:
     images = {k: torch.randint(0, 5, (n, *SHAPE), generator=random, dtype=torch.uint8) for k, n in sizes.items()}
     sets = {split: ImageSet(x, torch.arange(len(x)) % 3) for split, x in images.items()}
     make_project(folder, sets, 5, ["a", "b", "c"], [0])
-    smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text())
+    smoke = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump(smoke, sort_keys=False))
     for name, entry in params.load(folder / "params.yaml").models.items():
         write(folder / f"data/ledger/models/{name}.json", {"sha256": name})
@@ -56,7 +56,7 @@ def make(folder: Path) -> None:
 
 
 def edit(path: Path, **changes: Any) -> None:
-    write(path, json.loads(path.read_text()) | changes)
+    write(path, json.loads(path.read_text(encoding="utf-8")) | changes)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def expected(records: list[tracking.Record]) -> Counter[tuple[str, int, float]]:
 
 
 def history(name: str) -> list[tracking.Record]:
-    return [json.loads(line) for line in Path(f"runs/{name}/0/history.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in Path(f"runs/{name}/0/history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def wait_for(ready: Any) -> None:

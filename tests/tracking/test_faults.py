@@ -171,7 +171,9 @@ def test_a_warning_is_one_write_so_that_two_threads_do_not_mix_theirs(monkeypatc
 
 
 def _of_these_records(name: str) -> None:
-    Path(f"runs/{name}/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in RECORDS))
+    Path(f"runs/{name}/0/history.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in RECORDS), encoding="utf-8"
+    )
 
 
 @pytest.mark.slow
@@ -220,7 +222,7 @@ def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
     child.start()
     child.join()
     assert child.exitcode == 0
-    assert set(json.loads(Path("tags.json").read_text())["runs"]) == {f"{name}/0" for name in MODELS}
+    assert set(json.loads(Path("tags.json").read_text(encoding="utf-8"))["runs"]) == {f"{name}/0" for name in MODELS}
     lines = capfd.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("warning: MLflow at sqlite:///") for line in lines)
@@ -253,7 +255,9 @@ def test_a_lost_store_is_built_again_without_a_word(mirrored: Path, project: Set
     done = subprocess.run([sys.executable, "-m", "stages.track"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {r.info.run_name: (points(r), r.data.params, r.data.tags) for r in runs()} == before
-    assert set(json.loads(Path("data/tracked.json").read_text())["runs"]) == {f"{name}/0" for name in MODELS}
+    assert set(json.loads(Path("data/tracked.json").read_text(encoding="utf-8"))["runs"]) == {
+        f"{name}/0" for name in MODELS
+    }
 
 
 def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
@@ -284,7 +288,7 @@ def test_figures_of_a_run_that_has_diverged_stay_readable(project: Settings) -> 
     ]
     with tracking.live("gan", 0, project) as log:
         log(bad[0])
-    with Path("runs/gan/0/history.jsonl").open("w") as file:
+    with Path("runs/gan/0/history.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in bad)
     for _ in range(2):
         tracking.mirror(project)

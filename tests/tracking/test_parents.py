@@ -16,7 +16,7 @@ from workflow.parents import BASELINE, BEST, CHILD_OF, EXPERIMENT, LEAST
 
 def add_trials(**couplings: int) -> Settings:
     """Put trials of NICE with results into the project, and begin or lengthen its sweep."""
-    settings: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())
+    settings: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     sweep = settings.setdefault("sweeps", {}).setdefault("nice", {"varied": ["couplings"], "trials": []})
     for name, number in couplings.items():
         settings["models"][name] = settings["models"]["nice"] | {"couplings": number}
@@ -24,12 +24,14 @@ def add_trials(**couplings: int) -> Settings:
         shutil.copytree("runs/nice", f"runs/{name}")
         write(Path(f"data/ledger/models/{name}.json"), {"sha256": "nice"})
         set_least(name, 10.0 * number)
-    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    Path("params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     return params.load()
 
 
 def set_least(name: str, loss: float) -> None:
-    Path(f"runs/{name}/0/history.jsonl").write_text(json.dumps({"step": 1, "epoch": 1, "valid_loss": loss}) + "\n")
+    Path(f"runs/{name}/0/history.jsonl").write_text(
+        json.dumps({"step": 1, "epoch": 1, "valid_loss": loss}) + "\n", encoding="utf-8"
+    )
 
 
 def parents() -> list[Any]:
@@ -75,8 +77,8 @@ def snapshot_of_all() -> dict[str, Any]:
 
 def test_another_model_to_begin_with_is_another_sweep(project: Settings) -> None:
     tracking.mirror(add_trials(nice_1=5))
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("width: 32", "width: 16"))  # of both
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(text.replace("width: 32", "width: 16"), encoding="utf-8")  # of both
     tracking.mirror(params.load())
     assert [children_of(parent) for parent in parents()] == [{"nice-0", "nice_1-0"}] * 2
 
@@ -105,7 +107,9 @@ def test_what_an_experiment_of_dvc_trains_lies_under_its_baseline_in_the_project
         monkeypatch.setenv(name, value)
     tracking.mirror(params.load())
     assert snapshot() == before  # there is nothing that the baseline has not
-    Path("params.yaml").write_text(Path("params.yaml").read_text().replace("couplings: 2", "couplings: 3"))
+    Path("params.yaml").write_text(
+        Path("params.yaml").read_text(encoding="utf-8").replace("couplings: 2", "couplings: 3"), encoding="utf-8"
+    )
     tracking.mirror(params.load())
     assert not list(copy.glob("mlflow.db*"))
     parent = only(parents())

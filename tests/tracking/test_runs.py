@@ -64,7 +64,7 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         assert not on_features & set(found)
         theory = {"bits_per_dim", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
         assert set(found) - theory == set(figures["gan"])
-        on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text())
+        on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text(encoding="utf-8"))
         assert found["classifier/fid"] == on_disk["fid"]
         assert found.get("bits_per_dim") == on_disk["bits_per_dim"]
         assert found["nearest_neighbour/test"] == on_disk["nearest_neighbour"]["test"]
@@ -95,7 +95,7 @@ def test_another_evaluation_changes_its_figures_in_the_same_run(project: Setting
     assert client().get_run(changed).data.metrics["bits_per_dim"] == 1.25
     assert after[changed][4] - before[changed][4] == Counter([("bits_per_dim", 0, 1.25)])
     file = client().download_artifacts(changed, "metrics.json")
-    assert json.loads(Path(file).read_text())["bits_per_dim"] == 1.25
+    assert json.loads(Path(file).read_text(encoding="utf-8"))["bits_per_dim"] == 1.25
 
 
 def test_durations_are_of_the_weights_that_are_there(project: Settings) -> None:
@@ -136,7 +136,9 @@ def test_live_then_mirror_have_each_point_once(project: Settings, monkeypatch: p
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
     records: list[tracking.Record] = [{"step": step, "epoch": step / 9, "loss": 1 / step} for step in range(1, 701)]
-    Path("runs/nice/0/history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    Path("runs/nice/0/history.jsonl").write_text(
+        "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
+    )
     with tracking.live("nice", 0, project) as log:
         for record in records[:40]:
             log(record)
@@ -178,7 +180,7 @@ def test_what_decides_a_result_decides_the_run(project: Settings) -> None:
     def change(**models: dict[str, Any]) -> Settings:
         return params.Params.model_validate({**content, "models": {**content["models"], **models}})
 
-    content = yaml.safe_load(Path("params.yaml").read_text())
+    content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     nice = content["models"]["nice"]
     tags = [tracking.content_tag("nice", 0, project), tracking.content_tag("nice", 1, project)]
     tags.append(tracking.content_tag("nice", 0, change(nice={**nice, "couplings": 3})))
@@ -196,9 +198,9 @@ def test_what_decides_a_result_decides_the_run(project: Settings) -> None:
 def test_a_changed_hyper_parameter_makes_a_new_run(project: Settings) -> None:
     with tracking.live("nice", 0, project) as log:
         log(RECORDS[0])
-    text = Path("params.yaml").read_text()
+    text = Path("params.yaml").read_text(encoding="utf-8")
     assert text.count("couplings: 2") == 1
-    Path("params.yaml").write_text(text.replace("couplings: 2", "couplings: 3"))
+    Path("params.yaml").write_text(text.replace("couplings: 2", "couplings: 3"), encoding="utf-8")
     with tracking.live("nice", 0, params.load()) as log:
         log(RECORDS[1])
     assert {run.data.params["couplings"]: points(run) for run in runs()} == {
