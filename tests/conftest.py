@@ -14,6 +14,7 @@ from torch import Tensor
 from tests.mirror import mirror  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
+    from tests.copied_project import Project
     from workflow.evaluation import Judge
 
 ROOT = Path(__file__).parent.parent
@@ -22,6 +23,8 @@ gc.set_threshold(100_000)  # as in stages/__init__.py
 LONGEST = (
     "test_slurm.py",
     "test_engines.py",
+    "test_restored.py",
+    "test_interrupted.py",
     "test_models.py",
     "test_soak.py",
     "test_sweep_runs.py",
@@ -47,6 +50,22 @@ def _nothing_left_running() -> Iterator[None]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     STARTED.clear()
+
+
+@pytest.fixture(scope="module")
+def by_dvc(tmp_path_factory: pytest.TempPathFactory) -> "Project":
+    """A small project that DVC has run."""
+    from tests.copied_project import DVC, finished
+
+    return finished(DVC, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def by_snakemake(tmp_path_factory: pytest.TempPathFactory) -> "Project":
+    """The same, run by Snakemake."""
+    from tests.copied_project import SNAKEMAKE, finished
+
+    return finished(SNAKEMAKE, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from filelock import FileLock
 
 from tests.conftest import ROOT
 
@@ -109,7 +111,7 @@ class Project:
             "train",
             "sample",
             "evaluate",
-        }  # which are targets alone
+        }  # targets
         return {_stage_name(rule) for rule in rules}
 
     def imported(self, stage: str) -> set[str]:
@@ -150,6 +152,18 @@ class Project:
         """This engine finds nothing to do."""
         asked = ("snakemake", "-n") if engine == SNAKEMAKE else ("dvc", "status")
         assert re.search(r"Nothing to be done|up to date", self.run(*asked))
+
+
+def finished(engine: tuple[str, ...], factory: pytest.TempPathFactory) -> Project:
+    """A copy of a project that this engine has run: once for all of the tests' processes, and the others wait."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    folder = shared / f"finished_by_{engine[0]}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            project = Project(factory.mktemp("unfinished"))
+            project.run(*engine)
+            project.folder.rename(folder)
+    return Project.of(folder).copy(factory.mktemp(f"by_{engine[0]}"))
 
 
 def lengthen(project: Project) -> None:

@@ -2,19 +2,14 @@
 
 import os
 import re
-import shutil
-import signal
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
-from tests.copied_project import DVC, MODELS, SNAKEMAKE, TRAINED, Project, trained, untrained
-from tests.tracking.conftest import PATIENCE, wait_for
+from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
 from workflow.files import read_json
 
 # What takes a good part of a second or more to load, and which stages may have it loaded when they end.
@@ -39,26 +34,6 @@ ALLOWED = {
 
 def _chain(model: str) -> set[str]:
     return {f"{stage}@{model}-0" for stage in ("train", "sample", "evaluate")}
-
-
-@pytest.fixture(scope="module")
-def projects(tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Project]:
-    """A project that DVC has run and one that Snakemake has, made side by side."""
-    by_dvc, by_snakemake = (Project(tmp_path_factory.mktemp(name)) for name in ("by_dvc", "by_snakemake"))
-    engines = (DVC, (*SNAKEMAKE, "--quiet", "all"))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda project, engine: project.run(*engine), (by_dvc, by_snakemake), engines))
-    return by_dvc, by_snakemake
-
-
-@pytest.fixture
-def by_dvc(projects: tuple[Project, Project]) -> Project:
-    return projects[0]
-
-
-@pytest.fixture
-def by_snakemake(projects: tuple[Project, Project]) -> Project:
-    return projects[1]
 
 
 def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Project) -> None:
@@ -109,14 +84,6 @@ def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_d
     project.assert_settled_for(SNAKEMAKE)
 
 
-def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path: Path) -> None:
-    clone = _clone(by_snakemake, tmp_path / "clone")
-    for engine in (DVC, SNAKEMAKE):
-        clone.assert_settled_for(engine)
-    assert clone.outputs() == by_snakemake.outputs()
-    assert "report/index.html" in clone.outputs()
-
-
 @pytest.mark.slow
 def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_report(
     by_snakemake: Project, tmp_path: Path
@@ -150,87 +117,6 @@ def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     assert project.ran(*SNAKEMAKE, "-n") == {"report"}
     assert project.ran(*DVC) == {"ledger", "report"}
     project.assert_settled_for(SNAKEMAKE)
-
-
-@pytest.mark.parametrize("engine", [DVC, SNAKEMAKE])
-def test_a_page_that_was_removed_comes_back_the_same(engine: tuple[str, ...], by_dvc: Project, tmp_path: Path) -> None:
-    project = by_dvc.copy(tmp_path)
-    (page := project.folder / "report/index.html").unlink()
-    project.run(*engine)
-    assert page.read_bytes() == (by_dvc.folder / "report/index.html").read_bytes()
-    project.assert_settled_for(DVC if engine == SNAKEMAKE else SNAKEMAKE)
-
-
-def test_durations_are_of_the_weights_that_are_there(by_dvc: Project, tmp_path: Path) -> None:
-    project = by_dvc.copy(tmp_path)
-    lock = project.folder / "dvc.lock"
-
-    def shown() -> dict[str, Any]:
-        project.run("python", "-m", "stages.report", "--show")
-        runs = read_json(project.folder / "report/speed.json")["runs"]
-        return {run["name"]: {key: facts for key, facts in run.items() if key not in ("name", "seed")} for run in runs}
-
-    before, locked = shown(), lock.read_bytes()
-    assert all(set(run) == {"sha256", "train", "sample", "evaluate"} for run in before.values())
-    project.edit("params.yaml", "couplings: 2", "couplings: 3")
-    project.run(*DVC, "train@nice-0")
-    after = shown()
-    assert after["gan"] == before["gan"]
-    assert set(after["nice"]) == {"sha256", "train"}  # not drawn from yet
-    assert after["nice"]["sha256"] != before["nice"]["sha256"]
-    project.edit("params.yaml", "couplings: 3", "couplings: 2")
-    lock.write_bytes(locked)
-    project.run("dvc", "checkout", "-q")
-    assert shown() == before
-    shutil.rmtree(project.folder / "timings")  # as where nothing was trained
-    assert all(set(run) == {"sha256"} for run in shown().values())
-    project.assert_settled_for(DVC)
-
-
-def _interrupt(project: Project, engine: tuple[str, ...], how: int) -> None:
-    """Run an engine until the training has kept a state, then send all its processes a signal."""
-    running = project.start(*engine)
-    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
-    os.killpg(running.pid, how)
-    assert running.wait(PATIENCE) != 0
-
-
-@pytest.mark.slow
-def test_after_a_power_cut_dvc_goes_on_to_the_same_bytes(by_dvc: Project, tmp_path: Path) -> None:
-    project, engine = untrained(by_dvc, tmp_path), (*DVC, "train@gan-0")
-    _interrupt(project, engine, signal.SIGKILL)
-    assert project.ran(*engine) == {"train@gan-0"}
-    assert trained(project) == trained(by_dvc)
-
-
-@pytest.mark.slow
-def test_a_second_run_is_refused_and_a_killed_snakemakes_orphan_is_waited_for(
-    by_snakemake: Project, tmp_path: Path
-) -> None:
-    project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
-    running = project.start(*engine)
-    wait_for(lambda: (project.folder / "states/gan-0.safetensors").exists())
-    os.killpg(running.pid, signal.SIGSTOP)  # else it might be over too soon
-    for other in (DVC, SNAKEMAKE):
-        refused = project.run(*other, good=False)
-        assert f"is busy, it is being blocked by: (PID {running.pid}): " in " ".join(refused.split())
-        assert "Traceback" not in refused
-    os.kill(running.pid, signal.SIGKILL)
-    os.killpg(running.pid, signal.SIGCONT)
-    running.wait(PATIENCE)
-    assert project.ran(*engine) == {"train@gan-0"}
-    assert trained(project) == trained(by_snakemake)
-
-
-@pytest.mark.slow
-def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp_path: Path) -> None:
-    project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
-    _interrupt(project, engine, signal.SIGINT)
-    printed = (project.folder / "started.log").read_text(encoding="utf-8")
-    assert "stopped; the same command goes on after step " in printed
-    assert "Traceback" not in printed
-    assert project.ran(*engine) == {"train@gan-0"}
-    assert trained(project) == trained(by_snakemake)
 
 
 def test_what_is_asked_for_again_runs_with_all_that_depends_on_it(by_snakemake: Project) -> None:
@@ -288,37 +174,6 @@ def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
         copies.append((project.folder / "dvc.lock").read_bytes())
     assert copies[0] == copies[1]
     assert b"&id001" in copies[0]
-
-
-@pytest.mark.slow
-def test_leftovers_change_nothing_also_in_a_clone(by_dvc: Project, tmp_path: Path) -> None:
-    project = by_dvc.copy(tmp_path / "origin")
-    project.edit("params.yaml", "  nice:\n", "  flow:\n")
-    assert {"train@flow-0", "track", "report"} <= project.ran(*DVC)
-    assert (project.folder / "runs/nice/0/metrics.json").exists()
-    for place in ("runs", "runs/gan/0", "data/index", "data/ledger", "data/raw/digits"):
-        (project.folder / place / ".DS_Store").touch()
-    (project.folder / "runs/notes.txt").touch()
-    for engine in (DVC, SNAKEMAKE):
-        project.assert_settled_for(engine)
-    clone = _clone(project, tmp_path / "clone")
-    for engine in (DVC, SNAKEMAKE):
-        clone.assert_settled_for(engine)
-    project.edit("params.yaml", "  flow:\n", "  nice:\n")
-    assert project.ran(*SNAKEMAKE) == {"check", "track", "report"}  # what there is of it is what it was
-    project.assert_settled_for(DVC)
-
-
-def _clone(project: Project, folder: Path) -> Project:
-    """A clone of all that is committed and pushed."""
-    project.run("dvc", "remote", "add", "-f", "-d", "store", f"{folder}.store")
-    project.run("dvc", "push", "-q")
-    project.run("git", "add", "-A")
-    project.run("git", "-c", "user.name=x", "-c", "user.email=x@example.org", "commit", "-qm", "run")
-    project.run("git", "clone", "-q", ".", str(folder))
-    clone = Project.of(folder)
-    clone.run("dvc", "pull", "-q")
-    return clone
 
 
 @pytest.mark.slow

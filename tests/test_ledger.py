@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.copied_project import DVC, SNAKEMAKE, Project
+from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
 from workflow import params
 from workflow.engine import Graph
 from workflow.errors import BakeoffError
@@ -24,7 +24,7 @@ FILES = sorted(
 )
 SCRIPTS = sorted(file.stem for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__")
 CHAIN = ("train", "sample", "evaluate")
-SMALL = {"vae": "vae", "nice": "nice"}  # the models of the small project, and their kinds
+SMALL = {name: name for name in MODELS}  # the models of the small project, and their kinds
 
 
 @cache
@@ -122,14 +122,6 @@ def test_pages_are_written_only_where_they_change_and_go_with_what_they_are_of(
     assert set(before) - set(after) == {model_page("gan")}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A small project that has been run."""
-    project = Project(tmp_path_factory.mktemp("finished"), tuple(SMALL))
-    project.run(*SNAKEMAKE, "--quiet", "all")
-    return project
-
-
 def expected(file: Path) -> set[str]:
     """The stages that are to run if this file says something else: by the closures above, and all behind them."""
     of_scripts = {name for name in SCRIPTS if file in closure(f"stages.{name}")}
@@ -186,17 +178,18 @@ def plans(file: Path, text: str, project: Project) -> tuple[set[str], set[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_both_engines_plan_nothing_for_a_comment_and_the_same_for_a_statement(file: Path, finished: Project) -> None:
+def test_both_engines_plan_nothing_for_a_comment_and_alike_for_a_statement(file: Path, by_snakemake: Project) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
-    assert plans(file, commented(file, text), finished) == (set(), set())
+    assert plans(file, commented(file, text), by_snakemake) == (set(), set())
     planned = expected(file)
-    assert plans(file, extended(file, text), finished) == (planned, planned)
+    assert plans(file, extended(file, text), by_snakemake) == (planned, planned)
 
 
+@pytest.mark.slow
 def test_the_engines_themselves_with_a_comment_in_every_file_and_a_statement_in_one(
-    finished: Project, tmp_path: Path
+    by_snakemake: Project, tmp_path: Path
 ) -> None:
-    project = finished.copy(tmp_path)
+    project = by_snakemake.copy(tmp_path)
     for file in FILES:
         text = (ROOT / file).read_text(encoding="utf-8")
         (project.folder / file).write_text(commented(file, text), encoding="utf-8")
