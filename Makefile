@@ -14,7 +14,7 @@ help:  ## list these commands
 
 repro: .venv/installed  ## install what is missing, run what has changed, show the results; PRESET=mnist: of that preset
 	@if [ -n "$(PRESET)" ]; then python -m stages.preset "$(PRESET)"; fi
-	@python -m workflow.clone && python -m workflow.locks
+	@python -m workflow.engines.clone && python -m workflow.engines.dvc_locks
 	dvc repro
 	@python -m stages.report --show
 
@@ -36,7 +36,7 @@ cluster: .venv/installed  ## install what many machines need: clients of Slurm, 
 	uv pip install -q --python .venv/bin/python --require-hashes -r requirements-cluster.lock
 
 ui: .venv/installed  ## show the runs in the MLflow UI, to this machine alone; PORT=5001: there
-	@python -m workflow.ui $(PORT)
+	@python -m workflow.tracking.ui $(PORT)
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
 	rm -rf runs report data/prepared data/index data/ledger data/extractor data/reference data/checked.json data/tracked.json

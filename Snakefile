@@ -1,5 +1,5 @@
 # The stages of dvc.yaml as Snakemake rules: `snakemake --cores all` runs the same graph as `dvc repro`, in parallel,
-# and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engine.py).
+# and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engines/snakemake.py).
 import atexit
 import gc
 import sys
@@ -7,7 +7,7 @@ import sys
 from snakemake.logging import logger
 
 from workflow import params
-from workflow.engine import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
+from workflow.engines.snakemake import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
 gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
@@ -30,7 +30,7 @@ with one_line():
         )
         here = workflow.resource_settings.cores is not None  # not on a cluster, which knows its own GPUs
         if on_gpu and here and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
-            workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (workflow/compute.py)
+            workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (workflow/device.py)
         stages, changed = graph.stages, graph.mark()
     else:  # does one job of a run, perhaps on another machine
         stages, changed = planned(), str(MARKER)

@@ -13,8 +13,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import Row
+from workflow.engines.timing import host
 from workflow.files import read_json, write_json, write_text
-from workflow.timing import host
 
 PARTS = ("sampling", "training", "metrics", "stages", "growth", "run")  # modules with a docstring and `measure()`
 RESULTS, TABLES = Path("benchmarks/results.json"), Path("benchmarks/RESULTS.md")

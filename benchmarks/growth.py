@@ -20,17 +20,17 @@ from torch import Generator, Tensor
 
 from benchmarks.compare import Row, seconds
 from workflow import params
-from workflow.extractor import Classifier
-from workflow.images import ImageSet
-from workflow.metrics.frechet import fit_gaussian, frechet_distance
-from workflow.metrics.inception import inception_score
-from workflow.metrics.kernel import kernel_distance
-from workflow.metrics.manifold import fit_manifold, manifold_scores
-from workflow.metrics.neighbours import memorisation
+from workflow.data.tensors import ImageSet
+from workflow.evaluation.classifier import Classifier
+from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.neighbours import memorisation
 from workflow.models import registry
 from workflow.models.base import Model
-from workflow.team import Team
-from workflow.training import assist
+from workflow.training.distributed import Team
+from workflow.training.loop import assist
 
 REPEATS = 3
 BATCH = 16  # images, where the size of one grows
@@ -42,11 +42,11 @@ import sys, threading, time
 from pathlib import Path
 import numpy as np
 import torch
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models import registry
 from workflow.params import Train
-from workflow.stored import Arrays, write_images
-from workflow.training import fit
+from workflow.data.arrays import Arrays, write_images
+from workflow.training.loop import fit
 
 torch.set_num_threads(1)
 work, count, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])

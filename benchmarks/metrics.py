@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.compare import Row, compare
-from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
-from workflow.metrics.inception import inception_score
-from workflow.metrics.kernel import kernel_distance
-from workflow.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
 
 K, SUBSETS, SUBSET_SIZE, CLASSES = 5, 5, 1000, 1008
 SIZES = ((10_000, 64), (50_000, 64), (10_000, 512), (50_000, 512), (10_000, 2048), (50_000, 2048))

@@ -1,6 +1,6 @@
 """The steps of our training loop, against the loops that others write, on one thread of the CPU in float32.
 
-Ours are all the steps of `workflow.training.fit` without its validations and samples, as `assist` takes them. Against:
+Ours are all the steps of `workflow.training.loop.fit` without its validations and samples, as `assist` takes them. Against:
 
 - *plain loop*: the same model and loss in the loop that everybody writes, with a DataLoader and `torch.optim.AdamW`.
 - *pythae*: its trainer, without validation, and its VAE or VQ-VAE around the very layers of ours, with our likelihood
@@ -37,15 +37,15 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.compare import Row, compare
 from workflow import params
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models import registry
 from workflow.models.base import HasInitialise, Model
 from workflow.models.layers.common import categorical_log_prob
 from workflow.models.vae import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
-from workflow.team import Team
-from workflow.training import INITIALISED, assist
+from workflow.training.distributed import Team
+from workflow.training.loop import INITIALISED, assist
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
 LARGE = ("vae", "vqvae", "nice")  # also at the larger size

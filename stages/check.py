@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from workflow import params
-from workflow.command import run
-from workflow.compute import device_kind
-from workflow.counts import check_counts, recorded_card
-from workflow.datasets.catalogue import shape_of
-from workflow.datasets.folder import check_names
+from workflow.data.catalogue import shape_of
+from workflow.data.counts import check_counts, recorded_card
+from workflow.data.folder import check_names
+from workflow.device import device_kind
+from workflow.engines.command import run
 from workflow.errors import BakeoffError
 from workflow.files import write_json
 from workflow.models.registry import check_builds, check_entries

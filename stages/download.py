@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from workflow import params
-from workflow.command import run
-from workflow.datasets import catalogue
+from workflow.data import catalogue
+from workflow.engines.command import run
 
 
 def main() -> None:

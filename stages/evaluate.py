@@ -3,13 +3,14 @@
 import time
 from pathlib import Path
 
-from workflow import params, timing
-from workflow.command import run
-from workflow.compute import prepare_torch
-from workflow.evaluation import EXTRACTOR, evaluate, read_judge, read_real
+from workflow import params
+from workflow.data.tensors import read_tensors, write_tensors
+from workflow.device import prepare_torch
+from workflow.engines import timing
+from workflow.engines.command import run
+from workflow.engines.index import write_entry
+from workflow.evaluation.evaluator import EXTRACTOR, evaluate, read_judge, read_real
 from workflow.files import read_json, write_json
-from workflow.images import read_tensors, write_tensors
-from workflow.index import write_entry
 from workflow.models import registry
 
 NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from workflow import params
-from workflow.command import run
-from workflow.compute import prepare_torch
-from workflow.extractor import accuracy, fit_classifier, save_classifier
+from workflow.data.arrays import Card, read_card
+from workflow.data.tensors import read_split
+from workflow.device import prepare_torch
+from workflow.engines.command import run
+from workflow.evaluation.classifier import accuracy, fit_classifier, save_classifier
+from workflow.evaluation.inception import FACTS, take_inception
 from workflow.files import sha256, write_json
-from workflow.images import read_split
-from workflow.inception import FACTS, take_inception
-from workflow.stored import Card, read_card
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:

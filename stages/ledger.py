@@ -1,8 +1,8 @@
 """Write down which code each stage and each model is made of, so that a change runs what is made of it, and no more."""
 
 from workflow import params
-from workflow.command import run
-from workflow.ledger import bring_up_to_date
+from workflow.engines.command import run
+from workflow.engines.ledger import bring_up_to_date
 
 
 def main() -> None:

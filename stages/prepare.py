@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from workflow import params
-from workflow.command import run
-from workflow.counts import check_counts
-from workflow.datasets import catalogue
-from workflow.stored import PREPARED, as_card, write_prepared
+from workflow.data import catalogue
+from workflow.data.arrays import PREPARED, as_card, write_prepared
+from workflow.data.counts import check_counts
+from workflow.engines.command import run
 
 
 def main() -> None:

@@ -4,8 +4,8 @@ import subprocess
 from pathlib import Path
 
 from workflow import params
-from workflow.clone import in_git
-from workflow.command import reader
+from workflow.engines.clone import in_git
+from workflow.engines.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_bytes
 

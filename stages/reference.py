@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from workflow import params
-from workflow.command import run
-from workflow.compute import prepare_torch
-from workflow.evaluation import read_judge, reference, write_real
+from workflow.device import prepare_torch
+from workflow.engines.command import run
+from workflow.evaluation.evaluator import read_judge, reference, write_real
 from workflow.files import write_json
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from workflow import params
-from workflow.command import reader
+from workflow.engines.command import reader
+from workflow.engines.stage_lock import alone
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
 from workflow.report import speed
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
-from workflow.turn import alone
 
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 
@@ -54,7 +54,7 @@ def unfinished() -> tuple[str, ...]:
 
     Raises BakeoffError if what all are measured by has not.
     """
-    from workflow.engine import Graph
+    from workflow.engines.snakemake import Graph
 
     settings, changed = params.load(), {stage.name for stage in Graph().stages if stage.changed}
     if behind := changed & {"prepare", "extractor", "reference"}:

@@ -5,15 +5,16 @@ from pathlib import Path
 
 import torch
 
-from workflow import params, timing
-from workflow.batches import in_batches
-from workflow.command import run
-from workflow.compute import generator, prepare_torch
-from workflow.drawing import overview, png
+from workflow import params
+from workflow.data.pictures import overview, png
+from workflow.data.tensors import write_tensors
+from workflow.device import generator, prepare_torch
+from workflow.engines import timing
+from workflow.engines.command import run
+from workflow.evaluation.batching import in_batches
 from workflow.files import write_bytes
-from workflow.images import write_tensors
 from workflow.models import registry
-from workflow.state import drop_if_recorded
+from workflow.training.checkpoint import drop_if_recorded
 
 
 def main(name: str, seed: int) -> None:

@@ -20,14 +20,15 @@ from filelock import FileLock, Timeout
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
-from workflow import locks, params
+from workflow import params
+from workflow.engines import dvc_locks
 from workflow.errors import BakeoffError, one_line
 from workflow.files import write_text
 from workflow.models.registry import check_entries, check_hyperparameters
 from workflow.params import Entry, Params
-from workflow.search import Known, Space, Values, grid, parse, propose
-from workflow.state import failure_path
-from workflow.sweep import best_of, members, read_losses, varied
+from workflow.sweeps.search import Known, Space, Values, grid, parse, propose
+from workflow.sweeps.trials import best_of, members, read_losses, varied
+from workflow.training.checkpoint import failure_path
 
 LOCK = Path(".locks/sweep.lock")
 NEXT = "snakemake --cores all --keep-going"
@@ -89,7 +90,7 @@ def sweep(base: str, space: Space, trials: int, parallel: int, command: list[str
 
 def untrained(base: str, settings: Params) -> list[str]:
     """The models of a sweep that are not trained as the parameters, data and code are now, which DVC knows."""
-    from workflow.engine import Graph
+    from workflow.engines.snakemake import Graph
 
     changed = {stage.name for stage in Graph().stages if stage.changed}
     models = members(base, settings) if base in settings.sweeps else [base]
@@ -153,7 +154,7 @@ def add(base: str, space: Space, trials: list[Values], settings: Params) -> list
 
 def run(command: list[str]) -> int:
     """Run an engine, to its own end also after Ctrl-C, which it has got as well; returns its exit status."""
-    locks.repair()
+    dvc_locks.repair()
     try:
         child = subprocess.Popen(command)
     except OSError as error:

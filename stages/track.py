@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
-from workflow import params, tracking
-from workflow.command import run
+from workflow import params
+from workflow.engines.command import run
 from workflow.files import write_json
+from workflow.tracking import store
 
 
 def main() -> None:
     """Mirror them, and write down what the store has."""
-    write_json(Path("data/tracked.json"), tracking.mirror(params.load()))
+    write_json(Path("data/tracked.json"), store.mirror(params.load()))
 
 
 if __name__ == "__main__":

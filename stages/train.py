@@ -7,20 +7,22 @@ from pathlib import Path
 
 import torch
 
-from workflow import params, timing, tracking
-from workflow.command import run
-from workflow.compute import more_devices, prepare_torch
-from workflow.counts import check_evaluation, check_model
+from workflow import params
+from workflow.data.arrays import read_card
+from workflow.data.counts import check_evaluation, check_model
+from workflow.data.tensors import read_split, write_tensors
+from workflow.device import more_devices, prepare_torch
+from workflow.engines import timing
+from workflow.engines.command import run
+from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.files import write_text
-from workflow.images import read_split, write_tensors
-from workflow.ledger import Code
 from workflow.models import registry
 from workflow.params import Params
-from workflow.state import StateFile, noting_failure, prune, state_path
-from workflow.stored import read_card
-from workflow.team import Team, together
-from workflow.training import assist, fit
+from workflow.tracking import store
+from workflow.training.checkpoint import StateFile, noting_failure, prune, state_path
+from workflow.training.distributed import Team, together
+from workflow.training.loop import assist, fit
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +53,7 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
         return
     folder = Path("runs") / name / str(seed)
     valid = read_split("valid")
-    with noting_failure(name, seed), tracking.live(name, seed, settings) as track, file.stopping_politely():
+    with noting_failure(name, seed), store.live(name, seed, settings) as track, file.stopping_politely():
         try:
             fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", team, file)
         except torch.OutOfMemoryError:
@@ -78,7 +80,7 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
 def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
     """Of a training: hex digits over parameters, data, all code of model and training, torch and the device."""
     code = Code(ROOT).hashes([Path("stages/train.py")])
-    parts = [tracking.content_tag(name, seed, settings), code, torch.__version__, device.type]
+    parts = [store.content_tag(name, seed, settings), code, torch.__version__, device.type]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

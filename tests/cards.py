@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workflow.stored import Card
+from workflow.data.arrays import Card
 
 
 def card(shape: tuple[int, int, int], levels: int, classes: int, **further: Any) -> Card:

@@ -15,7 +15,7 @@ from tests.mirror import mirror  # noqa: F401 -- a fixture
 
 if TYPE_CHECKING:
     from tests.copied_project import Project
-    from workflow.evaluation import Judge
+    from workflow.evaluation.evaluator import Judge
 
 ROOT = Path(__file__).parent.parent
 gc.set_threshold(100_000)  # as in stages/__init__.py

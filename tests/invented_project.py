@@ -10,9 +10,9 @@ import yaml
 from torch import Tensor
 
 from workflow import params
+from workflow.data.arrays import write_prepared
+from workflow.data.tensors import ImageSet, write_tensors
 from workflow.files import sha256
-from workflow.images import ImageSet, write_tensors
-from workflow.stored import write_prepared
 
 ROOT = Path(params.__file__).parents[1]
 

@@ -7,9 +7,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from tests.cards import card
-from workflow.evaluation import Judge
-from workflow.extractor import fit_classifier
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
+from workflow.evaluation.classifier import fit_classifier
+from workflow.evaluation.evaluator import Judge
 from workflow.models.base import Likelihood, Model
 from workflow.params import Evaluate, Extractor
 

@@ -10,7 +10,7 @@ from stages import train
 from stages.check import check
 from tests.copied_project import DVC, SNAKEMAKE, Project
 from workflow import params
-from workflow.counts import recorded_card
+from workflow.data.counts import recorded_card
 from workflow.errors import BakeoffError
 
 

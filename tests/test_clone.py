@@ -47,9 +47,9 @@ def test_make_repro_runs_without_git_and_with_it_again(unpacked: Path) -> None:
 
     config = unpacked / ".dvc/config.local"
     before = config.read_bytes()
-    _run("python -m workflow.clone")
+    _run("python -m workflow.engines.clone")
     assert config.read_bytes() == before
-    _run("git init -q && python -m workflow.clone")
+    _run("git init -q && python -m workflow.engines.clone")
     assert "no_scm" not in config.read_text(encoding="utf-8")
     assert "up to date" in _run("dvc status check")
     assert _run("git status --short .dvc") == "?? .dvc/\n"

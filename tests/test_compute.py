@@ -10,14 +10,14 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from workflow.compute import prepare_torch
-from workflow.engine import visible_gpus
-from workflow.ledger import Code
+from workflow.device import prepare_torch
+from workflow.engines.ledger import Code
+from workflow.engines.snakemake import visible_gpus
 from workflow.params import Compute
 
 STAGE = """
 import sys, types, torch
-from workflow.compute import prepare_torch, take_gpu
+from workflow.device import prepare_torch, take_gpu
 from workflow.params import Compute
 names, compute = sys.argv[1].split(","), Compute(device="auto", threads=1)
 torch.cuda.is_available = lambda: True
@@ -111,5 +111,5 @@ def test_stages_that_compute_ask_for_one_gpu() -> None:
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     bodies = {name: stage.get("do", stage) for name, stage in stages.items()}
     code = Code(ROOT)
-    computing = {name for name in bodies if Path("workflow/compute.py") in code.made_of(Path(f"stages/{name}.py"))}
+    computing = {name for name in bodies if Path("workflow/device.py") in code.made_of(Path(f"stages/{name}.py"))}
     assert {name for name, body in bodies.items() if body["meta"].get("gpu") == 1} == computing - {"check"}

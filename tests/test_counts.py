@@ -12,13 +12,13 @@ from PIL import Image
 from stages import download, prepare
 from tests.conftest import ROOT
 from workflow import params
-from workflow.counts import check_counts
-from workflow.datasets import catalogue
-from workflow.datasets.catalogue import shape_of
+from workflow.data import catalogue
+from workflow.data.arrays import Card
+from workflow.data.catalogue import shape_of
+from workflow.data.counts import check_counts
 from workflow.errors import BakeoffError
 from workflow.models.registry import check_builds
 from workflow.params import Embedded, Params
-from workflow.stored import Card
 
 SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 

@@ -78,7 +78,7 @@ def test_an_edited_file_of_a_model_concerns_its_chain_alone(by_dvc: Project, tmp
 
 def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
-    project.edit("workflow/report/page.html.j2", "</body>", "<!-- new --></body>")
+    project.edit("workflow/report/templates/page.html.j2", "</body>", "<!-- new --></body>")
     assert project.ran(*SNAKEMAKE, "-n") == {"report"}
     assert project.ran(*DVC) == {"ledger", "report"}
     project.assert_settled_for(SNAKEMAKE)
@@ -108,7 +108,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
 @pytest.mark.slow
 def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     project = by_snakemake.copy(tmp_path)
-    project.edit("workflow/report/page.html.j2", "</main>", "</MAIN>")
+    project.edit("workflow/report/templates/page.html.j2", "</main>", "</MAIN>")
     random = np.random.default_rng(0)
     for file in project.folder.rglob("*"):
         if file.is_file() and not {".git", ".dvc"} & set(file.parts):

@@ -24,18 +24,18 @@ from tests.judged import (
     Exact,
     OnlySamples,
 )
-from workflow.evaluation import REAL, Judge, Real, evaluate, read_real, reference, write_real
-from workflow.extractor import Classifier, Outputs
-from workflow.images import ImageSet, read_tensors, write_tensors
-from workflow.metrics.frechet import fit_gaussian, frechet_distance
-from workflow.metrics.inception import inception_score
-from workflow.metrics.kernel import kernel_distance
-from workflow.metrics.manifold import fit_manifold, manifold_scores
-from workflow.metrics.modes import mode_coverage
-from workflow.metrics.neighbours import nearest
-from workflow.metrics.sharpness import sharpness
+from workflow.data.arrays import Mixture
+from workflow.data.tensors import ImageSet, read_tensors, write_tensors
+from workflow.evaluation.classifier import Classifier, Outputs
+from workflow.evaluation.evaluator import REAL, Judge, Real, evaluate, read_real, reference, write_real
+from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.modes import mode_coverage
+from workflow.evaluation.metrics.neighbours import nearest
+from workflow.evaluation.metrics.sharpness import sharpness
 from workflow.models.base import Model
-from workflow.stored import Mixture
 
 
 def _numbers(content: Any) -> Iterator[float]:

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workflow import extractor
+from workflow.data.tensors import ImageSet, write_tensors
 from workflow.errors import BakeoffError
-from workflow.extractor import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
-from workflow.images import ImageSet, write_tensors
+from workflow.evaluation import classifier
+from workflow.evaluation.classifier import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
 from workflow.params import Extractor
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_keeps_the_weights_that_did_best_and_of_equals_the_surest(
         seen.append(logits)
         return scores[len(seen) - 1]
 
-    monkeypatch.setattr(extractor, "accuracy", scripted)
+    monkeypatch.setattr(classifier, "accuracy", scripted)
     kept = _logits(fit_classifier(train, valid, 17, 10, BRIEF, CPU), valid.images, 32)
     assert len(seen) == BRIEF.epochs
     order = [(score, -F.cross_entropy(logits, valid.labels).item()) for score, logits in zip(scores, seen, strict=True)]

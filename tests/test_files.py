@@ -14,10 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from workflow import drawing, files, images, stored
-from workflow.compute import generator, prepare_torch
+from workflow import files
+from workflow.data import arrays, pictures, tensors
+from workflow.data.tensors import ImageSet
+from workflow.device import generator, prepare_torch
 from workflow.errors import BakeoffError, one_line
-from workflow.images import ImageSet
 from workflow.params import Compute
 
 
@@ -37,8 +38,8 @@ SETS = ImageSet(torch.zeros(600, 1, 8, 8, dtype=torch.uint8), torch.arange(600))
 WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda path: files.write_bytes(path, b"x" * 9000),
     "json": lambda path: files.write_json(path, ["x" * 9000]),
-    "tensors": lambda path: images.write_tensors(path, {"x": torch.zeros(9000)}),
-    "images": lambda path: stored.write_images(path, SETS),
+    "tensors": lambda path: tensors.write_tensors(path, {"x": torch.zeros(9000)}),
+    "images": lambda path: arrays.write_images(path, SETS),
 }
 
 
@@ -101,12 +102,12 @@ def test_bad_json_is_named(content: bytes | None, tmp_path: Path) -> None:
 
 
 def test_tensors_keep_their_bytes(tmp_path: Path) -> None:
-    tensors = {"b": torch.arange(6).view(2, 3).T, "a": torch.randn(3)}
+    written = {"b": torch.arange(6).view(2, 3).T, "a": torch.randn(3)}
     for name in ("one", "two"):
-        images.write_tensors(tmp_path / name, tensors, json.dumps({"x": 1, "y": 2}))
-    back, metadata = images.read_tensors(tmp_path / "one")
+        tensors.write_tensors(tmp_path / name, written, json.dumps({"x": 1, "y": 2}))
+    back, metadata = tensors.read_tensors(tmp_path / "one")
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
-    assert all(torch.equal(back[name], tensors[name]) for name in tensors)
+    assert all(torch.equal(back[name], written[name]) for name in written)
     assert json.loads(metadata) == {"x": 1, "y": 2}
 
 
@@ -122,10 +123,10 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_damaged_tensors_are_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    images.write_tensors(tmp_path / "x.safetensors", {"a": torch.randn(50)})
+    tensors.write_tensors(tmp_path / "x.safetensors", {"a": torch.randn(50)})
     (tmp_path / "x.safetensors").write_bytes(damage((tmp_path / "x.safetensors").read_bytes()))
     with pytest.raises(BakeoffError, match=r"x\.safetensors: damaged"):
-        images.read_tensors(tmp_path / "x.safetensors")
+        tensors.read_tensors(tmp_path / "x.safetensors")
 
 
 def _prepared(folder: Path) -> None:
@@ -139,21 +140,21 @@ def _prepared(folder: Path) -> None:
         "classes": ["a"],
         "split": "-",
     }
-    stored.write_prepared(folder, dict.fromkeys(stored.SPLITS, image_set), **about)
+    arrays.write_prepared(folder, dict.fromkeys(arrays.SPLITS, image_set), **about)
 
 
 def test_prepared_data_is_checked_against_its_hash(tmp_path: Path) -> None:
     _prepared(tmp_path)
-    assert len(images.read_split("valid", tmp_path)) == 5
-    assert stored.read_card(tmp_path).shape == (1, 4, 4)
+    assert len(tensors.read_split("valid", tmp_path)) == 5
+    assert arrays.read_card(tmp_path).shape == (1, 4, 4)
     content = bytearray((tmp_path / "valid.safetensors").read_bytes())
     content[-1] ^= 1  # one bit of one label: the structure is sound
     (tmp_path / "valid.safetensors").write_bytes(content)
     with pytest.raises(BakeoffError, match=r"valid\.safetensors: SHA-256"):
-        images.read_split("valid", tmp_path)
+        tensors.read_split("valid", tmp_path)
     (tmp_path / "valid.safetensors").unlink()
     with pytest.raises(BakeoffError, match=r"valid\.safetensors: missing"):
-        images.read_split("valid", tmp_path)
+        tensors.read_split("valid", tmp_path)
 
 
 def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
@@ -163,13 +164,13 @@ def test_a_card_that_lacks_a_field_is_named(tmp_path: Path) -> None:
     for broken in bad:
         files.write_json(tmp_path / "card.json", broken)
         with pytest.raises(BakeoffError, match=r"card\.json: "):
-            stored.read_card(tmp_path)
+            arrays.read_card(tmp_path)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grid_puts_every_pixel_in_its_place(channels: int) -> None:
     x = torch.randint(0, 5, (7, channels, 4, 6), dtype=torch.uint8)
-    picture = drawing.grid(x.numpy(), levels=5, columns=3, scale=2, gap=1)
+    picture = pictures.grid(x.numpy(), levels=5, columns=3, scale=2, gap=1)
     assert picture.size == (3 * 12 + 2, 3 * 8 + 2)
     assert picture.mode == ("L" if channels == 1 else "RGB")
     for i in range(7):
@@ -181,8 +182,8 @@ def test_grid_puts_every_pixel_in_its_place(channels: int) -> None:
 
 
 def test_png_is_the_picture(tmp_path: Path) -> None:
-    picture = drawing.grid(torch.randint(0, 5, (2, 1, 4, 4), dtype=torch.uint8).numpy(), 5, 2)
-    (tmp_path / "x.png").write_bytes(drawing.png(picture))
+    picture = pictures.grid(torch.randint(0, 5, (2, 1, 4, 4), dtype=torch.uint8).numpy(), 5, 2)
+    (tmp_path / "x.png").write_bytes(pictures.png(picture))
     assert Image.open(tmp_path / "x.png").tobytes() == picture.tobytes()
 
 
@@ -211,7 +212,7 @@ def test_generators_of_neighbouring_seeds_are_unrelated() -> None:
 
 def test_points_are_dark_where_they_are_in_their_plane() -> None:
     points = np.array([[200, 30], [200, 30], [60, 220]], np.uint8).reshape(-1, 1, 1, 2)
-    plane = drawing.scatter(points, levels=256, side=128)
+    plane = pictures.scatter(points, levels=256, side=128)
     assert (plane.shape, plane.dtype) == ((1, 1, 128, 128), np.uint8)
     inner = plane[0, 0, 1:-1, 1:-1]
     rows, columns = (inner < 255).nonzero()
@@ -219,5 +220,5 @@ def test_points_are_dark_where_they_are_in_their_plane() -> None:
         (row + i, column + j) for row, column in ((112, 100), (17, 30)) for i in (-1, 0, 1) for j in (-1, 0, 1)
     }  # from the top, and from the left
     assert plane[0, 0, 112, 100] < plane[0, 0, 17, 30] < 255  # twice is darker
-    assert drawing.overview(points, 256).size == (384, 384)
-    assert drawing.overview(np.zeros((200, 1, 8, 8), np.uint8), 17).size == (10 * 49 - 1, 10 * 49 - 1)
+    assert pictures.overview(points, 256).size == (384, 384)
+    assert pictures.overview(np.zeros((200, 1, 8, 8), np.uint8), 17).size == (10 * 49 - 1, 10 * 49 - 1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models.gan import (
     Gan,
     Objective,
@@ -19,7 +19,7 @@ from workflow.models.gan import (
 )
 from workflow.models.layers.adversarial import energy_distance
 from workflow.params import Train
-from workflow.training import fit
+from workflow.training.loop import fit
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 

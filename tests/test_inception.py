@@ -22,14 +22,15 @@ from tests.cards import card
 from tests.conftest import ROOT
 from tests.invented_project import write
 from tests.mirror import Mirror
-from workflow import inception, tracking
+from workflow.data.arrays import Mixture, write_prepared
+from workflow.data.tensors import ImageSet, write_tensors
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet, write_tensors
-from workflow.inception import Inception, load_inception, take_inception
-from workflow.metrics.frechet import fit_gaussian, frechet_distance
-from workflow.metrics.inception import inception_score
-from workflow.metrics.kernel import kernel_distance
-from workflow.stored import Mixture, write_prepared
+from workflow.evaluation import inception
+from workflow.evaluation.inception import Inception, load_inception, take_inception
+from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance
+from workflow.tracking import store
 
 GREY = card((1, 8, 8), 17, 10)
 
@@ -245,7 +246,7 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     assert metrics["modes"] is None
     assert metrics["class_accuracy"] is None
     assert metrics["probe_accuracy"] > 0.1
-    assert "Inception/fid" in tracking._figures(metrics, {})
+    assert "Inception/fid" in store._figures(metrics, {})
     text = " ".join(re.sub(r"<[^>]+>", " ", Path("report/index.html").read_text(encoding="utf-8")).split())
     assert "Inception FID" in text
     assert "classifier FID" not in text

@@ -21,10 +21,10 @@ import yaml
 from stages import sample, train
 from tests.invented_project import write
 from tests.tracking.conftest import PATIENCE, make, wait_for
-from workflow import state
+from workflow.data.tensors import read_tensors
 from workflow.errors import BakeoffError, one_line
-from workflow.images import read_tensors
-from workflow.state import StateFile, state_path
+from workflow.training import checkpoint
+from workflow.training.checkpoint import StateFile, state_path
 
 FORK = multiprocessing.get_context("fork")  # children that need not import torch again
 OUTPUTS = ("model.safetensors", "history.jsonl", "snapshots.safetensors")
@@ -34,7 +34,7 @@ EPOCHS = 20
 
 @pytest.fixture(autouse=True)
 def _the_state_of_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state, "LEAST_SHARE", 0)
+    monkeypatch.setattr(checkpoint, "LEAST_SHARE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_finished_training_whose_outputs_are_lost_is_not_repeated(
     """So it is if the engine is killed before it has noted the result: it deletes the outputs when it comes again."""
     train.main("gan", 0)
     assert _outputs() == undisturbed
-    monkeypatch.setattr("workflow.training._Steps.take", None)
+    monkeypatch.setattr("workflow.training.loop._Steps.take", None)
     train.main("gan", 0)
     assert _outputs() == undisturbed
 
@@ -167,7 +167,7 @@ def _edit_model() -> None:
 def _edit_loop() -> None:
     for place in ("stages", "workflow"):
         shutil.copytree(train.ROOT / place, place)
-    with Path("workflow/training.py").open("a", encoding="utf-8") as file:
+    with Path("workflow/training/loop.py").open("a", encoding="utf-8") as file:
         file.write("EDITED = True\n")
     train.ROOT = Path()
 
@@ -187,7 +187,7 @@ def test_a_state_of_another_training_is_never_used(
         return found
 
     monkeypatch.setattr(StateFile, "read", watch)
-    monkeypatch.setattr("workflow.training._Steps.take", lambda *_: [])
+    monkeypatch.setattr("workflow.training.loop._Steps.take", lambda *_: [])
     with contextlib.suppress(Exception):  # nothing is trained here: what is asked is from where it would go on
         train.main("gan", 0)
     assert read[0]["step"] >= 5

@@ -11,9 +11,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
 from workflow import params
-from workflow.engine import Graph
+from workflow.engines.ledger import LEDGER, Code, bring_up_to_date, model_page, stage_page, what_it_says
+from workflow.engines.snakemake import Graph
 from workflow.errors import BakeoffError
-from workflow.ledger import LEDGER, Code, bring_up_to_date, model_page, stage_page, what_it_says
 from workflow.models import kinds
 
 FILES = sorted(
@@ -37,7 +37,9 @@ def closure(module: str) -> frozenset[Path]:
             finder.import_hook(f"workflow.models.{kind}")
     files = (vars(module).get("__file__") for module in finder.modules.values())
     found = {Path(file).relative_to(ROOT) for file in files if file}
-    beside = {file for file in FILES if file.suffix in (".j2", ".css") and any(f.parent == file.parent for f in found)}
+    beside = {
+        file for file in FILES if file.suffix in (".j2", ".css") and any(f.parent == file.parent.parent for f in found)
+    }
     return frozenset(found | beside)
 
 

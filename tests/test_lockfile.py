@@ -6,7 +6,7 @@ import pytest
 from dvc.utils.serialize import dumps_yaml
 
 from tests.conftest import ROOT
-from workflow.engine import _Lock
+from workflow.engines.snakemake import _Lock
 from workflow.errors import BakeoffError
 
 ODD = {"schema": "2.0", "stages": {name: {"cmd": "x", "deps": [{"path": "a: b"}]} for name in ("on", "1", "a@b-0")}}

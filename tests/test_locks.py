@@ -12,8 +12,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.copied_project import Project
+from workflow.engines.dvc_locks import repair
 from workflow.errors import BakeoffError
-from workflow.locks import repair
 
 HALF = '{"write": {"/project/runs/vae/0/model.safetensors": {"pid": 12'
 ASLEEP = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -53,7 +53,7 @@ def test_after_a_kill_while_dvc_wrote_its_locks_snakemake_plans_and_dvc_does_aft
     assert "train@nice-0" in project.ran("snakemake", "-n")
     locks.write_text("", encoding="utf-8")
     assert "JSON structure is corrupted" in project.run("dvc", "status", good=False)
-    project.run("python", "-m", "workflow.locks")
+    project.run("python", "-m", "workflow.engines.dvc_locks")
     project.run("dvc", "status")
 
 

@@ -12,11 +12,11 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from workflow.metrics import baseline, neighbours
-from workflow.metrics.baseline import PixelHistogram
-from workflow.metrics.modes import class_shares, kl_divergence, mode_coverage
-from workflow.metrics.neighbours import memorisation, nearest
-from workflow.metrics.probe import probe_accuracy
+from workflow.evaluation.metrics import baseline, neighbours
+from workflow.evaluation.metrics.baseline import PixelHistogram
+from workflow.evaluation.metrics.modes import class_shares, kl_divergence, mode_coverage
+from workflow.evaluation.metrics.neighbours import memorisation, nearest
+from workflow.evaluation.metrics.probe import probe_accuracy
 
 few_examples = settings(max_examples=25, derandomize=True, deadline=None)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 import torch
 from tests.cards import card
 from tests.judged import SETTINGS, OnlySamples
-from workflow import evaluation
-from workflow.evaluation import Judge, evaluate, reference
-from workflow.extractor import Classifier
-from workflow.images import ImageSet
-from workflow.metrics import neighbours
+from workflow.evaluation import evaluator
+from workflow.evaluation.evaluator import Judge, evaluate, reference
+from workflow.evaluation.classifier import Classifier
+from workflow.data.tensors import ImageSet
+from workflow.evaluation.metrics import neighbours
 
 torch.set_num_threads(1)
 train, classes, allowed, limit = int(sys.argv[2]), 10, int(sys.argv[3]), int(sys.argv[4])
-neighbours.SEARCHED, evaluation.PROBED = (limit, limit)
+neighbours.SEARCHED, evaluator.PROBED = (limit, limit)
 shape = (3, 24, 24)
 size = train * 3 * 24 * 24
 images = torch.from_file(sys.argv[1], shared=True, size=size, dtype=torch.uint8).view(train, *shape)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from workflow.errors import BakeoffError
-from workflow.metrics import frechet, inception, kernel, manifold
-from workflow.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
-from workflow.metrics.inception import inception_score
-from workflow.metrics.kernel import kernel_distance, squared_mmd
-from workflow.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics import frechet, inception, kernel, manifold
+from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance, squared_mmd
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 few_examples = settings(max_examples=25, derandomize=True, deadline=None)

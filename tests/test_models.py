@@ -17,18 +17,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import ROOT
 from tests.passes import count_passes
 from workflow import params
-from workflow.batches import in_batches
+from workflow.data.tensors import ImageSet
+from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
-from workflow.history import Record
-from workflow.images import ImageSet
-from workflow.ledger import Code
-from workflow.metrics.operations import operations
+from workflow.evaluation.batching import in_batches
+from workflow.evaluation.metrics.operations import operations
 from workflow.models import base, kinds, registry
 from workflow.models.base import Model
 from workflow.models.layers.noise import choices
 from workflow.params import Entry
-from workflow.state import State, StateFile
-from workflow.training import fit
+from workflow.training.checkpoint import State, StateFile
+from workflow.training.history import Record
+from workflow.training.loop import fit
 
 SHAPES = [((1, 8, 8), 17), ((3, 8, 8), 4)]
 

@@ -8,9 +8,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from workflow.metrics.modes import nearest_mode
-from workflow.metrics.oddity import auroc, odd_inputs
-from workflow.metrics.sharpness import sharpness
+from workflow.evaluation.metrics.modes import nearest_mode
+from workflow.evaluation.metrics.oddity import auroc, odd_inputs
+from workflow.evaluation.metrics.sharpness import sharpness
 
 
 def _generator(seed: int = 0) -> torch.Generator:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.judged import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything
-from workflow import evaluation
-from workflow.evaluation import Judge, evaluate, reference
-from workflow.images import ImageSet
-from workflow.metrics import neighbours
+from workflow.data.tensors import ImageSet
+from workflow.evaluation import evaluator
+from workflow.evaluation.evaluator import Judge, evaluate, reference
+from workflow.evaluation.metrics import neighbours
 from workflow.report.columns import MEASURED
 
 
@@ -71,7 +71,7 @@ def test_reference_is_what_one_computes_by_hand(judge: Judge) -> None:
 def test_the_probe_learns_from_some_training_images_evenly_spaced(
     judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluation, "PROBED", 50)
+    monkeypatch.setattr(evaluator, "PROBED", 50)
     few = replace(judge)
     assert torch.equal(few.probed.images, judge.train.images[::3])
     only = replace(judge, train=ImageSet(judge.train.images[::3], judge.train.labels[::3]))
@@ -84,11 +84,11 @@ def test_parts_do_not_change_the_reconstruction_error(
     judge: Judge, samples: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"]
-    monkeypatch.setattr(evaluation, "SOME", 7)
+    monkeypatch.setattr(evaluator, "SOME", 7)
     assert evaluate(Everything(), samples, judge, 0)[0]["reconstruction_mse"] == pytest.approx(whole, rel=1e-12)
 
 
 def test_the_page_tells_how_many_images_are_searched_and_probed() -> None:
     caveats = {column.key: column.caveat for column in MEASURED}
     assert f"{neighbours.SEARCHED:,}" in caveats["nearest_neighbour_ratio"]
-    assert f"{evaluation.PROBED:,}" in caveats["probe_accuracy"]
+    assert f"{evaluator.PROBED:,}" in caveats["probe_accuracy"]

@@ -12,7 +12,7 @@ import torch
 from stages import report
 from tests.invented_project import make_project, write
 from workflow import params
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.report.results import read_results
 from workflow.report.summary import summarise
 from workflow.report.tables import understanding

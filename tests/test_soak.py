@@ -96,7 +96,7 @@ def _is_whole(lock: Path) -> bool:
 
 def _remedy(project: Project) -> None:
     """What docs/reliability.md tells those to do who start DVC themselves, and nothing else."""
-    project.run("python", "-m", "workflow.locks")
+    project.run("python", "-m", "workflow.engines.dvc_locks")
 
 
 def _moments(engine: str, last: float) -> Iterator[float]:

@@ -22,7 +22,7 @@ from stages import report
 from tests.browser import open_browser
 from tests.invented_project import MODELS, make_project, small_sets, write_timings
 from tests.swept import BEST, TRIALS, add_sweep
-from workflow import timing
+from workflow.engines import timing
 from workflow.files import sha256
 from workflow.report import speed
 from workflow.report.summary import fingerprint

@@ -14,9 +14,9 @@ from tests.conftest import ROOT
 from workflow import params
 from workflow.errors import BakeoffError
 from workflow.models import kinds, registry
-from workflow.search import Known, Range, Values, grid, parse, propose
-from workflow.state import failure_path, noting_failure
-from workflow.sweep import best_of, read_losses
+from workflow.sweeps.search import Known, Range, Values, grid, parse, propose
+from workflow.sweeps.trials import best_of, read_losses
+from workflow.training.checkpoint import failure_path, noting_failure
 
 SMOKE = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 SPACE = parse(["latents=4..32", "train.lr=1e-4..1e-2:log", "decoder=categorical,logistic"])

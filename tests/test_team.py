@@ -14,14 +14,14 @@ import torch
 from tests.conftest import ROOT
 from tests.tracking.conftest import PATIENCE, wait_for
 from workflow import params
+from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.errors import BakeoffError
-from workflow.history import Record
-from workflow.images import ImageSet, read_tensors, write_tensors
 from workflow.models import registry
 from workflow.params import Compute, Train
-from workflow.state import StateFile
-from workflow.team import Team, together
-from workflow.training import assist, fit
+from workflow.training.checkpoint import StateFile
+from workflow.training.distributed import Team, together
+from workflow.training.history import Record
+from workflow.training.loop import assist, fit
 
 CPU = torch.device("cpu")
 COMPUTE = Compute(device="cpu", threads=1)

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from workflow.data.tensors import ImageSet
 from workflow.errors import BakeoffError
-from workflow.extractor import one_cycle
-from workflow.history import Record
-from workflow.images import ImageSet
+from workflow.evaluation.classifier import one_cycle
 from workflow.models import registry
 from workflow.models.base import Model
-from workflow.optimiser import AdamW
 from workflow.params import Train
-from workflow.training import Fitted, fit
+from workflow.training.history import Record
+from workflow.training.loop import Fitted, fit
+from workflow.training.optimizer import AdamW
 
 IMAGES = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)  # each one is known by its only pixel
 LR = 0.01
@@ -338,7 +338,7 @@ def test_the_optimiser_comes_to_the_bytes_of_torchs_own(
     betas: tuple[float, float], weight_decay: float, cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With another learning rate each time, and from the fourth step on with its state in a new one."""
-    monkeypatch.setattr("workflow.optimiser.CACHED", cached)
+    monkeypatch.setattr("workflow.training.optimizer.CACHED", cached)
     ours, theirs = _parameters(), _parameters()
     optimiser = AdamW(ours)
     reference = torch.optim.AdamW(theirs, betas=betas, weight_decay=weight_decay)
@@ -374,11 +374,11 @@ def test_one_cycle_is_torchs(steps: int) -> None:
 COMPILER = """
 import sys
 import torch
-from workflow.extractor import fit_classifier
-from workflow.images import ImageSet
+from workflow.evaluation.classifier import fit_classifier
+from workflow.data.tensors import ImageSet
 from workflow.models import registry
 from workflow.params import Extractor, Train
-from workflow.training import fit
+from workflow.training.loop import fit
 
 images = ImageSet(torch.arange(64 * 64).remainder(17).byte().view(64, 1, 8, 8), torch.arange(64) % 4)
 hyperparameters = {"latents": 2, "channels": 4, "features": 4, "objective": "minimax", "critic_steps": 1, "r1": 0.1}

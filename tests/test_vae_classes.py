@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.tiny_models import tiny_vae
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models.vae import Decoder, Vae, logistic_log_prob
 from workflow.params import Train
-from workflow.training import fit
+from workflow.training.loop import fit
 
 CLASSES = 3
 DECODERS: tuple[Decoder, ...] = ("categorical", "logistic")

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models.layers.codes import TRIAL
 from workflow.models.vqvae2 import VqVae2
 from workflow.params import Train
-from workflow.training import fit
+from workflow.training.loop import fit
 
 Y = torch.empty(0, dtype=torch.long)  # classes, at which it does not look
 CODES, SIZE = 5, 3

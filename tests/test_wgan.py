@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from workflow.images import ImageSet
+from workflow.data.tensors import ImageSet
 from workflow.models.layers.adversarial import Network, energy_distance
 from workflow.models.wgan import Wgan, gradient_penalty, interpolates
 from workflow.params import Train
-from workflow.training import fit
+from workflow.training.loop import fit
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 

@@ -17,11 +17,11 @@ from stages import extractor, reference, report, sample, train
 from tests.browser import open_browser
 from tests.conftest import ROOT
 from tests.invented_project import write
-from workflow import tracking
-from workflow.extractor import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
-from workflow.images import ImageSet
+from workflow.data.arrays import write_prepared
+from workflow.data.tensors import ImageSet
+from workflow.evaluation.classifier import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
 from workflow.params import Extractor
-from workflow.stored import write_prepared
+from workflow.tracking import store
 
 CPU = torch.device("cpu")
 BRIEF = Extractor(channels=8, features=16, dropout=0.1, epochs=6, batch_size=32, lr=0.01, seed=0)
@@ -120,7 +120,7 @@ def test_what_needs_classes_is_left_out_and_all_else_is_measured(project: Path) 
 
 
 def test_the_mirror_names_the_features(project: Path) -> None:
-    figures = tracking._figures(_read(project, "runs/vae/0/metrics.json"), {})
+    figures = store._figures(_read(project, "runs/vae/0/metrics.json"), {})
     assert "rotation network/fid" in figures
     assert not [key for key in figures if "modes" in key or "classifier" in key]
     assert all(math.isfinite(value) for value in figures.values())

@@ -15,8 +15,8 @@ from tests.conftest import ROOT
 from tests.copied_project import TRAINED, Project, lengthen
 from tests.tracking.conftest import PATIENCE, wait_for
 
-FOLDERS = ("profiles/default", "workflow/profiles/slurm", "workflow/profiles/kubernetes")
-ON_KUBERNETES = ("snakemake", "--workflow-profile", "workflow/profiles/kubernetes")
+FOLDERS = ("profiles/default", "profiles/slurm", "profiles/kubernetes")
+ON_KUBERNETES = ("snakemake", "--workflow-profile", "profiles/kubernetes")
 
 
 def test_a_profile_has_what_the_one_has_that_it_replaces() -> None:

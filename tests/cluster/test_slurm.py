@@ -18,7 +18,7 @@ from tests.tracking.conftest import PATIENCE, wait_for
 
 pytestmark = pytest.mark.slow
 ASKS_AFTER = "--slurm-init-seconds-before-status-checks"  # and again after ten seconds more, until a job has ended
-ON_SLURM = ("snakemake", "--workflow-profile", "workflow/profiles/slurm", ASKS_AFTER, "1")
+ON_SLURM = ("snakemake", "--workflow-profile", "profiles/slurm", ASKS_AFTER, "1")
 STATE = "states/gan-0.safetensors"
 
 

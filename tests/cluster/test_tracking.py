@@ -16,7 +16,8 @@ from tests.cluster.conftest import need_packages, need_program
 from tests.cluster.storage_server import StorageServer
 from tests.cluster.tracking_server import mlflow_server, postgres, rows, wait_until_up
 from tests.tracking.conftest import PATIENCE, RECORDS, client, expected, make, only, points, runs
-from workflow import params, tracking
+from workflow import params
+from workflow.tracking import store
 
 pytestmark = pytest.mark.slow
 WRITERS = range(16)
@@ -91,7 +92,7 @@ def test_sixteen_writers_at_once_lose_nothing(written: Server, storage: StorageS
     for seed, run in found.items():
         parameters = {"seed": seed, **entry, **{f"train.{key}": value for key, value in train.items()}}
         assert run.data.params == {key: str(value) for key, value in parameters.items()}
-        assert run.data.tags[tracking.MIRRORED] == tracking._digest(Path(f"runs/nice/{seed}"))
+        assert run.data.tags[store.MIRRORED] == store._digest(Path(f"runs/nice/{seed}"))
         assert only(run.inputs.dataset_inputs).dataset.name == "digits"
         assert run.data.metrics["classifier/fid"] == figures["fid"]
         artifacts = storage.objects(f"{run.info.artifact_uri.replace('mlflow-artifacts:', 'mlflow')}/")
@@ -122,5 +123,5 @@ def test_the_same_training_on_eight_machines_at_once_is_one_run(server: Server) 
 
     at_once(server, train_the_same, [()] * 8)
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
-    assert tracking.Store("digits").run("vae", 0, params.load()).info.run_id == run.info.run_id
+    assert store.Store("digits").run("vae", 0, params.load()).info.run_id == run.info.run_id
     assert client().get_run(run.info.run_id).data.params["latents"] == "4"

@@ -13,7 +13,8 @@ import mlflow.pyfunc  # noqa: F401 -- to have it loaded, like the others
 import pandas  # noqa: F401
 
 from tests.tracking.conftest import PATIENCE, RECORDS
-from workflow import params, tracking
+from workflow import params
+from workflow.tracking import store
 
 
 @contextlib.contextmanager
@@ -22,7 +23,7 @@ def _writing(folder: Path, address: str) -> Iterator[params.Params]:
     os.chdir(folder)
     # A client's patience of three seconds is for servers that are down; a small machine that tests may be slow.
     os.environ |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-    tracking.LIVE_AFTER, tracking.GRACE = 0.0, 120.0
+    store.LIVE_AFTER, store.GRACE = 0.0, 120.0
     with Path(f"stderr-{os.getpid()}").open("w", encoding="utf-8") as errors, contextlib.redirect_stderr(errors):
         yield params.load()
 
@@ -30,20 +31,20 @@ def _writing(folder: Path, address: str) -> Iterator[params.Params]:
 def train_and_mirror(folder: Path, seed: int, with_model: bool, barrier: Any, address: str) -> None:
     """Log a training live, and then its files, as the stages `train` and `track` do."""
     if not with_model:  # a hundred files, most of them code, the same for all
-        tracking.Store._log_model = lambda *_: None  # type: ignore[method-assign]
+        store.Store._log_model = lambda *_: None  # type: ignore[method-assign]
     with _writing(folder, address) as settings:
         barrier.wait(PATIENCE)
-        with tracking.live("nice", seed, settings) as log:
+        with store.live("nice", seed, settings) as log:
             for record in RECORDS:
                 log(record)
-        with tracking._never_failing():
-            digest = tracking._digest(tracking._folder("nice", seed))
-            tracking.Store(settings.data.name).mirror("nice", seed, settings, digest)
+        with store._never_failing():
+            digest = store._digest(store._folder("nice", seed))
+            store.Store(settings.data.name).mirror("nice", seed, settings, digest)
 
 
 def train_the_same(folder: Path, barrier: Any, address: str) -> None:
     """Ask for the run of a content, in the moment in which others ask for it."""
-    with _writing(folder, address) as settings, tracking._never_failing():
-        store = tracking.Store(settings.data.name)
+    with _writing(folder, address) as settings, store._never_failing():
+        mirror = store.Store(settings.data.name)
         barrier.wait(PATIENCE)
-        store.run("vae", 0, settings)
+        mirror.run("vae", 0, settings)

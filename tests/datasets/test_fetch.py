@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.mirror import Mirror
 from tests.tracking.conftest import wait_for
+from workflow.data.download import fetch
 from workflow.errors import BakeoffError
-from workflow.fetch import fetch
 
 CONTENT = bytes(range(256)) * 40
 MD5 = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
@@ -94,7 +94,7 @@ def test_when_all_fail_one_line_says_why_and_what_was_there_stays(path: Path, mi
 def test_a_download_that_is_killed_leaves_no_file_and_the_next_one_completes(path: Path, mirror: Mirror) -> None:
     mirror.faults["first"] = "stall"
     code = (
-        "import sys, pathlib; from workflow.fetch import fetch; "
+        "import sys, pathlib; from workflow.data.download import fetch; "
         "fetch([sys.argv[1]], pathlib.Path(sys.argv[2]), sys.argv[3])"
     )
     child = subprocess.Popen([sys.executable, "-c", code, mirror.address + "first", str(path), MD5], cwd=ROOT)

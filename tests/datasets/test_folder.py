@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import ROOT
-from workflow.datasets import catalogue
-from workflow.datasets.folder import check_names
+from workflow.data import catalogue
+from workflow.data.arrays import Card, read_card, write_prepared
+from workflow.data.folder import check_names
+from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet, read_split
 from workflow.params import Folder
-from workflow.stored import Card, read_card, write_prepared
 
 Place = Callable[..., None]
 
@@ -314,9 +314,9 @@ def test_no_bytes_break_the_reader(root: Path, content: bytes, ending: str, begu
 PEAK = """
 import sys
 from pathlib import Path
-from workflow.datasets import catalogue
+from workflow.data import catalogue
 from workflow.params import Folder
-from workflow.stored import write_prepared
+from workflow.data.arrays import write_prepared
 data = Folder.model_validate({"name": "folder", "root": sys.argv[1], "size": 40})
 def peak():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
@@ -338,7 +338,7 @@ print(highest - before)
 
 
 def test_preparing_takes_a_fraction_of_the_memory_of_the_pictures(tmp_path: Path) -> None:
-    from workflow.datasets.splits import PIECE, write_raw
+    from workflow.data.splits import PIECE, write_raw
 
     n = 60 * PIECE  # many, beside what the allocator keeps of freed pieces: some tens of megabytes, now more, now less
     images = torch.randint(0, 256, (n, 3, 40, 40), dtype=torch.uint8)

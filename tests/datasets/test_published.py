@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from tests.mirror import Mirror
-from workflow.datasets import catalogue, published
+from workflow.data import catalogue, published
+from workflow.data.arrays import read_card, write_prepared
+from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet, read_split
 from workflow.params import Published
-from workflow.stored import read_card, write_prepared
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = RNG.integers(0, 256, (60, 28, 28), np.uint8), RNG.integers(0, 256, (20, 28, 28), np.uint8)

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from workflow.datasets import catalogue, embedded
-from workflow.datasets.catalogue import download
-from workflow.datasets.splits import write_raw
+from workflow.data import catalogue, embedded
+from workflow.data.arrays import SPLITS, Arrays, read_card, write_prepared
+from workflow.data.catalogue import download
+from workflow.data.splits import write_raw
+from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
-from workflow.images import ImageSet, read_split
-from workflow.metrics.modes import nearest_mode
+from workflow.evaluation.metrics.modes import nearest_mode
 from workflow.params import Embedded
-from workflow.stored import SPLITS, Arrays, read_card, write_prepared
 
 SETTINGS = Embedded(name="digits", root=Path(), valid=0.1, test=0.2, seed=0)
 

@@ -39,21 +39,21 @@ from tests.tracking.conftest import (
     wait_for,
 )
 from tests.tracking.test_use import serving
-from workflow import tracking
 from workflow.errors import BakeoffError
+from workflow.tracking import store
 
 FORK = multiprocessing.get_context("fork")  # children that need not import torch and mlflow again
 
 
 def train_until_killed(settings: Settings) -> None:
-    with tracking.live("nice", 0, settings) as log:
+    with store.live("nice", 0, settings) as log:
         for record in RECORDS[:12]:
             log(record)
         time.sleep(600)
 
 
 def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "SEND_EVERY", 0.2)
+    monkeypatch.setattr(store, "SEND_EVERY", 0.2)
     child = FORK.Process(target=train_until_killed, args=(project,))
     child.start()
     wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
@@ -61,7 +61,7 @@ def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, m
     child.join()
     before = only(runs())
     assert before.info.status == "RUNNING"
-    with tracking.live("nice", 0, project) as log:
+    with store.live("nice", 0, project) as log:
         for record in RECORDS:
             log(record)
     run = only(runs())
@@ -70,7 +70,7 @@ def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, m
 
 
 def test_a_training_that_fails_is_marked_as_failed_and_its_error_goes_on(project: Settings) -> None:
-    with pytest.raises(BakeoffError, match="diverged"), tracking.live("gan", 0, project) as log:
+    with pytest.raises(BakeoffError, match="diverged"), store.live("gan", 0, project) as log:
         log(RECORDS[0])
         raise BakeoffError("training diverged")
     assert only(runs()).info.status == "FAILED"
@@ -78,7 +78,7 @@ def test_a_training_that_fails_is_marked_as_failed_and_its_error_goes_on(project
 
 def train_at_once(settings: Settings, seed: int, barrier: Any) -> None:
     barrier.wait()
-    with tracking.live("nice", seed, settings) as log:
+    with store.live("nice", seed, settings) as log:
         for record in RECORDS:
             log(record)
 
@@ -149,10 +149,10 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
     port = request.getfixturevalue(kind)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{port}")
     start = time.monotonic()
-    with tracking.live("nice", 0, project) as log:
+    with store.live("nice", 0, project) as log:
         for record in RECORDS:
             log(record)
-        tags = tracking.mirror(project)
+        tags = store.mirror(project)
     assert time.monotonic() - start < 60  # MLflow's own patience is of four minutes; this is no stop-watch
     assert set(tags["runs"]) == {f"{name}/0" for name in MODELS}
     lines = capfd.readouterr().err.splitlines()
@@ -166,7 +166,7 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
 def test_a_warning_is_one_write_so_that_two_threads_do_not_mix_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stderr, "write", written.append)
-    tracking._warn("this")
+    store._warn("this")
     assert [text.count("\n") for text in written] == [1]
 
 
@@ -180,11 +180,11 @@ def _of_these_records(name: str) -> None:
 def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     project: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tracking, "SEND_EVERY", 0.2)
+    monkeypatch.setattr(store, "SEND_EVERY", 0.2)
     _of_these_records("nice")
     with contextlib.ExitStack() as up:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", up.enter_context(serving(Path.cwd())))
-        with tracking.live("nice", 0, project) as log:
+        with store.live("nice", 0, project) as log:
             for record in RECORDS[:12]:
                 log(record)
             wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
@@ -196,7 +196,7 @@ def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     assert warning.count("\n") == 1
     with serving(Path.cwd()) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        tracking.mirror(project)
+        store.mirror(project)
         assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
         run = only([run for run in runs() if run.data.tags["model"] == "nice"])
         assert curves(run) == expected(RECORDS)
@@ -208,10 +208,10 @@ def _on_a_full_disk(settings: Settings) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = Path("mlflow.db").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    with tracking.live("nice", 0, settings) as log:
+    with store.live("nice", 0, settings) as log:
         for record in RECORDS:
             log(record)
-    write(Path("tags.json"), tracking.mirror(settings))
+    write(Path("tags.json"), store.mirror(settings))
 
 
 def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
@@ -226,7 +226,7 @@ def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
     lines = capfd.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("warning: MLflow at sqlite:///") for line in lines)
-    tracking.mirror(project)
+    store.mirror(project)
     assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
     for run in runs():
         assert curves(run) == expected(history(run.data.tags["model"]))
@@ -261,14 +261,14 @@ def test_a_lost_store_is_built_again_without_a_word(mirrored: Path, project: Set
 
 
 def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
-    tracking.mirror(project)
+    store.mirror(project)
     before = snapshot()
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
     client().delete_experiment(run.info.experiment_id)
-    tracking.mirror(project)
+    store.mirror(project)
     assert snapshot() == before
     client().delete_run(run.info.run_id)
-    tracking.mirror(project)
+    store.mirror(project)
     again = only([run for run in runs() if run.data.tags["model"] == "vae"])
     assert again.info.run_id != run.info.run_id
     assert points(again) == points(run)
@@ -277,24 +277,24 @@ def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
 def test_a_missing_file_is_the_projects_fault_and_not_mlflows(project: Settings) -> None:
     Path("runs/vae/0/metrics.json").unlink()
     with pytest.raises(BakeoffError, match=r"^runs/vae/0/metrics.json: missing; "):
-        tracking.mirror(project)
+        store.mirror(project)
     assert runs() == []
 
 
 def test_figures_of_a_run_that_has_diverged_stay_readable(project: Settings) -> None:
-    bad: list[tracking.Record] = [
+    bad: list[store.Record] = [
         {"step": 1, "generator_loss": math.inf, "valid_loss": math.nan},
         {"step": 2, "generator_loss": -math.inf, "valid_loss": 0.5},
     ]
-    with tracking.live("gan", 0, project) as log:
+    with store.live("gan", 0, project) as log:
         log(bad[0])
     with Path("runs/gan/0/history.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in bad)
     for _ in range(2):
-        tracking.mirror(project)
+        store.mirror(project)
         run = only([run for run in runs() if run.data.tags["model"] == "gan"])
         assert curves(run) == Counter(
             [("train/generator_loss", 1, "nan"), ("train/generator_loss", 2, "nan"), ("valid/loss", 1, "nan"),
              ("valid/loss", 2, 0.5)]
         )  # fmt: skip
-        client().delete_tag(run.info.run_id, tracking.MIRRORED)
+        client().delete_tag(run.info.run_id, store.MIRRORED)

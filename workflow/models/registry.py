@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from pydantic import ConfigDict, ValidationError, create_model
 
+from workflow.data.tensors import read_tensors, write_tensors
 from workflow.errors import BakeoffError
-from workflow.images import read_tensors, write_tensors
 from workflow.models import family_file, kinds
 from workflow.models.base import Model
 from workflow.params import PATH, Params, explain

@@ -8,18 +8,18 @@ import yaml
 from markupsafe import Markup
 
 from workflow import params
-from workflow.drawing import PLANE_LEVELS, POINT, scatter
+from workflow.data.arrays import PREPARED, Array, read_arrays, read_images
+from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
 from workflow.params import Params
 from workflow.report import charts, claims, sweeps, tables
 from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, UNDERSTANDING, Column, named
 from workflow.report.curves import Panel, panels
 from workflow.report.html import fill
-from workflow.report.pictures import PLANE, Strip, over_training, strip
 from workflow.report.ranking import best, comparable, doubt
 from workflow.report.results import TAXONOMY, Results
+from workflow.report.strips import PLANE, Strip, over_training, strip
 from workflow.report.summary import fingerprint
 from workflow.report.trade_off import CROWD, quality_against
-from workflow.stored import PREPARED, Array, read_arrays, read_images
 
 WALL = 20  # pictures a family on the wall of samples
 WALL_POINTS = 2500

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
 from workflow.files import read_json
 from workflow.params import Params
 from workflow.report.columns import MEASURED, look_up
-from workflow.stored import Card, read_card
-from workflow.sweep import best_of, members, read_losses, sweep_of, varied
+from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
 TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")

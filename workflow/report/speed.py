@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from workflow import timing
+from workflow.engines import timing
 from workflow.files import read_json, sha256, write_json, write_text
 from workflow.report.charts import COLOURS
 from workflow.report.columns import TIMES, look_up

@@ -11,7 +11,7 @@ from workflow.report.columns import MEASURED
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std
-from workflow.sweep import VALID, least_valid_loss
+from workflow.sweeps.trials import VALID, least_valid_loss
 
 
 def summarise(results: Results) -> dict[str, Any]:

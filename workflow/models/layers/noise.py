@@ -1,8 +1,8 @@
 """Random numbers for a batch, and the same ones again for some of its images.
 
 Everything that a model draws for each image when it samples or estimates a density comes through here. So a batch that
-does not fit into memory can be done in parts (`workflow/batches.py`): each image gets the numbers that it would have
-got in the whole batch.
+does not fit into memory can be done in parts (`workflow/evaluation/batching.py`): each image gets the numbers that it
+would have got in the whole batch.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,46 @@
+"""From the settings of a data set to what fetches it and what splits it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workflow.data import embedded, published, splits
+from workflow.data.arrays import Pieces
+from workflow.params import Embedded, Folder, Published
+
+SHAPES = {
+    "digits": (1, 8, 8),
+    "stacked_digits": (3, 8, 8),
+    **dict.fromkeys(embedded.MIXTURES, (1, 1, 2)),
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (1, 28, 28)),
+    "stacked_mnist": (3, 28, 28),
+    **dict.fromkeys(("cifar10", "svhn"), (3, 32, 32)),
+}
+
+
+def shape_of(settings: Embedded | Published | Folder) -> tuple[int, int, int]:
+    """Channels, height and width of the images, which are known before there are any."""
+    if isinstance(settings, Folder):
+        return (1 if settings.grey else 3, settings.size, settings.size)
+    return SHAPES[settings.name]
+
+
+def download(settings: Embedded | Published | Folder, raw: Path) -> None:
+    """Fetch the data set as it comes into the folder `raw`; raises BakeoffError if that cannot be done."""
+    if isinstance(settings, Folder):
+        from workflow.data import folder  # brings Pillow, which the others have no use for
+
+        folder.read_pictures(settings, raw)
+    elif isinstance(settings, Published):
+        published.download(settings.name, settings.root, raw)
+    elif settings.name in embedded.MIXTURES:
+        embedded.download_mixture(settings.name, raw)
+    else:
+        embedded.download_digits(raw)
+
+
+def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, Any]]:
+    """The three splits of what `download` fetched, and what the card says of them."""
+    if isinstance(settings, Embedded) and settings.name in embedded.MIXTURES:
+        return embedded.prepare_mixture(settings, raw)
+    return splits.prepare(settings, raw)

@@ -1,0 +1,59 @@
+"""Images as pictures for people."""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from workflow.data.arrays import Array
+
+POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
+PLANE_LEVELS = 256
+
+
+def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
+    """Lay images out in rows of `columns`, on white, each pixel drawn `scale` wide (default: about 48 an image).
+
+    images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
+    """
+    n, channels, height, width = images.shape
+    scale = scale or max(1, round(48 / width))
+    rows = math.ceil(n / columns)
+    bright = (images * np.float32(255 / (levels - 1))).round().astype(np.uint8)
+    bright = bright.repeat(scale, 2).repeat(scale, 3)
+    step_y, step_x = height * scale + gap, width * scale + gap
+    canvas = np.full((rows * step_y - gap, columns * step_x - gap, channels), 255, np.uint8)
+    for i, image in enumerate(bright):
+        top, left = (i // columns) * step_y, (i % columns) * step_x
+        canvas[top : top + height * scale, left : left + width * scale] = image.transpose(1, 2, 0)
+    return Image.fromarray(canvas.squeeze(2) if channels == 1 else canvas)
+
+
+def scatter(points: Array, levels: int, side: int) -> Array:
+    """Points of a plane, uint8 (N, 1, 1, 2), x to the right and y upwards, as one picture, dark where they are.
+
+    uint8 (1, 1, side, side) of PLANE_LEVELS, with a thin frame.
+    """
+    x, y = points.reshape(-1, 2).astype(np.int64).T
+    place = (levels - 1 - y) * side // levels * side + x * side // levels
+    counts = np.pad(np.bincount(place, minlength=side * side).reshape(side, side), 1)
+    spread = np.lib.stride_tricks.sliding_window_view(counts, (3, 3)).max((2, 3))  # a point is three pixels wide
+    plane = (PLANE_LEVELS - 1) * (1 - np.float32(0.35) * np.sqrt(spread, dtype=np.float32)).clip(min=0)
+    plane[[0, -1]] = plane[:, [0, -1]] = 0.8 * PLANE_LEVELS
+    picture: Array = plane.astype(np.uint8)[None, None]
+    return picture
+
+
+def overview(images: Array, levels: int) -> Image.Image:
+    """The first hundred images as one picture; of points, all of them in one plane."""
+    if images.shape[1:] == POINT:
+        return grid(scatter(images, levels, 3 * levels // 2), PLANE_LEVELS, columns=1, scale=1)
+    return grid(images[:100], levels, columns=10)
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG bytes, with nothing in them but the pixels."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,216 @@
+"""From the images of a data set as it came to the three splits that every family sees.
+
+Images stay in the memory map of the file that they came in, and go from there to the splits' files piece by piece, so
+a million pictures need no more memory than a thousand.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow.data.arrays import SPLITS, Array, Arrays, Pieces, read_images, write_images
+from workflow.errors import BakeoffError
+from workflow.files import read_json, write_json
+from workflow.params import Embedded, Folder, Published
+
+PIECE = 1024  # images in memory at once
+STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
+FEW_BYTES = 2**20  # of pixels that are compared as they are
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+Rows = Array  # a row an image, equal for equal images
+
+
+def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
+    """Write a data set as it came into `folder`: `images.safetensors`, and `about.json` with what is known of it.
+
+    about: source, licence, levels, classes; `given`, if the set comes with splits: the number of images in each, in
+    the order in which they stand in the file.
+    """
+    write_images(folder / "images.safetensors", images)
+    write_json(folder / "about.json", about)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Images of a set in a chosen order.
+
+    indices: (n,), or (n, 3) for pictures of which each channel is an image of the set. binarise: how to make each pixel
+    black or white: if it is brighter than half ("threshold"), or with its brightness as the probability of white
+    ("stochastic": Salakhutdinov & Murray 2008).
+    """
+
+    images: Arrays
+    indices: Indices
+    binarise: str = "none"
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pieces(self) -> Iterator[Arrays]:
+        """The images in their order, up to `PIECE` at a time."""
+        rng = np.random.default_rng(self.seed)
+        for start in range(0, len(self), PIECE):
+            chosen = self.indices[start : start + PIECE]
+            x, y = self.images.images[chosen], self.images.labels[chosen]
+            if chosen.ndim == 2:  # the label is the number that the channels spell, the first one leading
+                x, y = x.squeeze(2), y @ (100, 10, 1)
+            if self.binarise == "threshold":
+                x = (x > 127).astype(np.uint8)
+            elif self.binarise == "stochastic":
+                x = (rng.random(x.shape, np.float32) * 255 < x).astype(np.uint8)
+            yield Arrays(x, y)
+
+
+def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
+    """The splits of what `write_raw` wrote, and what the card says of them.
+
+    Splits that the set comes with are kept. What is missing of them is split off, each class by itself, so that all
+    splits have the same mixture, but for classes too small for that, which are split together; images that occur twice
+    go to the same split, so that none of the test images has been trained on. Raises BakeoffError if a split would be
+    empty.
+    """
+    everything, about = read_images(raw / "images.safetensors"), read_json(raw / "about.json")
+    given: dict[str, int] = about.pop("given", {})
+    rng = np.random.default_rng(settings.seed)
+    shares = {"test": settings.test, "valid": settings.valid} if settings.test else {"valid": settings.valid}
+    where = np.repeat(list(given) or ["train"], list(given.values()) or [len(everything)])
+    rows = _rows(everything)
+    missing = {split: share for split, share in shares.items() if split not in given}
+    by_class = _split_off(missing, where, rows, everything.labels, rng)
+    places = {split: np.flatnonzero(where == split) for split in SPLITS}
+    check_sizes({split: len(indices) for split, indices in places.items()})
+    if isinstance(settings, Published) and settings.limit:
+        places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
+    if isinstance(settings, Folder):  # they came class by class, and some look at the first images of a split alone
+        places = {split: rng.permutation(indices) for split, indices in places.items()}
+    about |= {
+        "name": settings.name,
+        "shape": list(everything.images.shape[1:]),
+        "split": _how([split for split in SPLITS if split in given], settings.seed, by_class),
+        "leaks": _leaks(rows, places),
+    }
+    if settings.name in ("stacked_digits", "stacked_mnist"):
+        return _stack(everything, places, settings, rng), _about_stacked(about)
+    if isinstance(settings, Published):
+        return _published(everything, places, settings), _about_published(about, settings)
+    return {split: Chosen(everything, indices) for split, indices in places.items()}, about
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Raise BakeoffError if one of the splits would have no image; sizes: how many images are in each."""
+    for split, size in sizes.items():
+        if not size:
+            raise BakeoffError(
+                f"data: no image would be left for the {split} split of {sum(sizes.values())}; add images or change "
+                "data.valid and data.test"
+            )
+
+
+def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices, rng: np.random.Generator) -> str:
+    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`; returns how, for the card.
+
+    rows: of `_rows`, labels: (N,). Classes of which some split, or what is left, would get nothing are split together.
+    """
+    mine = np.flatnonzero(where == "train")
+    labels = labels[mine]
+    # One group for equal images, numbered in the order of their pixels.
+    _, first, group = np.unique(rows[mine], axis=0, return_index=True, return_inverse=True)
+    strata, sizes = np.unique(labels[first], return_counts=True)
+    small = [label for label, size in zip(strata, sizes, strict=True) if not _divides(int(size), shares)]
+    stratum = np.where(np.isin(labels[first], small), -1, labels[first])
+    for label in np.unique(stratum):
+        groups = rng.permutation(np.flatnonzero(stratum == label))
+        start = 0
+        for split, share in shares.items():
+            count = round(share * len(groups))
+            where[mine[np.isin(group, groups[start : start + count])]] = split
+            start += count
+    if len(strata) == 1:
+        return "at random"
+    if len(small) == len(strata):
+        return "at random, as no class is large enough to be split by itself"
+    return f"by class, those too small for that ({len(small)}) together at random" if small else "by class"
+
+
+def _divides(size: int, shares: dict[str, float]) -> bool:
+    """Whether each split, and what is left, gets one of so many."""
+    counts = [round(share * size) for share in shares.values()]
+    return all(counts) and sum(counts) < size
+
+
+def _rows(images: Arrays) -> Rows:
+    """What tells images apart, a row an image: the pixels, or where they are many, a hash of them."""
+    pixels = images.images.reshape(len(images), -1)
+    if pixels.nbytes <= FEW_BYTES:
+        return pixels
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=16).digest() for row in pixels)
+    return np.frombuffer(digests, np.uint64).reshape(len(pixels), 2)
+
+
+def _leaks(rows: Rows, places: dict[str, Indices]) -> int:
+    """Number of test images that stand among the training or validation images too, to the last pixel."""
+    known = {rows[i].tobytes() for split in ("train", "valid") for i in places[split]}
+    return sum(rows[i].tobytes() in known for i in places["test"])
+
+
+def _how(given: list[str], seed: int, by_class: str) -> str:
+    """How the set was split, for the card; by_class: what `_split_off` says of the rest."""
+    if len(given) == len(SPLITS):
+        return "as the set comes"
+    rest = f"{by_class}, equal images together, seed {seed}"
+    return f"{' and '.join(given)} as the set comes, the rest {rest}" if given else rest
+
+
+def _some(indices: Indices, limit: int, rng: np.random.Generator) -> Indices:
+    """At most `limit` of them, in order."""
+    return indices if len(indices) <= limit else np.sort(rng.choice(indices, limit, replace=False))
+
+
+def _published(images: Arrays, places: dict[str, Indices], settings: Published) -> dict[str, Chosen]:
+    """The images of each split, black and white if asked for."""
+    splits = {}
+    for number, split in enumerate(SPLITS):
+        indices = places[split]
+        if split == "train":
+            indices = np.tile(indices, settings.draws)
+        splits[split] = Chosen(images, indices, settings.binarise, 3 * settings.seed + number)
+    return splits
+
+
+def _about_published(about: dict[str, Any], settings: Published) -> dict[str, Any]:
+    if settings.binarise == "none":
+        return about
+    draws = f", each training image drawn {settings.draws} times" if settings.draws > 1 else ""
+    return {**about, "name": f"{settings.name}, {settings.binarise} binarisation{draws}", "levels": 2}
+
+
+def _stack(
+    images: Arrays, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
+) -> dict[str, Chosen]:
+    """Pictures of three digits of the same split, drawn at random, one a colour channel: a thousand known modes.
+
+    The label is the number that they spell, red first. After Metz et al. 2017, section 3.3.1, and Che et al. 2017.
+    """
+    sizes = {split: len(indices) for split, indices in places.items()}
+    if isinstance(settings, Embedded):  # so few that each has to stand in many pictures
+        shares = {"test": settings.test, "valid": settings.valid, "train": 1 - settings.test - settings.valid}
+        sizes = {split: round(share * STACKED_DIGITS) for split, share in shares.items()}
+    return {
+        split: Chosen(images, indices[rng.integers(len(indices), size=(sizes[split], 3))])
+        for split, indices in places.items()
+    }
+
+
+def _about_stacked(digits: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **digits,
+        "shape": [3, *digits["shape"][1:]],
+        "classes": [f"{number:03d}" for number in range(1000)],
+        "split": f"digits split {digits['split']}; three of the same split drawn at random for each picture",
+        "channelwise": True,
+    }

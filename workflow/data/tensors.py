@@ -1,0 +1,67 @@
+"""Images as tensors: what a training sees of the files (see `workflow.data.arrays`)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workflow.data.arrays import PREPARED, Arrays, read_card, read_metadata, reading, write_arrays
+from workflow.errors import BakeoffError
+from workflow.files import sha256
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their classes.
+
+    images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def pieces(self) -> Iterator[Arrays]:
+        """All of it, at once; with `__len__` what `write_images` asks for."""
+        yield Arrays(self.images.numpy(), self.labels.numpy())
+
+    def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels in batches of up to `size`, in order."""
+        return zip(self.images.split(size), self.labels.split(size), strict=True)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") -> None:
+    """Write tensors as `write_arrays` does: atomically and sealed, the same bytes each time."""
+    write_arrays(path, {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}, metadata)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read what `write_tensors` wrote: the tensors, on the CPU, in the file's memory map, and the metadata.
+
+    Raises BakeoffError, naming the file, if it is missing or damaged, be it in a single bit.
+    """
+    with reading(path, "pt") as file:
+        names = file.keys()  # no dictionary: it cannot be iterated over
+        return {name: file.get_tensor(name) for name in names}, read_metadata(path, file)
+
+
+def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
+    """Read one split; raises BakeoffError if its bytes are not those that the card recorded."""
+    path, expected = folder / f"{split}.safetensors", read_card(folder).sha256[split]
+    if not path.exists():
+        raise BakeoffError(f"{path}: missing; run `dvc repro prepare`")
+    if (found := sha256(path)) != expected:
+        raise BakeoffError(
+            f"{path}: SHA-256 {found[:12]}… is not the recorded {expected[:12]}…; "
+            f"the file was changed or damaged: delete it and run `dvc repro prepare`"
+        )
+    with reading(path, "pt") as file:
+        return ImageSet(file.get_tensor("images"), file.get_tensor("labels"))

@@ -1,0 +1,185 @@
+"""Which first-party code each stage and each model is made of, and a hash of what that code says.
+
+DVC and Snakemake rerun a stage when its page of the ledger changes, so `dvc.yaml` lists no code. A hash is of what the
+code says: comments, docstrings and blank lines do not count.
+"""
+
+import ast
+import hashlib
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from workflow.engines.index import hide_others
+from workflow.errors import BakeoffError
+from workflow.files import write_text
+from workflow.models import family_file
+from workflow.params import Params
+
+LEDGER = Path("data/ledger")
+PACKAGES = ("workflow", "stages")
+TEMPLATES = (".j2", ".css")  # what a module reads from the folder `templates` beside it
+# With the end of its line, as `trim_blocks` and `lstrip_blocks` have it.
+JINJA_COMMENT = re.compile(r"^[ \t]*\{#.*?#\}\n?|\{#.*?#\}\n?", re.DOTALL | re.MULTILINE)
+DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+Hashes = dict[str, str]  # SHA-256 in hex, by file
+
+
+def stage_page(name: str) -> Path:
+    """Where the ledger says what a stage is made of, but for what depends on the kind of model."""
+    return LEDGER / "stages" / f"{name}.json"
+
+
+def model_page(name: str) -> Path:
+    """Where the ledger says what the model of this name is made of: its family's file and all that it imports."""
+    return LEDGER / "models" / f"{name}.json"
+
+
+def bring_up_to_date(settings: Params) -> None:
+    """Write the ledger anew, a page for each stage and each model in the parameters, and tidy up the index of runs.
+
+    A page that says the same is not touched; pages of stages and models that are no more are removed, and entries of
+    the index that the present graph does not make are hidden.
+    """
+    hide_others(settings)
+    modules = Code(Path())
+    pages = {
+        stage_page(script.stem): modules.hashes([script])
+        for script in sorted(Path("stages").glob("*.py"))
+        if script.name != "__init__.py"
+    }
+    families = {name: family_file(entry.kind, f"models.{name}.kind") for name, entry in settings.models.items()}
+    pages[stage_page("check")] |= modules.hashes(families.values())  # it looks every family up by name
+    pages |= {model_page(name): modules.hashes([family]) for name, family in families.items()}
+    for path, page in pages.items():
+        text = json.dumps(dict(sorted(page.items())), indent=2) + "\n"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    for path in set(LEDGER.rglob("*.json")) - set(pages):
+        path.unlink()
+
+
+class Code:
+    """The project's own code under a folder, each file read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._imports: dict[Path, set[Path]] = {}
+        self._hashes: Hashes = {}
+
+    def hashes(self, modules: Iterable[Path]) -> Hashes:
+        """Hashes of all that these modules are made of, by path relative to the root."""
+        return {str(file): self._hash(file) for module in modules for file in self.made_of(module)}
+
+    def made_of(self, module: Path) -> set[Path]:
+        """The files that a module imports, transitively, and itself; all relative to the root.
+
+        Every import statement counts, also one inside a function, and so do the packages that Python runs on the way
+        and the templates beside a module. What is imported by name at run time, a family's file, does not show.
+        """
+        found: set[Path] = set()
+        queue = [module]
+        while queue:
+            current = queue.pop()
+            if current not in found:
+                found.add(current)
+                queue.extend(self._direct(current))
+        return found
+
+    def _direct(self, file: Path) -> set[Path]:
+        if file not in self._imports:
+            self._imports[file] = self._look_up(file) if file.suffix == ".py" else set()
+        return self._imports[file]
+
+    def _look_up(self, file: Path) -> set[Path]:
+        names = set(_imported_names(_parse(self._root / file, file)))
+        names.add(".".join(file.with_suffix("").parts))  # for the packages that it lies in
+        files = {found for name in names if name.split(".")[0] in PACKAGES for found in _files_of(name)}
+        beside = (self._root / file.parent / "templates").glob("*")
+        templates = {other.relative_to(self._root) for other in beside if other.suffix in TEMPLATES}
+        return {found for found in files if (self._root / found).is_file()} | templates
+
+    def _hash(self, file: Path) -> str:
+        name = str(file)
+        if name not in self._hashes:
+            path = self._root / file
+            self._hashes[name] = hashlib.sha256(what_it_says(path).encode()).hexdigest()
+        return self._hashes[name]
+
+
+def _imported_names(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _files_of(name: str) -> Iterator[Path]:
+    """Where Python would find a dotted name and the packages on the way to it; not all of these exist."""
+    parts = name.split(".")
+    for i in range(1, len(parts) + 1):
+        yield Path(*parts[:i]).with_suffix(".py")
+        yield Path(*parts[:i], "__init__.py")
+
+
+def what_it_says(path: Path) -> str:
+    """A file's text without what changes nothing: the same under every version of Python.
+
+    Of a module comments, docstrings and blank lines; of a template its comments; a style sheet's stand in the page.
+    Raises BakeoffError, naming the file and the line, if a module is no Python.
+    """
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".j2":
+        return JINJA_COMMENT.sub("", text)
+    return _code(_parse(path, path), text) if path.suffix == ".py" else text
+
+
+def _code(tree: ast.Module, text: str) -> str:
+    lines, in_strings = text.splitlines(keepends=True), _inside_strings(tree)
+    dropped = sorted([*_docstrings(tree, lines), *_comments(lines)], reverse=True)
+    for (row, column), (last_row, last_column) in dropped:
+        in_strings.difference_update(range(row, last_row + 1))
+        lines[row : last_row + 1] = [lines[row][:column] + lines[last_row][last_column:], *[""] * (last_row - row)]
+    kept = (line if row in in_strings else line.rstrip() for row, line in enumerate(lines))
+    return "\n".join(line for line in kept if line)
+
+
+def _inside_strings(tree: ast.AST) -> set[int]:
+    """The rows whose ends lie in a string, where blanks count."""
+    strings = (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant))
+    return {row for node in strings for row in range(node.lineno - 1, (node.end_lineno or node.lineno) - 1)}
+
+
+Span = tuple[tuple[int, int], tuple[int, int]]  # from a row and column of characters to another, counted from 0
+
+
+def _docstrings(tree: ast.AST, lines: list[str]) -> Iterator[Span]:
+    for node in ast.walk(tree):
+        if not isinstance(node, DEFINITIONS) or not node.body or ast.get_docstring(node, clean=False) is None:
+            continue
+        text = node.body[0]
+        assert text.end_lineno is not None
+        assert text.end_col_offset is not None
+        first, last = lines[text.lineno - 1], lines[text.end_lineno - 1]
+        start = len(first.encode()[: text.col_offset].decode())  # ast counts bytes
+        end = len(last.encode()[: text.end_col_offset].decode())
+        yield (text.lineno - 1, start), (text.end_lineno - 1, end)
+
+
+def _comments(lines: list[str]) -> Iterator[Span]:
+    for token in tokenize.generate_tokens(io.StringIO("".join(lines)).readline):
+        if token.type == tokenize.COMMENT:
+            (row, column), (last_row, last_column) = token.start, token.end
+            yield (row - 1, column), (last_row - 1, last_column)
+
+
+def _parse(path: Path, named: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        where = f" line {error.lineno}:" if isinstance(error, SyntaxError) else ""
+        raise BakeoffError(f"{named}:{where} not valid Python ({error}); mend it and run again") from None

@@ -1,0 +1,249 @@
+"""The network that is trained on the same images, and whose features the metrics use: a classifier p(y|x).
+
+Of images without classes it learns to tell by how far a picture was turned (Gidaris, Singh & Komodakis 2018,
+Unsupervised Representation Learning by Predicting Image Rotations), which takes an eye for what is in it.
+
+Distances on its features are comparable between the models of one report, not with figures of papers, which use
+Inception. It is discriminative, so it does not stand behind the contract of the generative models.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from workflow.data.tensors import ImageSet, read_tensors, write_tensors
+from workflow.device import at_hand
+from workflow.device import generator as make_generator
+from workflow.errors import BakeoffError
+from workflow.evaluation.batching import in_batches
+from workflow.params import Extractor
+from workflow.training.optimizer import AdamW
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What an extractor makes of images, on the CPU.
+
+    features: float32 (N, d). logits: float32 (N, K) of some classes of pictures, for the Inception Score, None if it
+    knows none. classes: int64 (N,), the likeliest of the classes of the data, None if it does not know those.
+    """
+
+    features: Tensor
+    logits: Tensor | None = None
+    classes: Tensor | None = None
+
+
+class FeatureExtractor(Protocol):
+    """What the evaluation asks of a network."""
+
+    def outputs(self, x: Tensor, batch_size: int) -> Outputs:
+        """Features, and classes if it knows any, of images uint8 (N, C, H, W) on any device, `batch_size` at a time."""
+
+
+class Classifier(nn.Module):
+    """Three convolutions and a hidden layer, whose activations are the features.
+
+    classes: of the data; 0: none, so that it learns the turns of pictures. channelwise: the same network reads each
+    channel as a picture by itself; the class of the whole is the number that the channels' classes spell, and the
+    features stand side by side.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        classes: int,
+        channels: int,
+        features: int,
+        dropout: float,
+        channelwise: bool = False,
+    ) -> None:
+        super().__init__()
+        self.levels, self.shape, self.channelwise = levels, shape, channelwise
+        sizes = {"classes": classes, "channels": channels, "features": features}
+        self.arguments = {**sizes, "dropout": dropout, "channelwise": channelwise}
+        self.sees_classes = classes > 0
+        colours, height, width = shape
+        self.turns = (0, 1, 2, 3) if height == width else (0, 2)  # quarters, as far as they keep the shape
+        if channelwise:
+            classes = round(classes ** (1 / colours))
+            colours = 1
+        self.body = nn.Sequential(
+            nn.Conv2d(colours, channels, 3, padding=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.Conv2d(2 * channels, 2 * channels, 3, stride=2, padding=1),
+            nn.BatchNorm2d(2 * channels),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(2 * channels * -(-height // 4) * -(-width // 4), features),
+            nn.ReLU(),
+        )
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes or len(self.turns)))
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is called before the name of a measure, what it is, and what its distances may be compared with."""
+        kind = ("classifier", "a small classifier trained on the same images, not the Inception network")
+        if not self.sees_classes:
+            about = "a small network trained to tell by how far each of these images, which have no classes, was turned"
+            kind = ("rotation network", about)
+        return {"name": kind[0], "about": kind[1], "comparable": "nothing outside this page"}
+
+    def features(self, x: Tensor) -> Tensor:
+        """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features), channelwise (N, C features)."""
+        pictures = x.float() / (self.levels - 1)
+        if self.channelwise:
+            pictures = pictures.flatten(0, 1).unsqueeze(1)
+        hidden: Tensor = self.body(pictures)
+        return hidden.view(len(x), -1)
+
+    def task(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What it learns: images with their classes, or in every turn, one after the other, with the turn's number.
+
+        x: uint8 (N, C, H, W), labels: int64 (N,), and so is what is returned, or T times as many for T turns.
+        """
+        if self.sees_classes:
+            return x, labels
+        turned = torch.cat([x.rot90(quarters, (2, 3)) for quarters in self.turns])
+        return turned, torch.arange(len(self.turns), device=x.device).repeat_interleave(len(x))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits (N, classes), or of turns, of what `features` gives."""
+        if not self.channelwise:
+            logits: Tensor = self.head(features)
+            return logits
+        # p of a number is the product of its digits': their logarithms added, each digit along a dimension of its own.
+        parts: Tensor = self.head(features.unflatten(1, (self.shape[0], -1))).log_softmax(-1)
+        total = parts[:, 0]
+        for part in parts.unbind(1)[1:]:
+            total = (total.unsqueeze(-1) + part.unsqueeze(1)).flatten(1)
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: uint8 (N, C, H, W). Logits, float (N, classes), or of turns."""
+        return self.logits(self.features(x))
+
+    @torch.no_grad()
+    def outputs(self, x: Tensor, batch_size: int) -> Outputs:
+        """As `FeatureExtractor` asks."""
+        device = next(self.parameters()).device
+
+        def read(rows: range, _: Generator) -> tuple[Tensor, Tensor]:
+            features = self.features(x[rows.start : rows.stop].to(device))
+            return features.cpu(), self.logits(features).cpu()
+
+        features, logits = map(torch.cat, zip(*in_batches(read, len(x), batch_size), strict=True))
+        return Outputs(features, logits, logits.argmax(1)) if self.sees_classes else Outputs(features)
+
+    @torch.no_grad()
+    def answers(self, images: ImageSet, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Logits float32 (M, classes or turns) of its task on images, and what is right, int64 (M,); on the CPU."""
+        device = next(self.parameters()).device
+        tasks = (self.task(x.to(device), labels) for x, labels in images.split(batch_size))
+        logits, right = zip(*((self(x).cpu(), wanted.cpu()) for x, wanted in tasks), strict=True)
+        return torch.cat(logits), torch.cat(right)
+
+
+def fit_classifier(
+    train: ImageSet,
+    valid: ImageSet,
+    levels: int,
+    classes: int,
+    settings: Extractor,
+    device: torch.device,
+    *,
+    channelwise: bool = False,
+) -> Classifier:
+    """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`.
+
+    classes: 0 if the images have none.
+    """
+    torch.manual_seed(settings.seed)
+    shape = tuple(train.images.shape[1:])
+    assert len(shape) == 3
+    model = Classifier(
+        shape,
+        levels,
+        classes=classes,
+        channels=settings.channels,
+        features=settings.features,
+        dropout=settings.dropout,
+        channelwise=channelwise,
+    ).to(device)
+    train = at_hand(train, device)
+    generator = make_generator(torch.device("cpu"), settings.seed, 1)
+    steps = max(1, len(train) // settings.batch_size)
+    optimiser, schedule = AdamW(model.parameters()), one_cycle(settings.lr, steps * settings.epochs)
+    best, best_score = copy.deepcopy(model.state_dict()), (-1.0, 0.0)
+    for _ in range(settings.epochs):
+        model.train()
+        order = torch.randperm(len(train), generator=generator).to(train.images.device)
+        for batch in order[: steps * settings.batch_size].chunk(steps):
+            x, wanted = model.task(train.images[batch].to(device), train.labels[batch].to(device))
+            loss = F.cross_entropy(model(x), wanted)
+            optimiser.forget_gradients()
+            loss.backward()
+            lr, beta = next(schedule)
+            optimiser.step(lr, (beta, 0.999), weight_decay=0.01)
+        model.eval()
+        answers = model.answers(valid, settings.batch_size)
+        score = (accuracy(*answers), -F.cross_entropy(*answers).item())
+        if score > best_score:
+            best, best_score = copy.deepcopy(model.state_dict()), score
+    model.load_state_dict(best)
+    return model.eval()
+
+
+def one_cycle(lr: float, steps: int) -> Iterator[tuple[float, float]]:
+    """Learning rate and first beta of each step: up to `lr` in the first 0.3 of them, then down to next to nothing.
+
+    As of torch's OneCycleLR, which wants torch's own optimiser (Smith & Topin 2018, Super-Convergence).
+    """
+
+    def between(start: float, end: float, share: float) -> float:
+        return end + (start - end) / 2 * (math.cos(math.pi * share) + 1)
+
+    peak = 0.3 * steps - 1
+    for step in range(steps):
+        if step <= peak:
+            yield between(lr / 25, lr, step / peak), between(0.95, 0.85, step / peak)
+        else:
+            share = (step - peak) / (steps - 1 - peak)
+            yield between(lr, lr / 25 / 1e4, share), between(0.85, 0.95, share)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of images whose likeliest class, or turn, is right. logits: (N, classes), labels: int64 (N,)."""
+    return float((logits.argmax(1) == labels).double().mean())
+
+
+def save_classifier(model: Classifier, path: Path) -> None:
+    """Write the weights and what is needed to build the model again."""
+    about = {"shape": model.shape, "levels": model.levels, "arguments": model.arguments}
+    write_tensors(path, model.state_dict(), json.dumps(about, sort_keys=True))
+
+
+def load_classifier(path: Path) -> Classifier:
+    """Read what `save_classifier` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged."""
+    tensors, metadata = read_tensors(path)
+    try:
+        about = json.loads(metadata)
+        model = Classifier(tuple(about["shape"]), about["levels"], **about["arguments"])
+        model.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise BakeoffError(f"{path}: not a classifier ({str(error).splitlines()[0]}); train it again") from None
+    return model.eval()

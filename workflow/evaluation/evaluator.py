@@ -1,0 +1,313 @@
+"""Every measure that the theory allows, for every family the same.
+
+What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workflow.data.arrays import Card, read_card
+from workflow.data.tensors import ImageSet, read_split, read_tensors, write_tensors
+from workflow.device import generator as make_generator
+from workflow.evaluation.batching import in_batches
+from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifier
+from workflow.evaluation.inception import Inception, load_inception
+from workflow.evaluation.metrics.baseline import PixelHistogram
+from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
+from workflow.evaluation.metrics.inception import inception_score
+from workflow.evaluation.metrics.kernel import kernel_distance
+from workflow.evaluation.metrics.manifold import Manifold, fit_manifold, manifold_scores
+from workflow.evaluation.metrics.modes import mode_coverage, nearest_mode
+from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
+from workflow.evaluation.metrics.oddity import auroc, odd_inputs
+from workflow.evaluation.metrics.operations import operations
+from workflow.evaluation.metrics.probe import probe_accuracy
+from workflow.evaluation.metrics.sharpness import sharpness
+from workflow.models.base import (
+    HasComplete,
+    HasEncode,
+    HasInterpolate,
+    HasLogProb,
+    HasReconstruct,
+    HasSampleGiven,
+    Model,
+    bits_per_dim,
+)
+from workflow.params import Evaluate, Params
+
+EXTRACTOR = Path("data/extractor")
+REAL = Path("data/reference/real.safetensors")
+LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
+KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
+SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
+CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
+PROBED = 20_000  # training images that a linear probe learns from, at the most
+SOME = 2048  # images that are turned into float64 at once
+ODD = 100  # odd inputs of each kind
+BITS = "bits of "  # begins the names of the bits/dim among the pictures
+
+
+@dataclass(frozen=True)
+class Real:
+    """What there is to know of the test images' features, the same for all models and seeds.
+
+    classes: int64 (N,), None if the extractor does not know them.
+    """
+
+    gaussian: Gaussian
+    manifold: Manifold
+    classes: Tensor | None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The extractor of features and the real images against which all samples are judged.
+
+    measured: what `real` is, where that is known.
+    """
+
+    extractor: FeatureExtractor
+    train: ImageSet
+    test: ImageSet
+    card: Card
+    settings: Evaluate
+    measured: Real | None = None
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """Features and logits of images, uint8 (N, C, H, W)."""
+        return self.extractor.outputs(images, self.settings.batch_size)
+
+    def over(
+        self,
+        model: Model,
+        work: Callable[[Tensor, torch.Generator], Tensor],
+        x: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """What `work` makes of each row of x, in batches on the model's device; on the CPU."""
+
+        def of_batch(rows: range, random: torch.Generator) -> Tensor:
+            return work(x[rows.start : rows.stop].to(model.device), random).cpu()
+
+        return torch.cat(in_batches(of_batch, len(x), self.settings.batch_size, generator))
+
+    @cached_property
+    def real(self) -> Real:
+        """Of the test images."""
+        if self.measured:
+            return self.measured
+        found = self.outputs(self.test.images)
+        manifold = fit_manifold(found.features, self.settings.neighbours)
+        return Real(fit_gaussian(found.features), manifold, found.classes)
+
+    def scores(self, samples: Tensor) -> dict[str, Any]:
+        """The measures that need samples alone, uint8 (N, C, H, W), against the test images.
+
+        Those that need classes are None where the extractor has none.
+        """
+        fake, real, settings = self.outputs(samples), self.real, self.settings
+        points = real.manifold.points
+        kid, kid_std = kernel_distance(fake.features, points, settings.kid_subsets, settings.kid_subset_size)
+        score, score_std = (None, None) if fake.logits is None else inception_score(fake.logits, settings.splits)
+        manifold = fit_manifold(fake.features, settings.neighbours)
+        return {
+            "fid": frechet_distance(fit_gaussian(fake.features), real.gaussian),
+            "kid": kid,
+            "kid_std": kid_std,
+            "inception_score": score,
+            "inception_score_std": score_std,
+            **manifold_scores(manifold, real.manifold, settings.neighbours),
+            **self._modes(samples, fake.classes, real.classes),
+            "sharpness": self._sharpness(samples),
+        }
+
+    def _modes(self, samples: Tensor, fake: Tensor | None, real: Tensor | None) -> dict[str, Any]:
+        """Coverage of the classes, int64 (N,); of a known mixture's components, by the samples that are near one."""
+        if self.card.mixture is None:
+            if fake is None or real is None:
+                return {"modes": None, "high_quality": None}
+            return {"modes": mode_coverage(fake, real, len(self.card.classes)), "high_quality": None}
+        centres, std = torch.tensor(self.card.mixture.centres), self.card.mixture.std
+        (mode, near), (real_mode, real_near) = (
+            nearest_mode(images, centres, std) for images in (samples, self.test.images)
+        )
+        coverage = mode_coverage(mode[near], real_mode[real_near], len(centres))
+        return {"modes": coverage, "high_quality": float(near.double().mean())}
+
+    def _sharpness(self, samples: Tensor) -> float | None:
+        """Sharpness of the samples over that of the test images."""
+        own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
+        return own / real if own is not None and real else None
+
+    @cached_property
+    def probed(self) -> ImageSet:
+        """The training images that a linear probe learns from: at most `PROBED`, evenly spaced."""
+        chosen = spread(len(self.train), PROBED)
+        return ImageSet(self.train.images[chosen], self.train.labels[chosen])
+
+    def probe(self, train: Tensor, test: Tensor) -> float:
+        """Accuracy of a linear probe on features (N, d) of the probed and the test images, of data with classes.
+
+        Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
+        """
+        strength, known = self.settings.probe_regularisation, (self.probed.labels, self.test.labels)
+        pairs = zip(*map(self._parts, known), strict=True)
+        found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in pairs]
+        return sum(found) / len(found)
+
+    def _parts(self, labels: Tensor) -> list[Tensor]:
+        """Classes int64 (N,); of stacked pictures the digits that spell them, one tensor int64 (N,) a channel."""
+        if not self.card.channelwise:
+            return [labels]
+        channels = self.card.shape[0]
+        base = round(len(self.card.classes) ** (1 / channels))
+        return [labels // base**place % base for place in reversed(range(channels))]
+
+    def memorisation(self, samples: Tensor) -> dict[str, float]:
+        """How near samples are to training images. uint8 (N, C, H, W)."""
+        return memorisation(samples, self.test.images, self.train.images, self.card.levels)
+
+
+def read_judge(settings: Params, device: torch.device, measured: Real | None = None) -> Judge:
+    """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
+    extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR / "model.safetensors").to(device)
+    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
+
+
+def write_real(real: Real) -> None:
+    """Write it for `read_real`."""
+    gaussian, manifold = real.gaussian, real.manifold
+    tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
+    classes = {} if real.classes is None else {"classes": real.classes}
+    write_tensors(REAL, {**tensors, "mean": gaussian.mean, "factor": gaussian.factor, **classes})
+
+
+def read_real() -> Real:
+    """What `write_real` wrote; raises BakeoffError if it is missing or damaged."""
+    tensors, _ = read_tensors(REAL)
+    gaussian = Gaussian(tensors["mean"], tensors["factor"], len(tensors["features"]))
+    return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
+
+
+def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All measures of a model and its `samples`, uint8 (N, C, H, W), and pictures for the report.
+
+    A measure that the model does not allow is None; a picture of what it cannot do is absent.
+    """
+    counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
+    metrics = {
+        "counts": counts,
+        **judge.scores(samples),
+        "nearest_neighbour": judge.memorisation(samples),
+        **_representation(model, judge),
+        "gflops_per_sample": _gflops_per_sample(model),
+        "passes_in_sequence": model.passes_in_sequence,
+    }
+    density, bits = _density(model, judge, seed)
+    obedience, drawn = _conditional(model, judge, len(samples) if judge.real.classes is not None else None, seed)
+    return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
+
+
+@torch.no_grad()
+def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bits/dim of the test images, how well they tell these from odd inputs, and the bits/dim of each kind's images."""
+    kind = KINDS[model.likelihood]
+    if not isinstance(model, HasLogProb):
+        return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
+    generator, test = make_generator(model.device, seed, 5), judge.test.images
+    odd = odd_inputs(test, judge.train.images, judge.card.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
+    bits = {}
+    for name, images in {"test images": test, **odd}.items():
+        bits[name] = bits_per_dim(judge.over(model, model.log_prob, images, generator).double(), model.shape)
+    usual = bits["test images"]
+    metrics = {
+        "bits_per_dim": float(usual.mean()),
+        "bits_per_dim_kind": kind,
+        "bits_per_dim_sem": float(usual.std() / len(usual) ** 0.5),
+        "oddity": {name: auroc(-usual, -bits[name]) for name in odd},
+    }
+    return metrics, {f"{BITS}{name}": values.float() for name, values in bits.items()}
+
+
+@torch.no_grad()
+def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Share of `count` images drawn of a class that the extractor puts into it, and some of them, a column a class.
+
+    count: None if the extractor does not know the classes.
+    """
+    if not (model.classes and isinstance(model, HasSampleGiven)):
+        return {"class_accuracy": None}, {}
+    generator = make_generator(model.device, seed, 11)
+    y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
+    images = judge.over(model, model.sample_given, y, generator)
+    seen = judge.outputs(images).classes if count else None
+    accuracy = None if seen is None else float((seen == y).double().mean())
+    columns = min(model.classes, COLUMNS)
+    rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
+    return {"class_accuracy": accuracy}, {"class_grid": torch.stack(rows)}
+
+
+@torch.no_grad()
+def _representation(model: Model, judge: Judge) -> dict[str, Any]:
+    probe = error = None
+    if judge.card.classes and isinstance(model, HasEncode):
+        encode = model.encode
+        train, test = (judge.over(model, lambda x, _: encode(x), part.images) for part in (judge.probed, judge.test))
+        probe = judge.probe(train, test)
+    if isinstance(model, HasReconstruct):
+        x, reconstruct = judge.test.images, model.reconstruct
+        back = judge.over(model, lambda x, _: reconstruct(x), x)
+        pairs = zip(back.split(SOME), x.split(SOME), strict=True)
+        squares = [((b.double() - a.double()) / (judge.card.levels - 1)).square().sum() for b, a in pairs]
+        error = float(sum(squares) / x.numel())
+    return {"probe_accuracy": probe, "reconstruction_mse": error}
+
+
+def _gflops_per_sample(model: Model, n: int = 8) -> float:
+    """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
+    return operations(lambda: model.sample(n, make_generator(model.device, 0))) / n / 1e9
+
+
+@torch.no_grad()
+def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[str, Tensor]:
+    shown, train = samples[:SHOWN], judge.train.images
+    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.card.levels)[1]]}
+    x = judge.test.images[:: max(1, len(judge.test) // SHOWN)][:SHOWN].to(model.device)
+    if isinstance(model, HasReconstruct):
+        pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
+    if isinstance(model, HasInterpolate):
+        walks = min(WALKS, len(x) // 2)
+        pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
+    if isinstance(model, HasComplete):
+        completed = model.complete(x.clone(), model.shape[1] // 2, make_generator(model.device, seed, 6))
+        pictures |= {"completions_originals": x.clone(), "completions": completed}
+    return pictures
+
+
+def reference(judge: Judge, count: int) -> dict[str, Any]:
+    """Real against real, the floor of every distance and the ceiling of every score, and the baseline to beat.
+
+    `count` training images (all, if there are fewer) stand where a model's samples do.
+    """
+    cpu = torch.device("cpu")
+    drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
+    histogram = PixelHistogram(judge.train.images, judge.card.levels)
+    shape = tuple(judge.test.images.shape[1:])
+    assert len(shape) == 3
+    train, test = (images.images.flatten(1) for images in (judge.probed, judge.test))
+    return {
+        "counts": {"samples": len(drawn), "test": len(judge.test)},
+        "real": judge.scores(judge.train.images[drawn]),
+        "histogram_model": {
+            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8))),
+            "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
+        },
+        "uniform_bits_per_dim": float(torch.tensor(judge.card.levels).double().log2()),
+        "pixel_probe_accuracy": judge.probe(train, test) if judge.card.classes else None,
+    }

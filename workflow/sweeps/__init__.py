@@ -1,0 +1,1 @@
+"""Sweeps over hyper-parameters: which trials there are, which to try next."""
