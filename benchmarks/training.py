@@ -1,6 +1,7 @@
 """The steps of our training loop, against the loops that others write, on one thread of the CPU in float32.
 
-Ours are all the steps of `workflow.training.loop.fit` without its validations and samples, as `assist` takes them. Against:
+Ours are all the steps of `workflow.training.loop.fit` without its validations and samples, as `assist` takes them.
+Against:
 
 - *plain loop*: the same model and loss in the loop that everybody writes, with a DataLoader and `torch.optim.AdamW`.
 - *pythae*: its trainer, without validation, and its VAE or VQ-VAE around the very layers of ours, with our likelihood

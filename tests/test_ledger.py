@@ -37,9 +37,8 @@ def closure(module: str) -> frozenset[Path]:
             finder.import_hook(f"workflow.models.{kind}")
     files = (vars(module).get("__file__") for module in finder.modules.values())
     found = {Path(file).relative_to(ROOT) for file in files if file}
-    beside = {
-        file for file in FILES if file.suffix in (".j2", ".css") and any(f.parent == file.parent.parent for f in found)
-    }
+    folders = {file.parent / "templates" for file in found}
+    beside = {file for file in FILES if file.suffix in (".j2", ".css") and file.parent in folders}
     return frozenset(found | beside)
 
 

@@ -239,7 +239,7 @@ def test_training_leaves_the_same_bytes_with_and_without_a_server(project: Setti
     run = only(runs())
     assert curves(run) == expected(history("nice"))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed}"}
-    watched = "from stages import train; train.tracking.LIVE_AFTER = 0; train.main('nice', 0)"
+    watched = "from stages import train; train.store.LIVE_AFTER = 0; train.main('nice', 0)"
     done = subprocess.run([sys.executable, "-c", watched], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
