@@ -1,7 +1,5 @@
 """Check every parameter before anything runs."""
 
-from pathlib import Path
-
 from workflow import params
 from workflow.data.catalogue import shape_of
 from workflow.data.counts import check_counts, recorded_card
@@ -11,6 +9,7 @@ from workflow.engines.command import run
 from workflow.errors import BakeoffError
 from workflow.files import write_json
 from workflow.models.registry import check_builds, check_entries
+from workflow.paths import CHECKED
 
 
 def check() -> None:
@@ -29,7 +28,7 @@ def check() -> None:
 
 def record() -> None:
     """Say that they are good, in the same bytes always: who waits for this file never runs again because of it."""
-    write_json(Path("data/checked.json"), {"parameters": "checked"})
+    write_json(CHECKED, {"parameters": "checked"})
 
 
 def main() -> None:

@@ -1,16 +1,15 @@
 """Fetch the data set as it comes."""
 
-from pathlib import Path
-
 from workflow import params
 from workflow.data import catalogue
 from workflow.engines.command import run
+from workflow.paths import RAW
 
 
 def main() -> None:
     """Fetch it into a folder of its name."""
     settings = params.load().data
-    catalogue.download(settings, Path("data/raw") / settings.name)
+    catalogue.download(settings, RAW / settings.name)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
 import time
-from pathlib import Path
 
 from workflow import params
 from workflow.data.tensors import read_tensors, write_tensors
@@ -9,9 +8,10 @@ from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.index import write_entry
-from workflow.evaluation.evaluator import EXTRACTOR, evaluate, read_judge, read_real
+from workflow.evaluation.evaluator import evaluate, read_judge, read_real
 from workflow.files import read_json, write_json
 from workflow.models import registry
+from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
 NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
 
@@ -21,9 +21,9 @@ def main(name: str, seed: int) -> None:
     start = time.perf_counter()
     settings = params.load()
     device = prepare_torch(settings.compute)
-    folder, judge = Path("runs") / name / str(seed), read_judge(settings, device, read_real())
-    loaded = registry.load(folder / "model.safetensors")
-    samples = read_tensors(folder / "samples.safetensors")[0]["images"]
+    files, judge = RunFiles(name, seed), read_judge(settings, device, read_real())
+    loaded = registry.load(files.model)
+    samples = read_tensors(files.samples)[0]["images"]
 
     model = loaded.model.to(device)
     metrics, pictures = evaluate(model, samples, judge, seed)
@@ -35,13 +35,13 @@ def main(name: str, seed: int) -> None:
         **{fact: getattr(model, fact) for fact in facts},
         **loaded.about,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "extractor": {k: v for k, v in read_json(EXTRACTOR / "metrics.json").items() if k not in NOT_REPEATED},
+        "extractor": {k: v for k, v in read_json(EXTRACTOR_METRICS).items() if k not in NOT_REPEATED},
         **metrics,
     }
-    write_tensors(folder / "pictures.safetensors", pictures)
-    write_json(folder / "metrics.json", content)
+    write_tensors(files.pictures, pictures)
+    write_json(files.metrics, content)
     write_entry(name, seed)
-    timing.record(folder, "evaluate", {"seconds": time.perf_counter() - start}, device)
+    timing.record(files.model, "evaluate", {"seconds": time.perf_counter() - start}, device)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from workflow.engines.command import run
 from workflow.evaluation.classifier import accuracy, fit_classifier, save_classifier
 from workflow.evaluation.inception import FACTS, take_inception
 from workflow.files import sha256, write_json
+from workflow.paths import EXTRACTOR, EXTRACTOR_METRICS
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
@@ -50,10 +51,10 @@ MAKERS = {"trained": train, "inception": take}
 
 def main() -> None:
     """Make it, and write what there is to know of it."""
-    settings, folder = params.load(), Path("data/extractor")
+    settings = params.load()
     device = prepare_torch(settings.compute)
     make = MAKERS[settings.evaluate.extractor]
-    write_json(folder / "metrics.json", make(settings, read_card(), device, folder / "model.safetensors"))
+    write_json(EXTRACTOR_METRICS, make(settings, read_card(), device, EXTRACTOR))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 """Turn the fetched data set into the three splits that every family sees."""
 
-from pathlib import Path
-
 from workflow import params
 from workflow.data import catalogue
-from workflow.data.arrays import PREPARED, as_card, write_prepared
+from workflow.data.arrays import as_card, write_prepared
 from workflow.data.counts import check_counts
 from workflow.engines.command import run
+from workflow.paths import PREPARED, RAW
 
 
 def main() -> None:
     """Split it, and write the splits and their card, if there are enough images for all that comes after."""
     settings = params.load()
-    sets, about = catalogue.prepare(settings.data, Path("data/raw") / settings.data.name)
+    sets, about = catalogue.prepare(settings.data, RAW / settings.data.name)
     counts = {split: len(images) for split, images in sets.items()}
     check_counts(settings, as_card({**about, "counts": counts, "sha256": {}}))
     write_prepared(PREPARED, sets, **about)

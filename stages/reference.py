@@ -1,12 +1,11 @@
 """Measure real images by themselves, against real ones, and the baseline of independent pixels."""
 
-from pathlib import Path
-
 from workflow import params
 from workflow.device import prepare_torch
 from workflow.engines.command import run
 from workflow.evaluation.evaluator import read_judge, reference, write_real
 from workflow.files import write_json
+from workflow.paths import REFERENCE
 
 
 def main() -> None:
@@ -14,7 +13,7 @@ def main() -> None:
     settings = params.load()
     judge = read_judge(settings, prepare_torch(settings.compute))
     write_real(judge.real)
-    write_json(Path("data/reference/reference.json"), reference(judge, settings.sample.count))
+    write_json(REFERENCE, reference(judge, settings.sample.count))
 
 
 if __name__ == "__main__":

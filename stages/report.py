@@ -5,7 +5,6 @@ have failed or are yet to come. Each brings the mirror of what this machine meas
 """
 
 import sys
-from pathlib import Path
 from typing import Any
 
 from workflow import params
@@ -13,11 +12,10 @@ from workflow.engines.command import reader
 from workflow.engines.stage_lock import alone
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
+from workflow.paths import PAGE, SUMMARY, TABLE
 from workflow.report import speed
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
-
-SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 
 
 def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Draw images from a trained model: `python -m stages.sample <name> <seed>`."""
 
 import time
-from pathlib import Path
 
 import torch
 
@@ -14,6 +13,7 @@ from workflow.engines.command import run
 from workflow.evaluation.batching import in_batches
 from workflow.files import write_bytes
 from workflow.models import registry
+from workflow.paths import RunFiles
 from workflow.training.checkpoint import drop_if_recorded
 
 
@@ -21,8 +21,8 @@ def main(name: str, seed: int) -> None:
     """Load the model, draw, and write the images and a picture of the first hundred."""
     settings = params.load()
     device = prepare_torch(settings.compute)
-    folder = Path("runs") / name / str(seed)
-    model = registry.load(folder / "model.safetensors").model.to(device)
+    files = RunFiles(name, seed)
+    model = registry.load(files.model).model.to(device)
     drop_if_recorded(name, seed)
 
     count, batch = settings.sample.count, settings.sample.batch_size
@@ -31,10 +31,10 @@ def main(name: str, seed: int) -> None:
     images = torch.cat(in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random))
     seconds = time.perf_counter() - start
 
-    write_tensors(folder / "samples.safetensors", {"images": images})
-    write_bytes(folder / "samples.png", png(overview(images.numpy(), model.levels)))
+    write_tensors(files.samples, {"images": images})
+    write_bytes(files.overview, png(overview(images.numpy(), model.levels)))
     facts = {"seconds": seconds, "images": count, "images_per_second": count / seconds}
-    timing.record(folder, "sample", facts, device)
+    timing.record(files.model, "sample", facts, device)
 
 
 if __name__ == "__main__":

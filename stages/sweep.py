@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -26,11 +25,12 @@ from workflow.errors import BakeoffError, one_line
 from workflow.files import write_text
 from workflow.models.registry import check_entries, check_hyperparameters
 from workflow.params import Entry, Params
+from workflow.paths import STAGE_LOCKS
 from workflow.sweeps.search import Known, Space, Values, grid, parse, propose
 from workflow.sweeps.trials import best_of, members, read_losses, varied
 from workflow.training.checkpoint import failure_path
 
-LOCK = Path(".locks/sweep.lock")
+LOCK = STAGE_LOCKS / "sweep.lock"
 NEXT = "snakemake --cores all --keep-going"
 
 

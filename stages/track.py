@@ -1,16 +1,15 @@
 """Mirror all runs to MLflow; run by hand, it also rebuilds a lost store."""
 
-from pathlib import Path
-
 from workflow import params
 from workflow.engines.command import run
 from workflow.files import write_json
+from workflow.paths import TRACKED
 from workflow.tracking import store
 
 
 def main() -> None:
     """Mirror them, and write down what the store has."""
-    write_json(Path("data/tracked.json"), store.mirror(params.load()))
+    write_json(TRACKED, store.mirror(params.load()))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from workflow.errors import BakeoffError
 from workflow.files import write_text
 from workflow.models import registry
 from workflow.params import Params
+from workflow.paths import RunFiles
 from workflow.tracking import store
 from workflow.training.checkpoint import StateFile, noting_failure, prune, state_path
 from workflow.training.distributed import Team, together
@@ -51,7 +52,7 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
     if team.rank:
         assist(model, images, entry.train, seed, team, file)
         return
-    folder = Path("runs") / name / str(seed)
+    files = RunFiles(name, seed)
     valid = read_split("valid")
     with noting_failure(name, seed), store.live(name, seed, settings) as track, file.stopping_politely():
         try:
@@ -66,15 +67,15 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
 
     model.load_state_dict(fitted.state)
     about = {"selected_step": fitted.step, "steps": fitted.steps}
-    registry.save(model, folder / "model.safetensors", entry.kind, entry.hyperparameters, about)
-    write_text(folder / "history.jsonl", "".join(json.dumps(record) + "\n" for record in fitted.records))
+    registry.save(model, files.model, entry.kind, entry.hyperparameters, about)
+    write_text(files.history, "".join(json.dumps(record) + "\n" for record in fitted.records))
     write_tensors(
-        folder / "snapshots.safetensors",
+        files.snapshots,
         {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)},
     )
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters, "processes": team.size}
-    timing.record(folder, "train", facts, device)
+    timing.record(files.model, "train", facts, device)
 
 
 def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:

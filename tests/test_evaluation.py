@@ -27,7 +27,7 @@ from tests.judged import (
 from workflow.data.arrays import Mixture
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
-from workflow.evaluation.evaluator import REAL, Judge, Real, evaluate, read_real, reference, write_real
+from workflow.evaluation.evaluator import Judge, Real, evaluate, read_real, reference, write_real
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
@@ -36,6 +36,7 @@ from workflow.evaluation.metrics.modes import mode_coverage
 from workflow.evaluation.metrics.neighbours import nearest
 from workflow.evaluation.metrics.sharpness import sharpness
 from workflow.models.base import Model
+from workflow.paths import REAL_FEATURES
 
 
 def _numbers(content: Any) -> Iterator[float]:
@@ -269,9 +270,9 @@ def test_real_images_are_measured_once_and_the_same_from_a_file(
     unknown = Real(judge.real.gaussian, judge.real.manifold, None)
     for real in (judge.real, unknown):
         write_real(real)
-        content = REAL.read_bytes()
+        content = REAL_FEATURES.read_bytes()
         write_real(read_real())
-        assert REAL.read_bytes() == content
+        assert REAL_FEATURES.read_bytes() == content
         assert (read_real().classes is None) == (real is unknown)
     write_real(judge.real)
     expected = evaluate(Everything(), samples, judge, 0)[0]

@@ -11,10 +11,11 @@ import pytest
 from tests.conftest import ROOT
 from tests.copied_project import DVC, MODELS, SNAKEMAKE, Project
 from workflow import params
-from workflow.engines.ledger import LEDGER, Code, bring_up_to_date, model_page, stage_page, what_it_says
+from workflow.engines.ledger import Code, bring_up_to_date, what_it_says
 from workflow.engines.snakemake import Graph
 from workflow.errors import BakeoffError
 from workflow.models import kinds
+from workflow.paths import LEDGER, model_page, stage_page
 
 FILES = sorted(
     file.relative_to(ROOT)

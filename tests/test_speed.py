@@ -22,6 +22,7 @@ from stages import report
 from tests.browser import open_browser
 from tests.invented_project import MODELS, make_project, small_sets, write_timings
 from tests.swept import BEST, TRIALS, add_sweep
+from workflow import paths
 from workflow.engines import timing
 from workflow.files import sha256
 from workflow.report import speed
@@ -45,7 +46,7 @@ def words(page: Path) -> str:
 
 
 def facts() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(speed.FACTS.read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(paths.SPEED.read_text(encoding="utf-8"))
     return found
 
 
@@ -88,38 +89,39 @@ def test_the_page_is_the_same_bytes_wherever_and_however_it_is_made(tmp_path: Pa
 
 def test_what_was_measured_stands_beside_the_page_and_names_its_summary(project: Path) -> None:
     report.build()
-    page, summary = words(speed.PAGE), json.loads(Path("report/summary.json").read_text(encoding="utf-8"))
+    page, summary = words(paths.SPEED_PAGE), json.loads(Path("report/summary.json").read_text(encoding="utf-8"))
     assert facts()["summary"] == fingerprint(summary)
     assert fingerprint(summary) in page
     for text in ("NICE ● 63,800 12.5", "Gated PixelCNN 166 12.5", "nice 0 12.5 0.5 2", "processor: Some CPU"):
         assert text in page
     assert "torch 2.9.0" in page
     assert "none: the folder is not under git" in page
-    assert speed.PAGE.read_text(encoding="utf-8").count("<svg") == 1
+    assert paths.SPEED_PAGE.read_text(encoding="utf-8").count("<svg") == 1
     assert of("vae")["sample"]["images_per_second"] == 30 / MODELS["vae"][6]
     assert of("vae")["sha256"] == sha256(Path("runs/vae/0/model.safetensors"))
     assert "ot measured here" not in page
 
 
 def test_figures_of_other_weights_are_never_used(project: Path) -> None:
-    folder, kept = Path("runs/vae/0"), Path("runs/vae/0/model.safetensors").read_bytes()
-    timing.record(folder, "train", {"seconds": 1.25}, CPU)
+    model = Path("runs/vae/0/model.safetensors")
+    kept = model.read_bytes()
+    timing.record(model, "train", {"seconds": 1.25}, CPU)
     report.build()
     assert of("vae")["train"]["seconds"] == 1.25
-    (folder / "model.safetensors").write_bytes(b"trained with other parameters")
-    timing.record(folder, "train", {"seconds": 77.5}, CPU)
+    model.write_bytes(b"trained with other parameters")
+    timing.record(model, "train", {"seconds": 77.5}, CPU)
     report.show()
     assert (of("vae")["train"]["seconds"], "sample" in of("vae")) == (77.5, False)  # not drawn from yet
-    assert "vae 0 77.5 – –" in words(speed.PAGE)
-    (folder / "model.safetensors").write_bytes(kept)  # as DVC does it
+    assert "vae 0 77.5 – –" in words(paths.SPEED_PAGE)
+    model.write_bytes(kept)  # as DVC does it
     report.show()
     assert (of("vae")["train"]["seconds"], of("vae")["evaluate"]["seconds"]) == (1.25, 2.0)
-    assert "77.5" not in words(speed.PAGE)
-    (folder / "model.safetensors").write_bytes(b"trained on another machine")
+    assert "77.5" not in words(paths.SPEED_PAGE)
+    model.write_bytes(b"trained on another machine")
     report.show()
     assert set(of("vae")) == {"name", "seed", "sha256"}
-    assert "Not measured here: vae 0 (model and seed)" in words(speed.PAGE)
-    assert re.search(r"VAE – – VQ-VAE", words(speed.PAGE))
+    assert "Not measured here: vae 0 (model and seed)" in words(paths.SPEED_PAGE)
+    assert re.search(r"VAE – – VQ-VAE", words(paths.SPEED_PAGE))
 
 
 def test_a_queued_experiment_leaves_its_figures_in_the_project(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +129,7 @@ def test_a_queued_experiment_leaves_its_figures_in_the_project(project: Path, mo
     shutil.copytree("runs", "copy/runs")
     monkeypatch.setenv("DVC_ROOT", str(project))
     with contextlib.chdir("copy"):
-        timing.record(Path("runs/vae/0"), "train", {"seconds": 3.0}, CPU)
+        timing.record(Path("runs/vae/0/model.safetensors"), "train", {"seconds": 3.0}, CPU)
     monkeypatch.delenv("DVC_ROOT")
     assert not Path("copy/timings").exists()
     found = timing.read(sha256(Path("runs/vae/0/model.safetensors")))
@@ -138,7 +140,7 @@ def test_a_queued_experiment_leaves_its_figures_in_the_project(project: Path, mo
 def test_figures_of_two_machines_are_not_ranked(project: Path) -> None:
     write_timings(Path("runs/gan/0"), 0.001, processor=HOSTILE)
     report.build()
-    text, page = speed.PAGE.read_text(encoding="utf-8"), words(speed.PAGE)
+    text, page = paths.SPEED_PAGE.read_text(encoding="utf-8"), words(paths.SPEED_PAGE)
     assert "●" not in text
     assert "<svg" not in text
     assert "Measured on 2 machines, so none is marked as the best." in page
@@ -153,19 +155,19 @@ def test_all_trials_of_a_sweep_have_their_durations(project: Path) -> None:
     report.build()
     runs = [run["name"] for run in facts()["runs"]]
     assert runs == ["nice", "pixelcnn", BEST, "vqvae", "gan", "vae", *(name for name in TRIALS if name != BEST)]
-    assert f"{BEST} 0 12.5" in words(speed.PAGE)
-    assert "vae_4" not in words(speed.PAGE)  # failed
+    assert f"{BEST} 0 12.5" in words(paths.SPEED_PAGE)
+    assert "vae_4" not in words(paths.SPEED_PAGE)  # failed
 
 
 def test_showing_again_loads_no_more_than_it_needs(project: Path) -> None:
     report.build()
-    speed.PAGE.unlink()
+    paths.SPEED_PAGE.unlink()
     report.show()
-    before = speed.PAGE.stat().st_mtime_ns
+    before = paths.SPEED_PAGE.stat().st_mtime_ns
     script = "import sys; from stages import report; report.show(); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, encoding="utf-8", check=True)
     assert not {"matplotlib", "jinja2", "scipy", "torch", "PIL"} & set(done.stderr.split())
-    assert speed.PAGE.stat().st_mtime_ns == before
+    assert paths.SPEED_PAGE.stat().st_mtime_ns == before
 
 
 def test_a_repository_that_git_refuses_is_not_taken_for_none(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

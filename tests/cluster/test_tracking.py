@@ -17,6 +17,7 @@ from tests.cluster.storage_server import StorageServer
 from tests.cluster.tracking_server import mlflow_server, postgres, rows, wait_until_up
 from tests.tracking.conftest import PATIENCE, RECORDS, client, expected, make, only, points, runs
 from workflow import params
+from workflow.paths import RunFiles
 from workflow.tracking import store
 
 pytestmark = pytest.mark.slow
@@ -92,7 +93,7 @@ def test_sixteen_writers_at_once_lose_nothing(written: Server, storage: StorageS
     for seed, run in found.items():
         parameters = {"seed": seed, **entry, **{f"train.{key}": value for key, value in train.items()}}
         assert run.data.params == {key: str(value) for key, value in parameters.items()}
-        assert run.data.tags[store.MIRRORED] == store._digest(Path(f"runs/nice/{seed}"))
+        assert run.data.tags[store.MIRRORED] == store._digest(RunFiles("nice", seed))
         assert only(run.inputs.dataset_inputs).dataset.name == "digits"
         assert run.data.metrics["classifier/fid"] == figures["fid"]
         artifacts = storage.objects(f"{run.info.artifact_uri.replace('mlflow-artifacts:', 'mlflow')}/")

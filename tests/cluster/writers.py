@@ -14,6 +14,7 @@ import pandas  # noqa: F401
 
 from tests.tracking.conftest import PATIENCE, RECORDS
 from workflow import params
+from workflow.paths import RunFiles
 from workflow.tracking import store
 
 
@@ -38,7 +39,7 @@ def train_and_mirror(folder: Path, seed: int, with_model: bool, barrier: Any, ad
             for record in RECORDS:
                 log(record)
         with store._never_failing():
-            digest = store._digest(store._folder("nice", seed))
+            digest = store._digest(RunFiles("nice", seed))
             store.Store(settings.data.name).mirror("nice", seed, settings, digest)
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from workflow.errors import BakeoffError
 from workflow.files import read_json, replacing, sha256, write_json
+from workflow.paths import PREPARED
 
-PREPARED = Path("data/prepared")
 SPLITS = ("train", "valid", "test")
 # A safetensors file begins with the length of its header, in 8 bytes, and the header with the metadata.
 BLANK_SEAL, SEAL_AT = "0" * 64, 8 + len('{"__metadata__":{"bakeoff":"')

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import yaml
 
-from workflow.data.arrays import PREPARED, Card, read_card
+from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
 from workflow.params import PATH, Embedded, Entry, Folder, Params, Published
+from workflow.paths import DVC_LOCK, PREPARED
 
-LOCK = Path("dvc.lock")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the lock has many lines
 MORE = "add images, or change data.valid and data.test"
 
@@ -73,7 +73,7 @@ def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
     """
     card = PREPARED / "card.json"
     try:
-        stage = yaml.load(LOCK.read_text(encoding="utf-8"), _LOADER)["stages"]["prepare"]  # noqa: S506 -- safe
+        stage = yaml.load(DVC_LOCK.read_text(encoding="utf-8"), _LOADER)["stages"]["prepare"]  # noqa: S506 -- safe
         recorded = type(settings).model_validate(stage["params"][str(PATH)]["data"])
         digests = {out["path"]: out["md5"] for out in stage["outs"]}
         digest = hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC has it

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workflow.errors import NO_SPACE, BakeoffError
+from workflow.paths import FETCHED
 
-FETCHED = Path("data/fetched")  # kept by `make clean`
 TIMEOUT = 30.0  # seconds of silence after which the next address is tried
 
 

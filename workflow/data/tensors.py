@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workflow.data.arrays import PREPARED, Arrays, read_card, read_metadata, reading, write_arrays
+from workflow.data.arrays import Arrays, read_card, read_metadata, reading, write_arrays
 from workflow.errors import BakeoffError
 from workflow.files import sha256
+from workflow.paths import PREPARED
 
 
 @dataclass(frozen=True)

@@ -8,34 +8,25 @@ from pathlib import Path
 
 from workflow.files import sha256, write_json
 from workflow.params import Params
+from workflow.paths import INDEX, RunFiles, index_entry
 
-INDEX = Path("data/index")
 HIDDEN = "."  # begins the names of those that the present graph does not make; DVC does not look at them (.dvcignore)
-FILES = (
-    *("model.safetensors", "history.jsonl", "snapshots.safetensors", "samples.safetensors", "samples.png"),
-    *("metrics.json", "pictures.safetensors"),
-)
 
 
 def write_entry(name: str, seed: int) -> None:
     """Put a run whose files are all there into the index."""
-    folder = Path("runs") / name / str(seed)
-    write_json(_entry(name, seed), {file: sha256(folder / file) for file in FILES})
+    write_json(index_entry(name, seed), {file.name: sha256(file) for file in RunFiles(name, seed).all()})
 
 
 def hide_others(settings: Params) -> None:
     """Hide the entries of models and seeds that are not among the parameters, and show again those that are."""
-    known = {_entry(name, seed) for name in settings.models for seed in settings.seeds}
+    known = {index_entry(name, seed) for name in settings.models for seed in settings.seeds}
     for entry in set(INDEX.glob("*.json")) - known:
         if not entry.name.startswith(HIDDEN):
             entry.replace(_hidden(entry))
     for entry in known:
         if not entry.exists() and _hidden(entry).exists():
             _hidden(entry).replace(entry)
-
-
-def _entry(name: str, seed: int) -> Path:
-    return INDEX / f"{name}-{seed}.json"
 
 
 def _hidden(entry: Path) -> Path:

@@ -18,24 +18,14 @@ from workflow.errors import BakeoffError
 from workflow.files import write_text
 from workflow.models import family_file
 from workflow.params import Params
+from workflow.paths import LEDGER, model_page, stage_page
 
-LEDGER = Path("data/ledger")
 PACKAGES = ("workflow", "stages")
 TEMPLATES = (".j2", ".css")  # what a module reads from the folder `templates` beside it
 # With the end of its line, as `trim_blocks` and `lstrip_blocks` have it.
 JINJA_COMMENT = re.compile(r"^[ \t]*\{#.*?#\}\n?|\{#.*?#\}\n?", re.DOTALL | re.MULTILINE)
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 Hashes = dict[str, str]  # SHA-256 in hex, by file
-
-
-def stage_page(name: str) -> Path:
-    """Where the ledger says what a stage is made of, but for what depends on the kind of model."""
-    return LEDGER / "stages" / f"{name}.json"
-
-
-def model_page(name: str) -> Path:
-    """Where the ledger says what the model of this name is made of: its family's file and all that it imports."""
-    return LEDGER / "models" / f"{name}.json"
 
 
 def bring_up_to_date(settings: Params) -> None:

@@ -24,12 +24,12 @@ from workflow.engines import clone, dvc_locks
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
+from workflow.paths import CHECKED, DVC_LOCK, LEDGER
 from workflow.training.checkpoint import drop_if_recorded
 
 # What the Snakefile itself does before it plans, so no input of a rule: Snakemake would look no further at what depends
 # on a job that is to run. That the parameters are good, and which code each stage is made of.
-CHECKED, LEDGER = "data/checked.json", "data/ledger"
-GATES = ([CHECKED], [LEDGER])  # outputs of the stages that do so
+GATES = ([str(CHECKED)], [str(LEDGER)])  # outputs of the stages that do so
 MARKER = Path(".snakemake/changed")
 PLAN = Path(".snakemake/plan.json")
 ORDER = Path(".snakemake/order.json")  # of dvc.lock, before a run that has not ended yet and as it left it last
@@ -125,14 +125,14 @@ class Graph:
         self.stages: list[Stage] = []
         for stage in ordered:
             produced = [path for source in upstream[stage] for path in outputs[source]]
-            if outputs[stage] != [LEDGER]:
+            if outputs[stage] != [str(LEDGER)]:
                 self.stages.append(_describe(stage, produced))
         behind_gates = {stage: {s.addressing for s in upstream[stage] if outputs[s] not in GATES} for stage in ordered}
         self._upstream = {stage.addressing: sources for stage, sources in behind_gates.items()}
         self._mark_changed(changed)
         self._heeded = False
         self._unrecorded = [
-            stage.addressing for stage in ordered if outputs[stage] == [LEDGER] and stage.addressing in changed
+            stage.addressing for stage in ordered if outputs[stage] == [str(LEDGER)] and stage.addressing in changed
         ]
         self._rank(index.graph, ordered)
         self._stages = {stage.addressing: stage for stage in ordered}
@@ -189,7 +189,7 @@ class Graph:
     @property
     def checked(self) -> bool:
         """Whether the parameters are those that the stage `check` has already found good."""
-        return not any(stage.changed for stage in self.stages if stage.outputs == (CHECKED,))
+        return not any(stage.changed for stage in self.stages if stage.outputs == (str(CHECKED),))
 
     def mark(self) -> str:
         """A file newer than every output, with new contents each time: the reason for which changed stages run."""
@@ -218,7 +218,7 @@ class Graph:
 
     def note_checked(self) -> None:
         """Commit the stage `check`, as this process has done its work, also if its job is not asked for."""
-        self._pending += [stage.name for stage in self.stages if stage.outputs == (CHECKED,)]
+        self._pending += [stage.name for stage in self.stages if stage.outputs == (str(CHECKED),)]
 
     def committer(self, finished: Callable[[], dict[int, str]]) -> logging.Handler:
         """A handler for Snakemake's log that commits stages to DVC as their jobs finish.
@@ -314,7 +314,7 @@ class _Lock:
     not be read again.
     """
 
-    PATH = Path("dvc.lock")
+    PATH = DVC_LOCK
 
     def __init__(self) -> None:
         self._text, self._content = "", dict[str, Any]()
@@ -366,7 +366,7 @@ def _describe(stage: Any, produced: list[str]) -> Stage:
     """One stage for Snakemake; a folder among its dependencies stands for all that other stages write there."""
     inputs: list[str] = []
     for path in (dep.def_path for dep in stage.deps if type(dep).__name__ == "Dependency"):
-        if path == CHECKED or path.startswith(f"{LEDGER}/"):
+        if path == str(CHECKED) or path.startswith(f"{LEDGER}/"):
             continue
         inside = [out for out in produced if out.startswith(f"{path}/")]
         inputs += inside or [path]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FOLDER = Path(".locks")
+from workflow.paths import STAGE_LOCKS
 
 
 @contextmanager
@@ -18,10 +18,10 @@ def alone() -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    FOLDER.mkdir(exist_ok=True)
+    STAGE_LOCKS.mkdir(exist_ok=True)
     stage = " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])
     name = re.sub(r"[^\w.-]", "_", stage)[:200]  # file systems take 255 bytes
-    lock = FileLock(FOLDER / f"{name}.lock")
+    lock = FileLock(STAGE_LOCKS / f"{name}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:

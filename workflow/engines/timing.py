@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workflow.files import read_json, sha256, write_json
+from workflow.paths import TIMINGS, project
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,12 @@ PACKAGES = ("torch", "numpy", "scikit-learn", "scipy", "dvc", "snakemake", "mlfl
 STAGES = ("train", "sample", "evaluate")
 
 
-def record(folder: Path, stage: str, facts: dict[str, Any], device: "torch.device") -> None:
-    """Keep what `stage` measured of the model in a run's folder, and where it ran.
+def record(model: Path, stage: str, facts: dict[str, Any], device: "torch.device") -> None:
+    """Keep what `stage` measured of the model in this file, and where it ran.
 
     Each stage has a file of its own, so none has to read what another is writing.
     """
-    weights = sha256(folder / "model.safetensors")
+    weights = sha256(model)
     write_json(_file(weights, stage), {**facts, "host": host(device)})
 
 
@@ -36,8 +37,7 @@ def read(weights: str) -> dict[str, Any]:
 
 
 def _file(weights: str, stage: str) -> Path:
-    """In the project also for the copies of it, gone afterwards, in which DVC runs queued experiments."""
-    return Path(os.environ.get("DVC_ROOT") or ".") / "timings" / weights / f"{stage}.json"
+    return project() / TIMINGS / weights / f"{stage}.json"
 
 
 def host(device: "torch.device") -> dict[str, Any]:

@@ -40,9 +40,8 @@ from workflow.models.base import (
     bits_per_dim,
 )
 from workflow.params import Evaluate, Params
+from workflow.paths import EXTRACTOR, REAL_FEATURES
 
-EXTRACTOR = Path("data/extractor")
-REAL = Path("data/reference/real.safetensors")
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
@@ -176,7 +175,7 @@ class Judge:
 
 def read_judge(settings: Params, device: torch.device, measured: Real | None = None) -> Judge:
     """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
-    extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR / "model.safetensors").to(device)
+    extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR).to(device)
     return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
 
 
@@ -185,12 +184,12 @@ def write_real(real: Real) -> None:
     gaussian, manifold = real.gaussian, real.manifold
     tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
     classes = {} if real.classes is None else {"classes": real.classes}
-    write_tensors(REAL, {**tensors, "mean": gaussian.mean, "factor": gaussian.factor, **classes})
+    write_tensors(REAL_FEATURES, {**tensors, "mean": gaussian.mean, "factor": gaussian.factor, **classes})
 
 
 def read_real() -> Real:
     """What `write_real` wrote; raises BakeoffError if it is missing or damaged."""
-    tensors, _ = read_tensors(REAL)
+    tensors, _ = read_tensors(REAL_FEATURES)
     gaussian = Gaussian(tensors["mean"], tensors["factor"], len(tensors["features"]))
     return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
 

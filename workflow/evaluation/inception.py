@@ -18,8 +18,9 @@ from workflow.data.tensors import read_tensors, write_tensors
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Outputs
+from workflow.paths import FETCHED
 
-WEIGHTS = Path("data/fetched/weights-inception-2015-12-05-6726825d.pth")
+WEIGHTS = FETCHED / "weights-inception-2015-12-05-6726825d.pth"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FEATURES = 2048
 FACTS = {

@@ -8,9 +8,10 @@ import yaml
 from markupsafe import Markup
 
 from workflow import params
-from workflow.data.arrays import PREPARED, Array, read_arrays, read_images
+from workflow.data.arrays import Array, read_arrays, read_images
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
 from workflow.params import Params
+from workflow.paths import PREPARED
 from workflow.report import charts, claims, sweeps, tables
 from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, UNDERSTANDING, Column, named
 from workflow.report.curves import Panel, panels

@@ -10,6 +10,7 @@ from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
 from workflow.files import read_json
 from workflow.params import Params
+from workflow.paths import EXTRACTOR_METRICS, REFERENCE, RunFiles
 from workflow.report.columns import MEASURED, look_up
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
@@ -94,8 +95,8 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
         raise BakeoffError("no model has results yet; run `dvc repro --keep-going` or `snakemake --keep-going` first")
     runs = [_read_run(name, seed, card) for name in settings.models for seed in settings.seeds]
     runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
-    extractor = read_json(Path("data/extractor/metrics.json"))
-    reference = read_json(Path("data/reference/reference.json"))
+    extractor = read_json(EXTRACTOR_METRICS)
+    reference = read_json(REFERENCE)
     reference["histogram_model"] = _with_nats(reference["histogram_model"], card)
     return Results(settings, card, extractor, reference, tuple(runs), missing, sweeps, best)
 
@@ -112,8 +113,8 @@ def _trials(base: str, settings: Params, missing: tuple[str, ...]) -> tuple[Tria
 
 
 def _read_run(name: str, seed: int, card: Card) -> Run:
-    folder = Path("runs") / name / str(seed)
-    path = folder / "metrics.json"
+    files = RunFiles(name, seed)
+    path = files.metrics
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
@@ -126,7 +127,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
             raise BakeoffError(f"{path}: no {column.path or column.key!r} in it; {remedy}")
     if metrics["taxonomy"] not in TAXONOMY:
         raise BakeoffError(f"{path}: taxonomy {metrics['taxonomy']!r} is none of: {', '.join(TAXONOMY)}")
-    return Run(name, seed, folder, metrics)
+    return Run(name, seed, files.folder, metrics)
 
 
 def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ are none.
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from workflow.engines import timing
 from workflow.files import read_json, sha256, write_json, write_text
+from workflow.paths import SPEED, SPEED_PAGE, RunFiles
 from workflow.report.charts import COLOURS
 from workflow.report.columns import TIMES, look_up
 from workflow.report.html import fill
@@ -20,8 +20,6 @@ from workflow.report.seeds import spread
 from workflow.report.summary import fingerprint
 from workflow.report.tables import Table, model_groups
 from workflow.report.trade_off import CROWD, quality_against
-
-PAGE, FACTS = Path("report/speed.html"), Path("report/speed.json")
 
 
 def write(summary: dict[str, Any]) -> None:
@@ -32,13 +30,13 @@ def write(summary: dict[str, Any]) -> None:
 def refresh(summary: dict[str, Any]) -> None:
     """Write them unless they say the same already: the page takes a second to make, mostly of loading matplotlib."""
     found = measured(summary)
-    if not (PAGE.exists() and FACTS.exists() and read_json(FACTS) == found):
+    if not (SPEED_PAGE.exists() and SPEED.exists() and read_json(SPEED) == found):
         _write(summary, found)
 
 
 def _write(summary: dict[str, Any], found: dict[str, Any]) -> None:
-    write_text(PAGE, render(summary, found))
-    write_json(FACTS, found)
+    write_text(SPEED_PAGE, render(summary, found))
+    write_json(SPEED, found)
 
 
 def measured(summary: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def measured(summary: dict[str, Any]) -> dict[str, Any]:
     machines: list[dict[str, Any]] = []
     runs = []
     for name, seed in _runs(summary):
-        model = Path("runs") / name / str(seed) / "model.safetensors"
+        model = RunFiles(name, seed).model
         weights = sha256(model) if model.exists() else None
         stages = {}
         for stage, facts in (timing.read(weights) if weights else {}).items():

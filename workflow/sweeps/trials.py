@@ -6,11 +6,11 @@ A model's figure is its least validation loss over training, by which its checkp
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from workflow.errors import BakeoffError
 from workflow.params import Params
+from workflow.paths import RunFiles
 
 VALID = "valid_loss"  # what it is called in `history.jsonl`
 
@@ -42,7 +42,7 @@ def read_losses(name: str, settings: Params) -> list[float]:
     Raises BakeoffError, naming the file, if one is damaged.
     """
     losses = []
-    for path in (Path("runs") / name / str(seed) / "history.jsonl" for seed in settings.seeds):
+    for path in (RunFiles(name, seed).history for seed in settings.seeds):
         if not path.exists():
             return []
         try:

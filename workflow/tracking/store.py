@@ -28,10 +28,10 @@ from typing import Any
 
 from workflow.data.arrays import read_arrays, read_card
 from workflow.engines import timing
-from workflow.engines.ledger import model_page
 from workflow.errors import BakeoffError
 from workflow.files import read_json, sha256
 from workflow.params import Params
+from workflow.paths import PREPARED, RunFiles, model_page, project
 from workflow.sweeps.trials import least_valid_loss
 from workflow.tracking import moved
 from workflow.tracking.parent_runs import LEAST, adopt, hex_digits, parent_of, parent_tags, tell_the_best
@@ -44,7 +44,6 @@ WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that the figures are of
 # Seconds: of training before its curves are sent live, between batches of them, and to wait for the last one.
 LIVE_AFTER, SEND_EVERY, GRACE = 10.0, 2.0, 30.0
 BATCH = 1000  # metrics that MLflow takes in one request
-FILES = ("model.safetensors", "history.jsonl", "samples.png", "metrics.json", "pictures.safetensors")
 ON_FEATURES = re.compile(r"fid|kid(_std)?|inception_score(_std)?|precision|recall|density|coverage")
 REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `sampler.py`
 ENVIRONMENT = {
@@ -93,7 +92,7 @@ def mirror(settings: Params) -> dict[str, Any]:
     """
     runs = [(name, seed) for name in settings.models for seed in settings.seeds]
     tags = {f"{name}/{seed}": {"tag": content_tag(name, seed, settings)} for name, seed in runs}
-    digests = [_digest(_folder(name, seed)) for name, seed in runs]
+    digests = [_digest(RunFiles(name, seed)) for name, seed in runs]
     with _never_failing():
         store = Store(settings.data.name)
         for (name, seed), digest in zip(runs, digests, strict=True):
@@ -115,24 +114,19 @@ def _content(name: str, settings: Params) -> dict[str, Any]:
     return {
         "entry": settings.models[name].model_dump(mode="json"),
         "compute": settings.compute.model_dump(mode="json"),
-        "data": read_json(Path("data/prepared/card.json"))["sha256"],
+        "data": read_json(PREPARED / "card.json")["sha256"],
         "code": read_json(model_page(name)),
     }
 
 
-def _project() -> Path:
-    """The project's folder, also in the copies of it, gone afterwards, in which DVC runs queued experiments."""
-    return Path(os.environ.get("DVC_ROOT") or ".").resolve()
-
-
 def database() -> Path:
     """The project's own store."""
-    return _project() / "mlflow.db"
+    return project() / "mlflow.db"
 
 
 def artifacts() -> Path:
     """Where the files of runs go that are in the project's own store."""
-    return _project() / "mlartifacts"
+    return project() / "mlartifacts"
 
 
 def store_uri() -> str:
@@ -211,13 +205,13 @@ class Store:
         """Bring one run up to date with its files, of which `digest` is made; costs next to nothing if it is."""
         from mlflow.entities import RunTag
 
-        run, folder = self.run(name, seed, settings), _folder(name, seed)
+        run, files = self.run(name, seed, settings), RunFiles(name, seed)
         if run.data.tags.get(MIRRORED) == digest and not moved.lost(run.info.artifact_uri):
             return
         run_id = run.info.run_id
-        metrics = read_json(folder / "metrics.json")
-        times = timing.read(weights := sha256(folder / "model.safetensors"))
-        history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+        metrics = read_json(files.metrics)
+        times = timing.read(weights := sha256(files.model))
+        history = [json.loads(line) for line in files.history.read_text(encoding="utf-8").splitlines()]
         known = self.points(run)
         self.send(run_id, {point: value for point, value in _curves(history).items() if point not in known})
         figures = _figures(metrics, times)
@@ -227,8 +221,8 @@ class Store:
             figures[LEAST] = least
         # At step 0, where MLflow draws them as bars, a bar a run.
         self.send(run_id, {(key, 0): value for key, value in figures.items() if run.data.metrics.get(key) != value})
-        self._log_files(run_id, folder)
-        self._log_model(run, folder / "model.safetensors")
+        self._log_files(run_id, files)
+        self._log_model(run, files.model)
         tags = {tag: metrics[tag] or "none" for tag in ("taxonomy", "likelihood", "bits_per_dim_kind")}
         tags[WEIGHTS] = weights
         tags["mlflow.note.content"] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
@@ -271,15 +265,15 @@ class Store:
         del flat["train"]
         self.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
 
-    def _log_files(self, run_id: str, folder: Path) -> None:
+    def _log_files(self, run_id: str, files: RunFiles) -> None:
         """Log the samples, the figures, and every set of pictures as a grid."""
         from workflow.data.pictures import grid, png
 
         with tempfile.TemporaryDirectory() as temporary:
             place, levels = Path(temporary), read_card().levels
-            for file in ("samples.png", "metrics.json", "history.jsonl"):
-                (place / file).write_bytes((folder / file).read_bytes())
-            for key, images in read_arrays(folder / "pictures.safetensors").items():
+            for file in (files.overview, files.metrics, files.history):
+                (place / file.name).write_bytes(file.read_bytes())
+            for key, images in read_arrays(files.pictures).items():
                 if images.ndim < 4:  # numbers, which the report makes histograms of
                     continue
                 columns = images.shape[1] if images.ndim == 5 else 8
@@ -389,16 +383,13 @@ def _figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]
     return {key: float(value) for key, value in figures.items() if isinstance(value, (int, float)) and key != "seed"}
 
 
-def _folder(name: str, seed: int) -> Path:
-    return Path("runs") / name / str(seed)
-
-
-def _digest(folder: Path) -> str:
-    """16 hex digits over a run's files; raises BakeoffError if one is missing."""
-    for file in FILES:
-        if not (folder / file).exists():
-            raise BakeoffError(f"{folder / file}: missing; run the stage that makes it (`dvc repro`)")
-    return hashlib.sha256("".join(sha256(folder / file) for file in FILES).encode()).hexdigest()[:16]
+def _digest(files: RunFiles) -> str:
+    """16 hex digits over what is mirrored of a run's files; raises BakeoffError if one is missing."""
+    mirrored = (files.model, files.history, files.overview, files.metrics, files.pictures)
+    for file in mirrored:
+        if not file.exists():
+            raise BakeoffError(f"{file}: missing; run the stage that makes it (`dvc repro`)")
+    return hashlib.sha256("".join(sha256(file) for file in mirrored).encode()).hexdigest()[:16]
 
 
 def _source() -> dict[str, str]:

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from workflow.errors import BakeoffError, Stopped
 from workflow.files import write_text
 from workflow.params import Params
+from workflow.paths import CHECKPOINTS, DVC_LOCK, RunFiles
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOLDER = Path("states")
 AGAIN = 1.0  # seconds after which another signal is one more wish, not the same one that came by two ways
 OLD = 30 * 24 * 3600.0  # seconds
 PATIENCE = 5.0  # seconds that one who wants to stop a training waits for the end of a step, and of a validation
@@ -123,12 +123,12 @@ class StateFile:
 
 def state_path(name: str, seed: int) -> Path:
     """Where the state of a model's training with a seed is kept."""
-    return FOLDER / f"{name}-{seed}.safetensors"
+    return CHECKPOINTS / f"{name}-{seed}.safetensors"
 
 
 def failure_path(name: str, seed: int) -> Path:
     """Where a training that its own parameters have ended says so, until it is begun again."""
-    return FOLDER / f"{name}-{seed}.failed"
+    return CHECKPOINTS / f"{name}-{seed}.failed"
 
 
 @contextmanager
@@ -145,18 +145,18 @@ def noting_failure(name: str, seed: int) -> Iterator[None]:
 
 def drop_if_recorded(name: str, seed: int) -> None:
     """Delete the state of a training that is over if dvc.lock has its model: till then an engine may train it again."""
-    model, lock = Path("runs") / name / str(seed) / "model.safetensors", Path("dvc.lock")
-    if not (state_path(name, seed).exists() and model.exists() and lock.exists()):
+    model = RunFiles(name, seed).model
+    if not (state_path(name, seed).exists() and model.exists() and DVC_LOCK.exists()):
         return
     with model.open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # as DVC has it
-    if digest in lock.read_text(encoding="utf-8"):
+    if digest in DVC_LOCK.read_text(encoding="utf-8"):
         state_path(name, seed).unlink(missing_ok=True)
 
 
 def prune(settings: Params) -> None:
     """Delete what lies here of models and seeds that have not been among the parameters for long."""
     known = {state_path(name, seed) for name in settings.models for seed in settings.seeds}
-    for file in set(FOLDER.glob("*")) - known if FOLDER.exists() else ():
+    for file in set(CHECKPOINTS.glob("*")) - known if CHECKPOINTS.exists() else ():
         if time.time() - file.stat().st_mtime > OLD:
             file.unlink(missing_ok=True)
