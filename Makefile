@@ -6,7 +6,7 @@ unexport PYTHONDONTWRITEBYTECODE # else every stage compiles torch anew
 PYTEST = python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadfile --no-loadscope-reorder
 LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help repro test test-all check bench cluster ui clean lock
+.PHONY: help repro verify test test-all check bench cluster ui clean lock
 .DEFAULT_GOAL := help
 
 help:  ## list these commands
@@ -17,6 +17,10 @@ repro: .venv/installed  ## install what is missing, run what has changed, show t
 	@python -m workflow.engines.clone && python -m workflow.engines.dvc_locks
 	dvc repro
 	@python -m stages.report --show
+	@python -m workflow.engines.verify || true
+
+verify: .venv/installed  ## compare every output of the default run with the published one, byte for byte
+	@python -m workflow.engines.verify
 
 test: .venv/installed  ## install what is missing, run the tests but for those that take long
 	$(PYTEST)
@@ -39,7 +43,7 @@ ui: .venv/installed  ## show the runs in the MLflow UI, to this machine alone; P
 	@python -m workflow.tracking.ui $(PORT)
 
 clean:  ## remove what runs made: outputs, DVC's cache, the MLflow store (data/own and data/fetched stay)
-	rm -rf runs report data/prepared data/index data/ledger data/extractor data/reference data/checked.json data/tracked.json
+	rm -rf runs report/*.html report/speed.json data/prepared data/index data/ledger data/extractor data/reference data/checked.json data/tracked.json
 	rm -rf data/raw states .locks .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 	rm -rf timings
 

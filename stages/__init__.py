@@ -5,6 +5,8 @@ import gc
 import sys
 from types import TracebackType
 
+from workflow import instructions
+
 _report = sys.excepthook
 
 
@@ -17,6 +19,8 @@ def _one_line_if_stopped(kind: type[BaseException], error: BaseException, trace:
 
 
 sys.excepthook = _one_line_if_stopped
+
+instructions.limit(instructions.requested())  # before anything that computes is loaded
 
 # What is loaded lives as long as the process. To look through it for garbage, again and again while it is loaded and
 # once more at the end, takes a quarter of a small stage's time.
