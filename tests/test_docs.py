@@ -26,6 +26,12 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
         assert (ROOT / path).exists(), path
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_lines_fit_but_in_tables(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
