@@ -20,7 +20,7 @@ with one_line():
     if workflow.is_main_process:
         refuse_config(config)
         graph = Graph()
-        if not graph.checked:  # before Snakemake deletes the outputs of changed stages
+        if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record
 
             check()
