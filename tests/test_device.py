@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.pretend_gpu import FarTensor, pretend_gpu
 from tests.test_models import ENTRIES, small
-from workflow import device
+from workflow.data import tensors
 from workflow.data.tensors import ImageSet
 from workflow.device import generator
 from workflow.evaluation.classifier import Classifier, fit_classifier
@@ -124,7 +124,7 @@ def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monk
     size = images.images.nbytes
     moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(device, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(tensors, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
             _, fitted = _trained(entry, images, gpu)
             found.append({name: value.cpu() for name, value in fitted.state.items()})
@@ -140,7 +140,7 @@ def test_the_classifier_trains_on_images_that_do_not_fit_on_a_gpu(
     images, size = _images(16), _images(16).images.nbytes
     moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(device, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(tensors, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
             model = fit_classifier(images, _images(4), LEVELS, classes, settings, gpu)
             found.append({name: value.cpu() for name, value in model.state_dict().items()})

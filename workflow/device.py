@@ -17,8 +17,6 @@ from workflow.params import Compute
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-    from workflow.data.tensors import ImageSet
-
 POLL = 1.0  # seconds between looks for a GPU that has become free
 _own: dict[int, "BaseFileLock"] = {}  # the GPUs that are this process's until it ends, by number, and their locks
 
@@ -103,11 +101,6 @@ def take_gpu() -> int | None:
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on a GPU; without limit on the CPU, where data lie in any case."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-
-
-def at_hand(images: "ImageSet", device: torch.device) -> "ImageSet":
-    """The images on the device, if they fill at most half of its free memory; else where they are, mapped or not."""
-    return images.to(device) if images.images.nbytes <= free_memory(device) / 2 else images
 
 
 def generator(device: torch.device, *seeds: int) -> torch.Generator:

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
-from workflow.device import at_hand
 from workflow.device import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
@@ -184,7 +183,7 @@ def fit_classifier(
         dropout=settings.dropout,
         channelwise=channelwise,
     ).to(device)
-    train = at_hand(train, device)
+    train = train.to_device_if_it_fits(device)
     generator = make_generator(torch.device("cpu"), settings.seed, 1)
     steps = max(1, len(train) // settings.batch_size)
     optimiser, schedule = AdamW(model.parameters()), one_cycle(settings.lr, steps * settings.epochs)

@@ -1,4 +1,4 @@
-"""Generators, critics, and how samples are judged where there is no likelihood."""
+"""Generators, critics, and a distance that validates models without a likelihood."""
 
 import math
 from typing import Literal
