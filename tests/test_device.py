@@ -11,7 +11,6 @@ from tests.pretend_gpu import FarTensor, pretend_gpu
 from tests.test_models import ENTRIES, small
 from workflow.data import tensors
 from workflow.data.tensors import ImageSet
-from workflow.device import generator
 from workflow.evaluation.classifier import Classifier, fit_classifier
 from workflow.models import base, registry
 from workflow.models.base import Model
@@ -46,7 +45,7 @@ def _trained(entry: Entry, images: ImageSet, device: torch.device, *, bf16: bool
 def _capabilities(model: Model, device: torch.device) -> dict[str, Tensor]:
     """What it makes of images, by each of its methods."""
     able: Any = model
-    images, random = _images(4), generator(device, 2)
+    images, random = _images(4), torch.Generator(device).manual_seed(2)
     x, y = images.images.to(device), images.labels.to(device)
     found = {"sample": able.sample(3, random)}
     if isinstance(model, base.HasSampleGiven) and model.classes:
@@ -160,8 +159,8 @@ def test_the_classifier_answers_from_the_gpu_on_the_cpu(monkeypatch: pytest.Monk
 WRONG = {
     "two devices": lambda x: x + torch.ones(3),
     "an index on the wrong device": lambda x: torch.ones(3)[x.long()],
-    "the GPU's random numbers on the CPU": lambda x: torch.rand(3, generator=generator(x.device, 0)),
-    "the CPU's random numbers on the GPU": lambda x: x.uniform_(generator=generator(CPU, 0)),
+    "the GPU's random numbers on the CPU": lambda x: torch.rand(3, generator=torch.Generator(x.device)),
+    "the CPU's random numbers on the GPU": lambda x: x.uniform_(generator=torch.Generator(CPU)),
     "a sum by atomic additions": lambda x: F.cross_entropy(x.expand(1, 2, 2, 3), x.expand(1, 2, 3).long()),
     "no repeatable way back": lambda x: (
         F.interpolate(x.requires_grad_()[None, None], 5, mode="linear").sum().backward()

@@ -1,4 +1,4 @@
-"""Where the numbers are crunched: the device, the threads, and the seeds that make runs repeatable."""
+"""Where computation runs: the device, the number of threads, and the settings that make runs repeatable."""
 
 import contextlib
 import math
@@ -101,11 +101,3 @@ def take_gpu() -> int | None:
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on a GPU; without limit on the CPU, where data lie in any case."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-
-
-def generator(device: torch.device, *seeds: int) -> torch.Generator:
-    """A generator on `device` whose stream depends on all of `seeds`, in order."""
-    mixed = 0
-    for seed in seeds:  # splitmix64's increment and multiplier: nearby seeds give unrelated streams
-        mixed = ((mixed ^ seed) + 0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9 % 2**63
-    return torch.Generator(device).manual_seed(mixed)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from workflow.data.arrays import Card, read_card
 from workflow.data.tensors import ImageSet, read_split, read_tensors, write_tensors
-from workflow.device import generator as make_generator
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifier
 from workflow.evaluation.inception import Inception, load_inception
@@ -41,6 +40,7 @@ from workflow.models.base import (
 )
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR, REAL_FEATURES
+from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
@@ -223,8 +223,8 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
     kind = KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
-    generator, test = make_generator(model.device, seed, 5), evaluator.test.images
-    inputs = make_generator(torch.device("cpu"), 0, 10)
+    generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images
+    inputs = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
     outside = out_of_distribution_inputs(test, evaluator.train.images, evaluator.card.levels, OUTSIDE, inputs)
     bits = {}
     for name, images in {"test images": test, **outside}.items():
@@ -249,7 +249,7 @@ def _conditional(
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
-    generator = make_generator(model.device, seed, 11)
+    generator = make_generator(model.device, seed, Stream.CLASS_SAMPLES)
     y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
     images = evaluator.over(model, model.sample_given, y, generator)
     seen = evaluator.outputs(images).classes if count else None
@@ -278,8 +278,8 @@ def _representation(model: Model, evaluator: Evaluator) -> dict[str, Any]:
 
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:
-    """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
-    return operations(lambda: model.sample(n, make_generator(model.device, 0))) / n / 1e9
+    """GFLOPs per sample: 10⁹ floating-point operations, counted, so that they are the same on every machine."""
+    return operations(lambda: model.sample(n, torch.Generator(model.device))) / n / 1e9
 
 
 @torch.no_grad()
@@ -293,7 +293,8 @@ def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) ->
         walks = min(WALKS, len(x) // 2)
         pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
     if isinstance(model, HasComplete):
-        completed = model.complete(x.clone(), model.shape[1] // 2, make_generator(model.device, seed, 6))
+        generator = make_generator(model.device, seed, Stream.COMPLETIONS)
+        completed = model.complete(x.clone(), model.shape[1] // 2, generator)
         pictures |= {"completions_originals": x.clone(), "completions": completed}
     return pictures
 
@@ -304,7 +305,7 @@ def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
     `count` training images (all, if there are fewer) stand where a model's samples do.
     """
     cpu = torch.device("cpu")
-    drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, 7))[:count]
+    drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))[:count]
     histogram = PixelHistogram(evaluator.train.images, evaluator.card.levels)
     shape = tuple(evaluator.test.images.shape[1:])
     assert len(shape) == 3
@@ -313,7 +314,7 @@ def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
         "counts": {"samples": len(drawn), "test": len(evaluator.test)},
         "real": evaluator.scores(evaluator.train.images[drawn]),
         "histogram_model": {
-            **evaluator.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8))),
+            **evaluator.scores(histogram.sample(len(drawn), make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES))),
             "bits_per_dim": float(bits_per_dim(histogram.log_prob(evaluator.test.images), shape).mean()),
         },
         "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),

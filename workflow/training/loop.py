@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from workflow.data.tensors import ImageSet
-from workflow.device import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
 from workflow.params import Train
+from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import Checkpoint, CheckpointFile
 from workflow.training.distributed import ProcessGroup
 from workflow.training.history import History, Record, diverged
 from workflow.training.optimizer import AdamW
 
+CPU = torch.device("cpu")
 SINGLE = ProcessGroup()
 LOGS_PER_EPOCH = 2  # records of training losses per epoch: enough for a curve, few enough for a small file
 SNAPSHOTS = 8  # evenly spaced times at which samples are kept, besides those of the untrained model
@@ -159,8 +160,8 @@ class _Steps:
         self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
         self.total = self.per_epoch * settings.epochs
         torch.manual_seed(seed)  # dropout draws from torch's own generator
-        self._generator = make_generator(model.device, seed, 1)
-        self._batches = _Batches(train, settings, make_generator(torch.device("cpu"), seed, 2), model.device)
+        self._generator = make_generator(model.device, seed, Stream.LOSS)
+        self._batches = _Batches(train, settings, make_generator(CPU, seed, Stream.ORDER), model.device)
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
@@ -243,7 +244,7 @@ class _Steps:
         means: dict[str, Tensor] = {}
         self._turns += 1
         for part in self.group.share(parts):
-            generator = make_generator(self.model.device, self.seed, 1, self._turns, part)
+            generator = make_generator(self.model.device, self.seed, Stream.LOSS, self._turns, part)
             torch.manual_seed(generator.initial_seed())
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
@@ -314,7 +315,7 @@ class _Validator:
     def validate(self, step: int, file: CheckpointFile | None) -> dict[str, float]:
         """The model's scalars on the validation images, with the same random numbers every time."""
         self.model.eval()
-        generator = make_generator(self.model.device, self.seed, 3)
+        generator = make_generator(self.model.device, self.seed, Stream.VALIDATION)
         if isinstance(self.model, HasCalibrate):
             self.model.calibrate(self.train.images[:CALIBRATED].to(self.model.device), generator)
         scores: dict[str, float] = {}
@@ -336,7 +337,7 @@ class _Validator:
     def snapshot(self, step: int) -> None:
         """Draw samples, always from the same noise."""
         n = max(10, SNAPSHOT_NUMBERS // math.prod(self.model.shape))
-        random = make_generator(self.model.device, self.seed, 9)
+        random = make_generator(self.model.device, self.seed, Stream.SNAPSHOTS)
         self.snapshots[step] = self.model.eval().sample(n, random).cpu()
 
     def save(self, checkpoint: Checkpoint) -> None:
