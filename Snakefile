@@ -1,17 +1,15 @@
 # The stages of dvc.yaml as Snakemake rules: `snakemake --cores all` runs the same graph as `dvc repro`, in parallel,
 # and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engines/snakemake.py).
 import atexit
-import gc
-import sys
 
 from snakemake.logging import logger
 
-from workflow import params
+from workflow import params, startup
 from workflow.engines.snakemake import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
-gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
-atexit.register(gc.freeze)
+startup.collect_garbage_rarely()
+startup.skip_final_collection()
 
 with one_line():
     settings = params.load()

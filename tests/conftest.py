@@ -1,6 +1,5 @@
 """What several test files need."""
 
-import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.mirror import mirror  # noqa: F401 -- a fixture
+from workflow import startup
 
 if TYPE_CHECKING:
     from tests.copied_project import Project
     from workflow.evaluation.evaluator import Evaluator
 
 ROOT = Path(__file__).parent.parent
-gc.set_threshold(100_000)  # as in stages/__init__.py
+startup.collect_garbage_rarely()
 # What takes minutes: begun last, these would keep one process busy long after the others have ended.
 LONGEST = (
     "test_slurm.py",
