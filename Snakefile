@@ -16,11 +16,11 @@ with one_line():
     on_gpu = settings.compute.device != "cpu"
     if workflow.is_main_process:
         refuse_config(config)
-        graph = Graph()
+        graph = Graph(settings)
         if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record
 
-            check()
+            check(settings)
         ran = lambda: workflow.executor_plugin and not (workflow.dryrun or workflow.touch)
         atexit.register(lambda: ran() and graph.record_ledger())
         logger.addHandler(

@@ -54,7 +54,8 @@ def unfinished() -> tuple[str, ...]:
     """
     from workflow.engines.snakemake import Graph
 
-    settings, changed = params.load(), {stage.name for stage in Graph().stages if stage.changed}
+    settings = params.load()
+    changed = {stage.name for stage in Graph(settings).stages if stage.changed}
     if behind := changed & {"prepare", "extractor", "reference"}:
         raise BakeoffError(f"{', '.join(sorted(behind))}: not run as things are now; run `dvc repro reference` first")
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
