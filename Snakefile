@@ -2,28 +2,26 @@
 # and leaves dvc.lock and DVC's cache as `dvc repro` would. DVC decides what is out of date
 # (see workflow/engines/snakemake.py).
 import atexit
-import gc
-import sys
 
 from snakemake.logging import logger
 
-from workflow import params
+from workflow import params, startup
 from workflow.engines.snakemake import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
-gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
-atexit.register(gc.freeze)
+startup.collect_garbage_rarely()
+startup.skip_final_collection()
 
 with one_line():
     settings = params.load()
     on_gpu = settings.compute.device != "cpu"
     if workflow.is_main_process:
         refuse_config(config)
-        graph = Graph()
+        graph = Graph(settings)
         if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record
 
-            check()
+            check(settings)
         ran = lambda: workflow.executor_plugin and not (workflow.dryrun or workflow.touch)
         atexit.register(lambda: ran() and graph.record_ledger())
         logger.addHandler(

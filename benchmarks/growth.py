@@ -30,7 +30,7 @@ from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
 from workflow.evaluation.metrics.neighbours import memorisation
 from workflow.models import registry
 from workflow.models.base import Model
-from workflow.training.distributed import Team
+from workflow.training.distributed import ProcessGroup
 from workflow.training.loop import assist
 
 REPEATS = 3
@@ -200,7 +200,7 @@ def _epoch(kind: str, shape: tuple[int, int, int], levels: int, count: int, batc
     model = _build(kind, shape, levels)
     images = torch.randint(levels, (count, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
     data = ImageSet(images, torch.zeros(count, dtype=torch.long))
-    return lambda: assist(model, data, settings, 0, Team())
+    return lambda: assist(model, data, settings, 0, ProcessGroup())
 
 
 def _draw(kind: str, pixels: int, n: int) -> Callable[[], Tensor]:

@@ -46,7 +46,7 @@ from workflow.models.layers.common import categorical_log_prob
 from workflow.models.vae import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
-from workflow.training.distributed import Team
+from workflow.training.distributed import ProcessGroup
 from workflow.training.loop import INITIALISED, assist
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
@@ -66,7 +66,7 @@ class Case:
 
     def train(self) -> None:
         """Our loop."""
-        assist(self.model, self.images, self.settings, 0, Team())
+        assist(self.model, self.images, self.settings, 0, ProcessGroup())
 
 
 def measure() -> Iterator[Row]:
