@@ -39,11 +39,11 @@ from workflow.models.base import (
     Model,
     bits_per_dim,
 )
+from workflow.models.taxonomy import BITS_KINDS
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR, REAL_FEATURES
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
-KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # of bits/dim, from what log_prob is
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
 PROBED = 20_000  # training images that a linear probe learns from, at the most
@@ -216,7 +216,7 @@ def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[di
 @torch.no_grad()
 def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """bits/dim of the test images, how well they tell these from odd inputs, and the bits/dim of each kind's images."""
-    kind = KINDS[model.likelihood]
+    kind = BITS_KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
     generator, test = make_generator(model.device, seed, 5), judge.test.images

@@ -1,11 +1,11 @@
-"""The model families: the contract in `base.py`, one file a family, `layers/` for what several share."""
+"""The model families: the contract in `base.py`, one file per family, and `layers/` for what several share."""
 
 import pkgutil
 from pathlib import Path
 
 from workflow.errors import BakeoffError
 
-NOT_FAMILIES = {"base", "layers", "registry"}
+NOT_FAMILIES = {"base", "layers", "registry", "taxonomy"}
 
 
 def kinds() -> list[str]:
