@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import re
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from workflow.data.arrays import read_arrays, read_card
 from workflow.engines import timing
 from workflow.errors import BakeoffError
+from workflow.evaluation.columns import keys_on_features
 from workflow.files import read_json, sha256
 from workflow.params import Params
 from workflow.paths import RunFiles
@@ -24,7 +24,6 @@ from workflow.tracking.store import Store, never_failing
 
 MIRRORED = "bakeoff.mirrored"  # tag: hash of the files that the run shows
 WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that was measured
-ON_FEATURES = re.compile(r"fid|kid(_std)?|inception_score(_std)?|precision|recall|density|coverage")
 REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `pyfunc.py`
 
 
@@ -85,8 +84,8 @@ def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
 
     metrics: the content of `metrics.json`. times: what each stage measured, as `timing.read` returns it.
     """
-    extractor = metrics["extractor"]["name"]
-    found = {f"{extractor}/{key}" if ON_FEATURES.fullmatch(key) else key: value for key, value in metrics.items()}
+    extractor, on_features = metrics["extractor"]["name"], keys_on_features()
+    found = {f"{extractor}/{key}" if key in on_features else key: value for key, value in metrics.items()}
     for group in ("modes", "nearest_neighbour"):
         found |= {f"{group}/{key}": value for key, value in (metrics[group] or {}).items()}
     for stage, facts in times.items():
