@@ -1,5 +1,6 @@
 # The stages of dvc.yaml as Snakemake rules: `snakemake --cores all` runs the same graph as `dvc repro`, in parallel,
-# and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engines/snakemake.py).
+# and leaves dvc.lock and DVC's cache as `dvc repro` would. DVC decides what is out of date
+# (see workflow/engines/snakemake.py).
 import atexit
 
 from snakemake.logging import logger
@@ -26,21 +27,21 @@ with one_line():
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
         )
-        here = workflow.resource_settings.cores is not None  # not on a cluster, which knows its own GPUs
+        here = workflow.resource_settings.cores is not None  # not on a cluster, which manages its own GPUs
         if on_gpu and here and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
-            workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (workflow/device.py)
+            workflow.register_resource("gpu", gpus)  # each job takes a free one by itself (workflow/device.py)
         stages, changed = graph.stages, graph.mark()
-    else:  # does one job of a run, perhaps on another machine
+    else:  # runs one job, perhaps on another machine
         stages, changed = planned(), str(MARKER)
 
 
 def memory(amount):
-    """More with each attempt, for a job that was killed because it had too little."""
+    """More with each attempt, for jobs that were killed because they had too little."""
     return lambda wildcards, attempt: amount * attempt
 
 
 def inputs_of(place):
-    """What a stage waits for: asked when Snakemake plans, as only then its options are known."""
+    """What a stage waits for; called when Snakemake plans, because its options are known only then."""
 
     def inputs(wildcards):
         if workflow.is_main_process:
@@ -59,7 +60,7 @@ rule all:
 
 for kind in dict.fromkeys(stage.kind for stage in stages if stage.kind != stage.rule):
 
-    rule:  # all stages of a kind, as a target: `snakemake --cores all train`
+    rule:  # all stages of one kind, as a target: `snakemake --cores all train`
         name:
             kind
         input:

@@ -6,7 +6,7 @@ This file runs before any of them, so what it does here comes before everything 
 import sys
 from types import TracebackType
 
-from workflow import startup
+from workflow import instructions, startup
 
 _report = sys.excepthook
 
@@ -22,3 +22,4 @@ def _one_line_if_stopped(kind: type[BaseException], error: BaseException, trace:
 sys.excepthook = _one_line_if_stopped
 startup.collect_garbage_rarely()
 startup.skip_final_collection()
+instructions.limit(instructions.requested())  # before anything that computes is loaded

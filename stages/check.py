@@ -4,7 +4,7 @@ from workflow import params
 from workflow.data.catalogue import shape_of
 from workflow.data.counts import check_counts, recorded_card
 from workflow.data.folder import check_names
-from workflow.device import device_kind
+from workflow.device import device_kind, warn_of_other_instructions
 from workflow.engines.command import run
 from workflow.errors import BakeoffError
 from workflow.files import write_json
@@ -21,6 +21,7 @@ def check(settings: params.Params) -> None:
     check_entries(settings)
     check_builds(settings, shape_of(settings.data))
     device_kind(settings.compute)
+    warn_of_other_instructions(settings.compute)
     if card := recorded_card(settings.data):
         check_counts(settings, card)
 

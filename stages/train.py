@@ -1,7 +1,6 @@
 """Train one model with one seed: `python -m stages.train <name> <seed>`."""
 
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,11 +15,12 @@ from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
-from workflow.files import write_text
+from workflow.files import sha256_of_json, write_text
 from workflow.models import registry
 from workflow.params import Params
 from workflow.paths import RunFiles
-from workflow.tracking import store
+from workflow.tracking.identity import content_tag
+from workflow.tracking.live import live
 from workflow.training.checkpoint import CheckpointFile, checkpoint_path, noting_failure, prune
 from workflow.training.distributed import ProcessGroup, together
 from workflow.training.loop import assist, fit
@@ -54,7 +54,7 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
         return
     files = RunFiles(name, seed)
     valid = read_split("valid")
-    with noting_failure(name, seed), store.live(name, seed, settings) as track, file.stopping_politely():
+    with noting_failure(name, seed), live(name, seed, settings) as track, file.stopping_politely():
         try:
             fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", group, file)
         except torch.OutOfMemoryError:
@@ -81,8 +81,7 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
 def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
     """Of a training: hex digits over parameters, data, all code of model and training, torch and the device."""
     code = Code(ROOT).hashes([Path("stages/train.py")])
-    parts = [store.content_tag(name, seed, settings), code, torch.__version__, device.type]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json([content_tag(name, seed, settings), code, torch.__version__, device.type])
 
 
 if __name__ == "__main__":

@@ -120,6 +120,10 @@ class Project:
         """The stages of dvc.lock, in its order."""
         return list(self._lock())
 
+    def locked_outputs(self) -> list[str]:
+        """The outputs that dvc.lock records."""
+        return [out["path"] for stage in self._lock().values() for out in stage["outs"]]
+
     def _lock(self) -> dict[str, Any]:
         stages: dict[str, Any] = yaml.safe_load((self.folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
         return stages

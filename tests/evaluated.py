@@ -10,7 +10,8 @@ from tests.cards import card
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.classifier import fit_classifier
 from workflow.evaluation.evaluator import Evaluator
-from workflow.models.base import Likelihood, Model
+from workflow.models.base import Model
+from workflow.models.taxonomy import Likelihood
 from workflow.params import Evaluate, Extractor
 
 SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60

@@ -5,10 +5,10 @@ from typing import Any, get_args
 import pytest
 
 from workflow.models import kinds
-from workflow.models.base import Family
+from workflow.models.taxonomy import Family
 from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
-from workflow.report.columns import TIMES
 from workflow.report.seeds import spread
+from workflow.report.speed import TIMES
 
 
 def _summary(**models: dict[str, Any]) -> dict[str, Any]:

@@ -153,8 +153,8 @@ def plan_of_dvc() -> set[str]:
     from dvc.repo import Repo
 
     repo = Repo()
-    graph = repo.index.graph
-    changed = {stage for stage in graph if stage.addressing in repo.status() and stage.addressing != "ledger"}
+    graph, status = repo.index.graph, repo.status()
+    changed = {stage for stage in graph if stage.addressing in status and stage.addressing != "ledger"}
     behind = {stage for stage in changed if stage.addressing != "check"}  # which says the same again
     queue = list(behind)
     while queue:

@@ -12,9 +12,9 @@ from torch import Tensor
 from tests.evaluated import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything
 from workflow.data.tensors import ImageSet
 from workflow.evaluation import evaluator as module
+from workflow.evaluation.columns import MEASURED
 from workflow.evaluation.evaluator import Evaluator, evaluate, reference
 from workflow.evaluation.metrics import neighbours
-from workflow.report.columns import MEASURED
 
 
 def test_reference_scores_training_images_at_the_models_count(evaluator: Evaluator) -> None:
@@ -89,6 +89,6 @@ def test_parts_do_not_change_the_reconstruction_error(
 
 
 def test_the_page_tells_how_many_images_are_searched_and_probed() -> None:
-    caveats = {column.key: column.caveat for column in MEASURED}
-    assert f"{neighbours.SEARCHED:,}" in caveats["nearest_neighbour_ratio"]
-    assert f"{module.PROBED:,}" in caveats["probe_accuracy"]
+    notes = {column.key: column.note for column in MEASURED}
+    assert f"{neighbours.SEARCHED:,}" in notes["nearest_neighbour_ratio"]
+    assert f"{module.PROBED:,}" in notes["probe_accuracy"]

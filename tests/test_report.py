@@ -22,8 +22,8 @@ from tests.browser import open_browser
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.errors import BakeoffError
+from workflow.evaluation.columns import DASH, MEASURED, UNDERSTANDING, significant
 from workflow.report.charts import Curve, learning_curve
-from workflow.report.columns import DASH, MEASURED, UNDERSTANDING, significant
 from workflow.report.curves import panels
 from workflow.report.ranking import best
 from workflow.report.results import read_results

@@ -39,7 +39,7 @@ def test_nats_are_of_black_and_white_images_alone(project: int) -> None:
         bits = model["mean"]["bits_per_dim"]
         expected = bits * 36 * math.log(2) if project == 2 and bits is not None else None
         assert model["mean"]["nats"] == pytest.approx(expected), name
-    shown = "nats an image" in [column.title for column in understanding(summary).columns]
+    shown = "nats per image" in [column.title for column in understanding(summary).columns]
     assert shown == (project == 2)
 
 

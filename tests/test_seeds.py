@@ -17,8 +17,8 @@ from rich.console import Console
 from stages import report
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
+from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, UNDERSTANDING
 from workflow.report.charts import class_shares
-from workflow.report.columns import MEASURED, ODDITY, UNDERSTANDING
 from workflow.report.ranking import rankings
 from workflow.report.results import read_results
 from workflow.report.seeds import interval, intervals, spread
@@ -149,7 +149,7 @@ def test_tables_give_spread_and_interval_and_doubt_a_best_that_is_not_unanimous(
     assert rows["VQ-VAE"][1].small_print == ""  # the same under every seed
     share = over_seeds(COLUMNS["probe_accuracy"], spread({"p": [0.9, 0.91, 0.95]}), "p")
     assert (share.spread, share.ends) == ("± 2.6", ("90.0", "95.0"))
-    assert in_words(ODDITY, summary["models"]["vae"]["oddity"], "noise") == "1.000"
+    assert in_words(OUT_OF_DISTRIBUTION, summary["models"]["vae"]["oddity"], "noise") == "1.000"
 
 
 def test_stability_names_who_is_ahead_instead_and_who_swaps(summary: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from workflow import instructions
 from workflow.errors import BakeoffError
 from workflow.params import Compute
 
@@ -40,6 +41,7 @@ def repeatable(compute: Compute) -> None:
     """Set up this process so that it computes the same bytes every time."""
     from threadpoolctl import threadpool_limits
 
+    instructions.check(compute.instructions)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
     # The number of threads determines the order of sums. Engines set only some of these variables, so set all of them
     # for libraries yet to be loaded, and limit those that are already loaded.
@@ -57,6 +59,17 @@ def device_kind(compute: Compute) -> str:
     if compute.device == "cuda" and not available:
         raise BakeoffError("params.yaml: compute.device: 'cuda': no GPU that torch can use; set it to auto or cpu")
     return "cuda" if available and compute.device != "cpu" else "cpu"
+
+
+def warn_of_other_instructions(compute: Compute) -> None:
+    """Say what follows where the processor lacks the instruction set that results are published with."""
+    found = torch.backends.cpu.get_cpu_capability()
+    if compute.instructions == "avx2" and found != "AVX2":
+        print(
+            f"warning: params.yaml: compute.instructions: avx2: this processor has none (torch uses {found}); results "
+            "can be repeated here, but are not byte for byte those of other machines",
+            file=sys.stderr,
+        )
 
 
 def _wait_for_gpu() -> int:

@@ -86,10 +86,14 @@ class Folder(Section):
 
 
 class Compute(Section):
-    """Where to run; `auto` takes a GPU if there is one. Threads are per stage, and change results in the last bits."""
+    """Where to run; `auto` takes a GPU if there is one.
+
+    Threads (per stage) and instructions change results in the last bits.
+    """
 
     device: Literal["auto", "cpu", "cuda"]
     threads: Count
+    instructions: Literal["avx2", "native"] = "avx2"
 
 
 class Extractor(Section):

@@ -38,12 +38,12 @@ from workflow.models.base import (
     Model,
     bits_per_dim,
 )
+from workflow.models.taxonomy import BITS_KINDS
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR, REAL_FEATURES
 from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
-KINDS = {"exact": "exact", "bound": "upper bound", "implicit": None}  # kind of bits/dim, by what log_prob returns
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
 PROBED = 20_000  # training images that a linear probe is fitted to, at most
@@ -241,7 +241,7 @@ def evaluate(
 @torch.no_grad()
 def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """bits/dim of the test images, how well it detects out-of-distribution inputs, and the bits/dim of each kind."""
-    kind = KINDS[model.likelihood]
+    kind = BITS_KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
     generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images

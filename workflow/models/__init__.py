@@ -5,7 +5,7 @@ from pathlib import Path
 
 from workflow.errors import BakeoffError
 
-NOT_FAMILIES = {"base", "layers", "registry"}
+NOT_FAMILIES = {"base", "layers", "registry", "taxonomy"}
 
 
 def kinds() -> list[str]:

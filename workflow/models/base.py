@@ -6,14 +6,12 @@ implementing the protocols below; a model without a capability simply lacks the 
 """
 
 import math
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
 
-Likelihood = Literal["exact", "bound", "implicit"]
-Family = Literal["autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"]
-Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit"]
+from workflow.models.taxonomy import Family, Likelihood, Taxonomy
 
 
 class Model(nn.Module):

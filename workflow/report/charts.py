@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from workflow.report.columns import significant
+from workflow.evaluation.columns import significant
 from workflow.report.seeds import intervals
 
 if TYPE_CHECKING:

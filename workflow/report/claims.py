@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
 
-from workflow.report.columns import MEASURED, ODDITY, Column, named
+from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
@@ -216,7 +216,7 @@ def _fooled(summary: dict[str, Any]) -> Finding | None:
         "Likelihoods can be fooled: a model may find odd inputs likelier than the data it learned.",
         "Nalisnick et al. 2019",
         "AUROC of log p(x), below 0.5",
-        (f"{names[name]} on {kind}: {in_words(ODDITY, models[name]['oddity'], kind)}",),
+        (f"{names[name]} on {kind}: {in_words(OUT_OF_DISTRIBUTION, models[name]['oddity'], kind)}",),
         "holds here" if always else "not decided" if any(below.values()) else "does not hold here",
         f"{always} of {len(scores)} pairs of model and odd input are below 0.5"
         + (" under every seed" if seeds > 1 else ""),

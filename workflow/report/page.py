@@ -10,14 +10,15 @@ from markupsafe import Markup
 from workflow import params
 from workflow.data.arrays import Array, read_arrays, read_images
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
+from workflow.evaluation.columns import COST, GENERATION, MEASURED, OUT_OF_DISTRIBUTION, UNDERSTANDING, Column, named
+from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
 from workflow.paths import PREPARED
 from workflow.report import charts, claims, sweeps, tables
-from workflow.report.columns import COST, GENERATION, MEASURED, ODDITY, UNDERSTANDING, Column, named
 from workflow.report.curves import Panel, panels
 from workflow.report.html import fill
 from workflow.report.ranking import best, comparable, doubt
-from workflow.report.results import TAXONOMY, Results
+from workflow.report.results import Results
 from workflow.report.strips import PLANE, Strip, over_training, strip
 from workflow.report.summary import fingerprint
 from workflow.report.trade_off import CROWD, quality_against
@@ -85,7 +86,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         cost=tables.Table(COST, tuple(tables.model_groups(summary, COST))),
         wall=_wall(real.images, results.card.levels),
         stability=tables.stability(summary, MEASURED),
-        columns={column.key: column for column in (*MEASURED, ODDITY)},
+        columns={column.key: column for column in (*MEASURED, OUT_OF_DISTRIBUTION)},
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,

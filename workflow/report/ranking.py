@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from workflow.report.columns import Column
+from workflow.evaluation.columns import Column
 
 Values = dict[str, list[float]]  # of each model, one a seed
 

@@ -8,18 +8,14 @@ from typing import Any
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
+from workflow.evaluation.columns import MEASURED, look_up
 from workflow.files import read_json
+from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
 from workflow.paths import EXTRACTOR_METRICS, REFERENCE, RunFiles
-from workflow.report.columns import MEASURED, look_up
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
-TAXONOMY = ("explicit tractable", "explicit approximate", "implicit")
 ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
-MAY_LACK = {
-    *("bits_per_dim", "nats", "probe_accuracy", "reconstruction_mse", "nearest_neighbour_ratio"),
-    *("sharpness", "high_quality", "class_accuracy", "inception_score", "modes_found", "modes_kl"),
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
         if key not in metrics:
             raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
     for column in MEASURED:
-        if column.read(metrics) is None and column.key not in MAY_LACK:
+        if column.read(metrics) is None and not column.missing_for:
             raise BakeoffError(f"{path}: no {column.path or column.key!r} in it; {remedy}")
     if metrics["taxonomy"] not in TAXONOMY:
         raise BakeoffError(f"{path}: taxonomy {metrics['taxonomy']!r} is none of: {', '.join(TAXONOMY)}")

@@ -10,16 +10,38 @@ from collections.abc import Iterator
 from typing import Any
 
 from workflow.engines import timing
+from workflow.evaluation.columns import Column, look_up
 from workflow.files import read_json, sha256, write_json, write_text
 from workflow.paths import SPEED, SPEED_PAGE, RunFiles
 from workflow.report.charts import COLOURS
-from workflow.report.columns import TIMES, look_up
 from workflow.report.html import fill
 from workflow.report.ranking import rankings
 from workflow.report.seeds import spread
 from workflow.report.summary import fingerprint
 from workflow.report.tables import Table, model_groups
 from workflow.report.trade_off import CROWD, quality_against
+
+TIMES = (
+    Column(
+        key="images_per_second",
+        path="sample.images_per_second",
+        title="images per second",
+        form="significant",
+        better="higher",
+        measures="Images drawn per second, in batches, on the machine named below.",
+        note="It depends on the machine, its load and the batch size.",
+    ),
+    Column(
+        key="train_seconds",
+        path="train.seconds",
+        title="training, s",
+        form="significant",
+        better="lower",
+        measures="Seconds in the training loop.",
+        note="It depends on the machine and its load; each family gets the number of epochs that suits it, not an "
+        "equal budget.",
+    ),
+)
 
 
 def write(summary: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ import io
 import json
 from typing import Any
 
+from workflow.evaluation.columns import MEASURED
 from workflow.params import Entry
-from workflow.report.columns import MEASURED
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std

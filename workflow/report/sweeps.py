@@ -6,8 +6,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from workflow.evaluation.columns import DASH
 from workflow.report.charts import Tried, trials_over
-from workflow.report.columns import DASH
 from workflow.report.results import Results, Trial
 
 LONG = 20  # trials in sight, the best ones; the others are folded away

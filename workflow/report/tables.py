@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from workflow.report.columns import DASH, GENERATION, UNDERSTANDING, Column, named
+from workflow.evaluation.columns import DASH, GENERATION, UNDERSTANDING, Column, named
+from workflow.models.taxonomy import TAXONOMY, Taxonomy
 from workflow.report.ranking import best, doubt
-from workflow.report.results import TAXONOMY
 
-PLACES = {
+PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
     "explicit approximate": "Explicit density, approximate",
     "implicit": "Implicit density",
@@ -98,7 +98,7 @@ def model_groups(
     models, names = summary["models"], labels(summary["models"])
     tops = {c.key: best(models, c) if marked else set() for c in columns}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
-    rows: dict[str, list[Row]] = {place: [] for place in TAXONOMY}
+    rows: dict[Taxonomy, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):
         cells = tuple(_cell(c, name, summary, name in tops[c.key], baseline) for c in columns)
         rows[model["taxonomy"]].append(Row(names[name], series, cells))

@@ -5,7 +5,8 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from workflow.report.columns import MEASURED
+from workflow.evaluation.columns import MEASURED
+from workflow.models.taxonomy import BitsKind
 from workflow.report.tables import Cell, Row, model_groups, present, reference_rows
 
 SHOWN = {
@@ -19,7 +20,7 @@ SHOWN = {
     "probe_accuracy": "probe\naccuracy",
     "gflops_per_sample": "GFLOP\nper image",
 }
-KINDS = {"upper bound": "≤ "}
+BOUND: BitsKind = "upper bound"  # printed as ≤
 LEGEND = "* best of its column; in bits/dim exact values and upper bounds (≤) are not ranked against each other"
 SEVERAL = (
     "mean ± standard deviation over seeds; below, the 95 % bootstrap interval of the mean, too narrow for few seeds"
@@ -63,5 +64,5 @@ def _printed(row: Row) -> list[Text]:
 def _cell(cell: Cell) -> Text:
     mark = "~" if cell.doubt else "*" if cell.best else " "
     spread = cell.spread.replace(" ", "") if cell.ends else ""
-    text = Text(f"{KINDS.get(cell.kind, '')}{cell.text}{spread}{mark}", style="bold" if cell.best else "")
+    text = Text(f"{'≤ ' if cell.kind == BOUND else ''}{cell.text}{spread}{mark}", style="bold" if cell.best else "")
     return text.append(f"\n{cell.ends[0]}–{cell.ends[1]} ", style="not bold dim") if cell.ends else text

@@ -4,8 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from workflow.evaluation.columns import GENERATION, Column, named
 from workflow.report.charts import Point, quality_against_cost
-from workflow.report.columns import GENERATION, Column, named
 from workflow.report.tables import labels
 
 CROWD = 10  # models beside each other, at the most, before charts need the whole width

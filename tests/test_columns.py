@@ -1,0 +1,24 @@
+"""The table of measures, which the report and the mirror in MLflow read."""
+
+import subprocess
+import sys
+
+from workflow.evaluation.columns import MEASURED, keys_on_features
+
+
+def test_figures_on_features_are_known_by_name_with_their_spreads() -> None:
+    assert keys_on_features() == {
+        *("fid", "kid", "kid_std", "inception_score", "inception_score_std"),
+        *("precision", "recall", "density", "coverage"),
+    }
+
+
+def test_measures_have_keys_of_their_own_and_whole_sentences() -> None:
+    assert len({column.key for column in MEASURED}) == len(MEASURED)
+    assert all(text.endswith(".") for c in MEASURED for text in (c.measures, c.note))
+
+
+def test_reading_the_tables_of_measures_and_kinds_loads_no_heavy_library() -> None:
+    code = "import sys, workflow.evaluation.columns, workflow.models.taxonomy; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "numpy", "matplotlib", "mlflow"} & set(loaded)

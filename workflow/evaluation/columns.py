@@ -1,0 +1,341 @@
+"""All that is known of each measure: where it is in `metrics.json`, what it rests on, how to print and to read it.
+
+The report's tables, its CSV file and the table in the terminal are made from this one list, and so are the names of
+the metrics in MLflow.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+DASH = "–"
+EXTRACTOR_NAME = "<extractor>"  # in a title: stands for the name of the feature extractor
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A measure: one number per model.
+
+    Args:
+        key: its name in the summary.
+        title: its name in print.
+        form: the number of decimals, or how else to print the value.
+        better: which direction is better; "" if neither is.
+        measures: what it measures, for the reader of the page.
+        note: what to bear in mind when reading it.
+        path: where it is in `metrics.json` (or, for durations, in a run of `speed.json`), parts joined by dots; by
+            default the key.
+        spread: key of the measure's own standard deviation within one run, in `metrics.json`.
+        within: key of the fact that two models must share for their values to be comparable.
+        unconditional: values are comparable only between models that are not class-conditional.
+        on_features: it is measured on the extractor's features, so values of two extractors are not comparable.
+        missing_for: which models or data have no value here; "" if every run must have one.
+
+    """
+
+    key: str
+    title: str
+    form: int | Literal["percent", "count", "significant"]
+    better: Literal["lower", "higher", ""] = ""
+    measures: str
+    note: str
+    path: str = ""
+    spread: str = ""
+    within: str = ""
+    unconditional: bool = False
+    on_features: bool = False
+    missing_for: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Which direction is better, as a symbol."""
+        return {"lower": "↓", "higher": "↑", "": ""}[self.better]
+
+    def read(self, metrics: Mapping[str, Any]) -> float | None:
+        """The value in the content of a `metrics.json`; None if there is none."""
+        return look_up(metrics, self.path or self.key)
+
+    def ranks(self, model: Mapping[str, Any]) -> bool:
+        """Whether a model of the summary has a value that may be compared with those of other models."""
+        return model["mean"].get(self.key) is not None and not (self.unconditional and model["told_classes"])
+
+    def text(self, value: float | None) -> str:
+        """The value as the tables print it; a dash for a missing one."""
+        if value is None:
+            return DASH
+        if self.form == "percent":
+            return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+        if self.form == "count":
+            return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+        if self.form == "significant":
+            return significant(value)
+        return f"{value:.{self.form}f}".replace("-", "−")
+
+    def bare(self, value: float) -> str:
+        """The value as `text` prints it but without its unit, for print next to a value that has one."""
+        return self.text(value).removesuffix("\N{NO-BREAK SPACE}%")
+
+
+def significant(value: float) -> str:
+    """Three significant digits: plain between 0.0001 and a million, otherwise with a power of ten."""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        rounded = float(f"{value:.3g}")
+        return f"{rounded:,.0f}" if abs(rounded) >= 100 else f"{rounded:.6f}".rstrip("0").rstrip(".")
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits}×10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+
+
+def named(columns: Sequence[Column], summary: Mapping[str, Any]) -> tuple[Column, ...]:
+    """The columns with the extractor's name in their titles."""
+    name = summary["extractor"]["name"]
+    return tuple(replace(column, title=column.title.replace(EXTRACTOR_NAME, name)) for column in columns)
+
+
+def look_up(metrics: Mapping[str, Any], path: str) -> float | None:
+    """The number at `path` ("modes.kl"); None if there is none."""
+    found: Any = metrics
+    for part in path.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if found is None else float(found)
+
+
+GENERATION = (
+    Column(
+        key="fid",
+        title=f"{EXTRACTOR_NAME} FID",
+        form=2,
+        better="lower",
+        on_features=True,
+        measures="Fréchet distance between two Gaussians, one fitted to the features of the samples and one to those "
+        "of the test images: how far apart their means and covariances are.",
+        note="It sees only these two moments, and only what the features capture. It is biased upwards for small "
+        "sample sizes: compare it with the floor at the same sample sizes, and with an FID from elsewhere only if "
+        "features, sample sizes and real images are the same.",
+    ),
+    Column(
+        key="kid",
+        title="KID",
+        form=3,
+        better="lower",
+        spread="kid_std",
+        on_features=True,
+        measures="Squared maximum mean discrepancy between the same features under a cubic kernel: like FID, but with "
+        "moments up to the third and without assuming Gaussians.",
+        note="It is unbiased: for equal distributions it scatters around 0 and may be negative.",
+    ),
+    Column(
+        key="inception_score",
+        title="Inception Score",
+        form=2,
+        better="higher",
+        spread="inception_score_std",
+        on_features=True,
+        missing_for="data whose classes the feature extractor does not know",
+        measures="exp of the mean KL(p(y|x) ‖ p(y)) under the network whose features are used. It is high if each "
+        "sample clearly belongs to one of the network’s classes and all classes occur; at most the number of classes.",
+        note="It never looks at a real image: one perfect image per class, repeated, gets the best score.",
+    ),
+    Column(
+        key="precision",
+        title="precision",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="Fidelity: share of samples that lie on the manifold of the test images, that is, within the distance "
+        "from some test image to its k-th nearest neighbour.",
+        note="An outlier among the test images has a huge neighbourhood, which lets bad samples in.",
+    ),
+    Column(
+        key="recall",
+        title="recall",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="Diversity: share of test images that lie on the manifold of the samples, by the same rule with the "
+        "roles swapped.",
+        note="Samples that scatter widely have wide neighbourhoods, and so a high recall.",
+    ),
+    Column(
+        key="density",
+        title="density",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="The average number of test images whose neighbourhood contains a sample, divided by k: a precision "
+        "that is less sensitive to outliers.",
+        note="It is not a share: samples that crowd where the data are dense score above 1.",
+    ),
+    Column(
+        key="coverage",
+        title="coverage",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="Share of test images with at least one sample in their neighbourhood: a recall that scattered "
+        "samples do not inflate.",
+        note="It grows with the number of samples.",
+    ),
+    Column(
+        key="modes_found",
+        path="modes.found",
+        title="modes found",
+        form="count",
+        better="higher",
+        missing_for="data whose classes the feature extractor does not know",
+        measures="Number of classes that at least one sample is classified as; for a known mixture, number of "
+        "components with a sample within three standard deviations.",
+        note="It says nothing about variety within a mode, and the classifier must assign every sample to some class.",
+    ),
+    Column(
+        key="high_quality",
+        title="high quality",
+        form="percent",
+        better="higher",
+        missing_for="data that are not a known mixture",
+        measures="Share of samples within three standard deviations of a component of the known mixture.",
+        note="A model that always draws the same point gets the best score: read it together with the modes found.",
+    ),
+    Column(
+        key="modes_kl",
+        path="modes.kl",
+        title="mode KL",
+        form=4,
+        better="lower",
+        missing_for="data whose classes the feature extractor does not know",
+        measures="KL(samples ‖ test) between the two histograms of modes, in nats: 0 if each mode is as frequent as in "
+        "the test set.",
+        note="Sample sizes are finite, so even real images do not reach 0.",
+    ),
+    Column(
+        key="sharpness",
+        title="sharpness",
+        form=2,
+        missing_for="points, and images too small or too plain to have edges",
+        measures="Variance of the Laplacian within a sample, relative to that of the test images: 1 is as sharp as "
+        "they are, less is blurred, more is noisy or jagged.",
+        note="It measures edges, not content: pure noise is the sharpest of all.",
+    ),
+    Column(
+        key="class_accuracy",
+        title="class accuracy",
+        form="percent",
+        better="higher",
+        missing_for="models that are not class-conditional, and data whose classes the feature extractor does not know",
+        measures="Share of images drawn for a requested class that the classifier assigns to that class; for "
+        "class-conditional models.",
+        note="The classifier’s own errors limit it, and it is blind to variety within a class.",
+    ),
+    Column(
+        key="nearest_neighbour_ratio",
+        path="nearest_neighbour.ratio",
+        title="neighbour ratio",
+        form=2,
+        missing_for="data of which at least half of the test images are training images, too",
+        measures="Median pixel distance from a sample to its nearest training image, relative to that of real test "
+        "images: near 1 is healthy, far below 1 suggests memorisation, far above 1 means samples unlike the data.",
+        note="It is a distance between pixels: a blurred image is close to everything, an image shifted by one pixel "
+        "close to nothing. Of a training set of more than 100,000 images, only that many, evenly spaced, are searched "
+        "for both.",
+    ),
+    Column(
+        key="copies",
+        path="nearest_neighbour.copies",
+        title="copies",
+        form="percent",
+        better="lower",
+        measures="Share of samples that equal a training image in every pixel.",
+        note="It finds exact copies only: look at the nearest neighbours, too.",
+    ),
+)
+UNDERSTANDING = (
+    Column(
+        key="bits_per_dim",
+        title="bits/dim",
+        form=3,
+        better="lower",
+        within="bits_per_dim_kind",
+        spread="bits_per_dim_sem",
+        missing_for="models without a density",
+        measures="Bits that the model needs per pixel and channel of a test image, −log₂ p(x) / D, always for the "
+        "discrete image: how well it predicts unseen data.",
+        note="An upper bound lies above the true value by an unknown gap, so exact values and bounds are not ranked "
+        "against each other. Good bits/dim do not imply good samples, nor the reverse (Theis et al. 2016).",
+    ),
+    Column(
+        key="nats",
+        title="nats per image",
+        form=2,
+        better="lower",
+        within="bits_per_dim_kind",
+        missing_for="models without a density, and images that are not black and white",
+        measures="The same as −ln p(x) of the whole image: what papers report for black and white digits.",
+        note="Papers differ in how they binarise the pixels: compare only with those that do it in the same way.",
+    ),
+    Column(
+        key="probe_accuracy",
+        title="linear probe accuracy",
+        form="percent",
+        better="higher",
+        unconditional=True,
+        missing_for="models without features, and data without classes",
+        measures="Test accuracy of a linear classifier on the features that the model computes for an image: whether "
+        "the classes become linearly separable although the model never sees a label. Class-conditional models, "
+        "p(x|y), are not ranked.",
+        note="More feature dimensions make it easier; compare it with the same probe on raw pixels. The probe is "
+        "trained on at most 20,000 training images, evenly spaced.",
+    ),
+    Column(
+        key="reconstruction_mse",
+        title="reconstruction MSE",
+        form=4,
+        better="lower",
+        missing_for="models that cannot reconstruct an image",
+        measures="Mean squared error of a test image after encoding and decoding, pixels in [0, 1].",
+        note="The wider the bottleneck, the smaller the error: an invertible map has an error of 0 and need not have "
+        "learned anything.",
+    ),
+)
+COST = (
+    Column(
+        key="parameters",
+        title="parameters",
+        form="count",
+        measures="Number of trained parameters.",
+        note="It says little about speed: weights that are used many times per pass make a small network slow.",
+    ),
+    Column(
+        key="gflops_per_sample",
+        title="GFLOPs per image",
+        form="significant",
+        better="lower",
+        measures="Billions of floating-point operations needed to draw one image: counted, so the same on every "
+        "machine.",
+        note="It does not say how many of them can run in parallel: pixel after pixel is slow, a whole layer at once "
+        "is fast.",
+    ),
+    Column(
+        key="passes_in_sequence",
+        title="sequential passes",
+        form="count",
+        better="lower",
+        measures="Network passes that must run one after another to draw an image: one per pixel in a PixelCNN, one "
+        "per step in diffusion, a single one in a GAN. Counted, so the same on every machine.",
+        note="It counts passes, not time: a pass may compute a single pixel or run a whole network.",
+    ),
+)
+OUT_OF_DISTRIBUTION = Column(
+    key="oddity",
+    title="AUROC",
+    form=3,
+    better="higher",
+    missing_for="models without a density",
+    measures="Probability that log p(x) is higher for a test image than for an out-of-distribution input.",
+    note="Log p(x) depends mostly on how simple an image is.",
+)
+MEASURED = (*GENERATION, *UNDERSTANDING, *COST)  # a value each in `metrics.json`, and so in the summary
+
+
+def keys_on_features() -> frozenset[str]:
+    """Keys of `metrics.json` whose values are measured on the extractor's features, those of their spread included."""
+    return frozenset(key for column in MEASURED if column.on_features for key in (column.key, column.spread) if key)

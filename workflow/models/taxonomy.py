@@ -1,0 +1,11 @@
+"""The words that sort the models, each set of them written down once. Loads without torch, as the report needs it."""
+
+from typing import Literal, get_args
+
+Family = Literal["autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"]
+Likelihood = Literal["exact", "bound", "implicit"]  # what `log_prob` gives
+Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit"]  # Goodfellow's tree
+BitsKind = Literal["exact", "upper bound"]  # of bits/dim
+
+TAXONOMY: tuple[Taxonomy, ...] = get_args(Taxonomy)  # in the order in which the report shows the models
+BITS_KINDS: dict[Likelihood, BitsKind | None] = {"exact": "exact", "bound": "upper bound", "implicit": None}
