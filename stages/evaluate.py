@@ -1,4 +1,4 @@
-"""Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
+"""Evaluate a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
 import time
 
@@ -13,7 +13,7 @@ from workflow.files import read_json, write_json
 from workflow.models import registry
 from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
-NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
+NOT_REPEATED = ("classes", "about", "comparable")  # facts of the extractor that are not copied
 
 
 def main(name: str, seed: int) -> None:

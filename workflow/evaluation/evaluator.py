@@ -1,6 +1,6 @@
-"""Every measure that the theory allows, for every family the same.
+"""Every metric that a model allows, computed in the same way for all families.
 
-What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
+What is measured depends on what a model can do (the protocols in `models/base.py`), never on its family.
 """
 
 from collections.abc import Callable
@@ -45,18 +45,18 @@ from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
-CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
-PROBED = 20_000  # training images that a linear probe learns from, at the most
-SOME = 2048  # images that are turned into float64 at once
+CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
+PROBED = 20_000  # training images that a linear probe is fitted to, at most
+CONVERTED = 2048  # images converted to float64 at once
 OUTSIDE = 100  # out-of-distribution inputs of each kind
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
 class Real:
-    """What there is to know of the test images' features, the same for all models and seeds.
+    """Statistics of the test images' features, the same for all models and seeds.
 
-    classes: int64 (N,), None if the extractor does not know them.
+    gaussian, manifold: fitted to the features. classes: predicted, int64 (N,); None if the extractor knows none.
     """
 
     gaussian: Gaussian
@@ -66,9 +66,10 @@ class Real:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The extractor of features and the real images against which all samples are judged.
+    """The feature extractor and the real images that samples are compared with.
 
-    measured: what `real` is, where that is known.
+    extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
+    `evaluate` of the parameters. measured: the value of `real`, if it is known already.
     """
 
     extractor: FeatureExtractor
@@ -79,7 +80,7 @@ class Evaluator:
     measured: Real | None = None
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Features and logits of images, uint8 (N, C, H, W)."""
+        """Features, and logits and classes if there are any, of images, uint8 (N, C, H, W)."""
         return self.extractor.outputs(images, self.settings.batch_size)
 
     def over(
@@ -89,7 +90,14 @@ class Evaluator:
         x: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """What `work` makes of each row of x, in batches on the model's device; on the CPU."""
+        """Results of `work` on the rows of x, computed in batches on the model's device, concatenated on the CPU.
+
+        Args:
+            model: whose device is used.
+            work: from a batch of rows and a generator to one result per row.
+            x: (N, *S), on any device.
+            generator: of the random numbers, on the model's device.
+        """
 
         def of_batch(rows: range, random: torch.Generator) -> Tensor:
             return work(x[rows.start : rows.stop].to(model.device), random).cpu()
@@ -98,7 +106,7 @@ class Evaluator:
 
     @cached_property
     def real(self) -> Real:
-        """Of the test images."""
+        """Statistics of the test images."""
         if self.measured:
             return self.measured
         found = self.outputs(self.test.images)
@@ -106,9 +114,9 @@ class Evaluator:
         return Real(fit_gaussian(found.features), manifold, found.classes)
 
     def scores(self, samples: Tensor) -> dict[str, Any]:
-        """The measures that need samples alone, uint8 (N, C, H, W), against the test images.
+        """The metrics that need only samples, uint8 (N, C, H, W), and the test images.
 
-        Those that need classes are None where the extractor has none.
+        Those that need classes are None if the extractor has none.
         """
         fake, real, settings = self.outputs(samples), self.real, self.settings
         points = real.manifold.points
@@ -127,7 +135,7 @@ class Evaluator:
         }
 
     def _modes(self, samples: Tensor, fake: Tensor | None, real: Tensor | None) -> dict[str, Any]:
-        """Coverage of the classes, int64 (N,); of a known mixture's components, by the samples that are near one."""
+        """Mode coverage: of classes, int64 (N,), or of the components of a known mixture, by the points near them."""
         if self.card.mixture is None:
             if fake is None or real is None:
                 return {"modes": None, "high_quality": None}
@@ -140,20 +148,22 @@ class Evaluator:
         return {"modes": coverage, "high_quality": float(near.double().mean())}
 
     def _sharpness(self, samples: Tensor) -> float | None:
-        """Sharpness of the samples over that of the test images."""
+        """Sharpness of the samples relative to the test images."""
         own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
         return own / real if own is not None and real else None
 
     @cached_property
     def probed(self) -> ImageSet:
-        """The training images that a linear probe learns from: at most `PROBED`, evenly spaced."""
+        """The training images that a linear probe is fitted to: at most `PROBED`, evenly spaced."""
         chosen = spread(len(self.train), PROBED)
         return ImageSet(self.train.images[chosen], self.train.labels[chosen])
 
     def probe(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of a linear probe on features (N, d) of the probed and the test images, of data with classes.
+        """Accuracy of a linear probe; if each channel has a class of its own, the mean over one probe per channel.
 
-        Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
+        Args:
+            train: features of the images `probed`, (N, d).
+            test: features of the test images, (M, d).
         """
         strength, known = self.settings.probe_regularisation, (self.probed.labels, self.test.labels)
         pairs = zip(*map(self._parts, known), strict=True)
@@ -161,7 +171,7 @@ class Evaluator:
         return sum(found) / len(found)
 
     def _parts(self, labels: Tensor) -> list[Tensor]:
-        """Classes int64 (N,); of stacked pictures the digits that spell them, one tensor int64 (N,) a channel."""
+        """Classes, int64 (N,); for stacked images the digits that spell them, one int64 (N,) per channel."""
         if not self.card.channelwise:
             return [labels]
         channels = self.card.shape[0]
@@ -169,18 +179,24 @@ class Evaluator:
         return [labels // base**place % base for place in reversed(range(channels))]
 
     def memorisation(self, samples: Tensor) -> dict[str, float]:
-        """How near samples are to training images. uint8 (N, C, H, W)."""
+        """How near samples, uint8 (N, C, H, W), are to training images."""
         return memorisation(samples, self.test.images, self.train.images, self.card.levels)
 
 
 def read_evaluator(settings: Params, device: torch.device, measured: Real | None = None) -> Evaluator:
-    """The evaluator of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
+    """The evaluator of the prepared data; raises BakeoffError if a file is missing.
+
+    Args:
+        settings: the whole parameters.
+        device: for the extractor.
+        measured: statistics of the real images, if they are known already.
+    """
     extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR).to(device)
     return Evaluator(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
 
 
 def write_real(real: Real) -> None:
-    """Write it for `read_real`."""
+    """Write statistics of real images for `read_real`."""
     gaussian, manifold = real.gaussian, real.manifold
     tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
     classes = {} if real.classes is None else {"classes": real.classes}
@@ -197,9 +213,16 @@ def read_real() -> Real:
 def evaluate(
     model: Model, samples: Tensor, evaluator: Evaluator, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All measures of a model and its `samples`, uint8 (N, C, H, W), and pictures for the report.
+    """All metrics of a model and its samples, and pictures for the report.
 
-    A measure that the model does not allow is None; a picture of what it cannot do is absent.
+    Args:
+        model: in evaluation mode.
+        samples: drawn from it, uint8 (N, C, H, W).
+        evaluator: of the data.
+        seed: of the random streams.
+
+    Returns:
+        Metrics by name, None where the model does not allow one; and tensors by name, absent where it does not.
     """
     counts = {"samples": len(samples), "train": len(evaluator.train), "test": len(evaluator.test)}
     metrics = {
@@ -211,10 +234,8 @@ def evaluate(
         "passes_in_sequence": model.passes_in_sequence,
     }
     density, bits = _density(model, evaluator, seed)
-    obedience, drawn = _conditional(
-        model, evaluator, len(samples) if evaluator.real.classes is not None else None, seed
-    )
-    return metrics | density | obedience, _pictures(model, samples, evaluator, seed) | bits | drawn
+    accuracy, drawn = _conditional(model, evaluator, len(samples) if evaluator.real.classes is not None else None, seed)
+    return metrics | density | accuracy, _pictures(model, samples, evaluator, seed) | bits | drawn
 
 
 @torch.no_grad()
@@ -243,9 +264,13 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
 def _conditional(
     model: Model, evaluator: Evaluator, count: int | None, seed: int
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Share of `count` images drawn of a class that the extractor puts into it, and some of them, a column a class.
+    """Share of class-conditional samples that the extractor assigns to the requested class, and a grid of some.
 
-    count: None if the extractor does not know the classes.
+    Args:
+        model: conditional or not.
+        evaluator: of the data.
+        count: number of samples; None if the extractor does not know the classes.
+        seed: of the random streams.
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
@@ -271,7 +296,7 @@ def _representation(model: Model, evaluator: Evaluator) -> dict[str, Any]:
     if isinstance(model, HasReconstruct):
         x, reconstruct = evaluator.test.images, model.reconstruct
         back = evaluator.over(model, lambda x, _: reconstruct(x), x)
-        pairs = zip(back.split(SOME), x.split(SOME), strict=True)
+        pairs = zip(back.split(CONVERTED), x.split(CONVERTED), strict=True)
         squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square().sum() for b, a in pairs]
         error = float(sum(squares) / x.numel())
     return {"probe_accuracy": probe, "reconstruction_mse": error}
@@ -300,9 +325,11 @@ def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) ->
 
 
 def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
-    """Real against real, the floor of every distance and the ceiling of every score, and the baseline to beat.
+    """Scores of real images, the floor of every distance and the ceiling of every score, and those of the baseline.
 
-    `count` training images (all, if there are fewer) stand where a model's samples do.
+    Args:
+        evaluator: of the data.
+        count: training images that stand in for a model's samples; all, if there are fewer.
     """
     cpu = torch.device("cpu")
     drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))[:count]
