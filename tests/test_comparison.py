@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workflow.evaluation.comparison import Measurement, Verdict, decides, difference, verdict
+from workflow.evaluation.comparison import Measurement, decides, difference, verdict
 
 
 def _of(*rows: float, **more: object) -> Measurement:
@@ -62,9 +62,14 @@ def test_p_values_are_adjusted_for_the_number_of_models() -> None:
     assert "b" in among.best
 
 
-def test_numbers_that_were_never_repeated_are_tied_and_counted_ones_are_not() -> None:
+def test_numbers_that_were_never_repeated_are_not_told_apart_and_counted_ones_are() -> None:
     models = {"a": _of(1.0), "b": _of(2.0), "c": _of(1.0)}
-    assert verdict(models, "lower") == Verdict(("a", "b", "c"), {"b": 1.0, "c": 1.0})
+    assert verdict(models, "lower") is None
+    repeated = {**models, "d": _of(3.0, 3.1)}
+    found = verdict(repeated, "lower")
+    assert found is not None
+    assert found.best == ("a", "b", "c")
+    assert found.p_values["b"] == 1
     found = verdict(models, "lower", counted=True)
     assert found is not None
     assert found.best == ("a", "c")

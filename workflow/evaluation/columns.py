@@ -29,6 +29,7 @@ class Column:
         spread: key of the measure's own standard deviation within one run, in `metrics.json`.
         within: key of the fact that two models must share for their values to be comparable.
         unconditional: values are comparable only between models that are not class-conditional.
+        counted: it is counted rather than estimated, so any difference between two models is one.
         on_features: it is measured on the extractor's features, so values of two extractors are not comparable.
         missing_for: which models or data have no value here; "" if every run must have one.
 
@@ -44,6 +45,7 @@ class Column:
     spread: str = ""
     within: str = ""
     unconditional: bool = False
+    counted: bool = False
     on_features: bool = False
     missing_for: str = ""
 
@@ -298,6 +300,7 @@ UNDERSTANDING = (
 COST = (
     Column(
         key="parameters",
+        counted=True,
         title="parameters",
         form="count",
         measures="Number of trained parameters.",
@@ -305,6 +308,7 @@ COST = (
     ),
     Column(
         key="gflops_per_sample",
+        counted=True,
         title="GFLOPs per image",
         form="significant",
         better="lower",
@@ -315,6 +319,7 @@ COST = (
     ),
     Column(
         key="passes_in_sequence",
+        counted=True,
         title="sequential passes",
         form="count",
         better="lower",

@@ -75,7 +75,7 @@ def difference(one: Measurement, other: Measurement) -> Estimate | None:
 
 
 def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = False) -> Verdict | None:
-    """The best of these models; None if they cannot be compared.
+    """The best of these models; None if they cannot be compared, or nothing says how far to trust the numbers.
 
     An upper bound is never ranked against another bound, whose gap nobody knows. One that is below an exact value is
     below what it bounds, so it can win against exact values, never lose to them.
@@ -87,7 +87,7 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
 
     """
     exact = {name: one for name, one in models.items() if one.kind != "upper bound"}
-    if not exact or len(models) < 2:
+    if not exact or len(models) < 2 or not (counted or any(one.estimate for one in models.values())):
         return None
     first = _first(exact, better)
     bounds = {name: one for name, one in models.items() if name not in exact}

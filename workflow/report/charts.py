@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from workflow.report.seeds import intervals
+from workflow.report.seeds import interval
 from workflow.report.svg import INK, MUTED, PAPER, SMALL, chart, colour, log_ticks
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _bars(axes: "Axes", samples: Sequence[Sequence[float]], test: Sequence[float
     places = list(range(len(test)))
     axes.bar(places, _means(samples), width=0.7, color=fill)
     if len(samples) > 1:
-        low, high = intervals(list(zip(*samples, strict=True))).T
+        low, high = _ends(samples)
         axes.vlines(places, low, high, color=PAPER, linewidth=2.7)  # a rim that sets it off from the bar
         axes.vlines(places, low, high, color=INK, linewidth=1.3)
     axes.hlines(test, [x - 0.45 for x in places], [x + 0.45 for x in places], color=INK, linewidth=1.8)
@@ -133,12 +133,18 @@ def _ranked(axes: "Axes", samples: Sequence[Sequence[float]], test: Sequence[flo
     axes.fill_between(places, _means(ranked), color=fill, linewidth=0)
     axes.plot(places, sorted(test, reverse=True), color=INK, linewidth=1.2)
     if len(samples) > 1:
-        low, high = intervals(list(zip(*ranked, strict=True))).T
+        low, high = _ends(ranked)
         axes.fill_between(places, low, high, color=INK, alpha=0.4, linewidth=0)
 
 
 def _means(rows: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.fmean(column) for column in zip(*rows, strict=True)]
+
+
+def _ends(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Low and high ends of the intervals of the means of each column, no share below 0 or above 1."""
+    found = [interval(column) or (column[0], column[0]) for column in zip(*rows, strict=True)]
+    return [max(0.0, low) for low, _ in found], [min(1.0, high) for _, high in found]
 
 
 def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -> Markup:

@@ -4,10 +4,15 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.comparison import Measurement
 from workflow.params import Entry
+from workflow.report.measurements import measurements, verdicts
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std
@@ -16,10 +21,12 @@ from workflow.sweeps.trials import VALID, least_valid_loss
 
 def summarise(results: Results) -> dict[str, Any]:
     """All results, which depend only on the inputs of the report: no durations, machines or dates."""
-    models, seeds = (
-        {name: _model(runs, results.settings.models[name]) for name, runs in results.models.items()},
-        results.settings.seeds,
-    )
+    found, seeds = measurements(results), results.settings.seeds
+    models = {
+        name: _model(runs, results.settings.models[name], {key: of[name] for key, of in found.items() if name in of})
+        for name, runs in results.models.items()
+    }
+    conditional = {name for name, model in models.items() if model["told_classes"]}
     return {
         "data": {
             "name": results.card.name,
@@ -33,6 +40,8 @@ def summarise(results: Results) -> dict[str, Any]:
         "missing": list(results.missing),
         "reference": results.reference,
         "models": models,
+        "varied": _varied(results),
+        "verdicts": {key: asdict(one) for key, one in verdicts(found, MEASURED, conditional).items()},
         "ranking": rankings(models, MEASURED, seeds),
         "runs": [_run(run) for run in results.runs],
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
@@ -54,19 +63,33 @@ def _sweep(base: str, results: Results) -> dict[str, Any]:
     return {"varied": results.settings.sweeps[base].varied, "best": results.best.get(base), "trials": trials}
 
 
-def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
-    """Facts of the model, and its metrics over the seeds in the form of `spread`."""
+def _varied(results: Results) -> dict[str, int]:
+    """How often each source of chance was varied, and how many test images there were."""
+    repeats = results.runs[0].metrics.get("repeats", {})
+    draws, extractors = np.shape(repeats["fid"]) if "fid" in repeats else (1, 1)
+    counts = {"seeds": len(results.settings.seeds), "draws": draws, "extractors": extractors}
+    return {**counts, "test_images": results.runs[0].metrics["counts"]["test"]}
+
+
+def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict[str, Any]:
+    """Facts of the model, and its metrics: by seed, their mean and standard deviation over seeds, and intervals.
+
+    An interval covers every source of chance that was varied (`workflow/evaluation/comparison.py`).
+    """
+    over_seeds = spread(
+        {
+            **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
+            VALID: [least_valid_loss(run.history()) for run in runs],
+        }
+    )
+    intervals = {key: list(one.estimate.interval) for key, one in found.items() if one.estimate}
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
         OUT_OF_DISTRIBUTION.key: _out_of_distribution(runs),
-        **spread(
-            {
-                **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
-                VALID: [least_valid_loss(run.history()) for run in runs],
-            }
-        ),
+        **over_seeds,
+        "interval": {**over_seeds["interval"], **intervals},
     }
 
 
