@@ -12,9 +12,8 @@ from workflow.models.registry import check_builds, check_entries
 from workflow.paths import CHECKED
 
 
-def check() -> None:
+def check(settings: params.Params) -> None:
     """Raise BakeoffError for the first parameter that is wrong, or that this machine cannot give."""
-    settings = params.load()
     if not settings.data.root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
     if isinstance(settings.data, params.Folder):
@@ -34,7 +33,7 @@ def record() -> None:
 
 def main() -> None:
     """Check, and say so."""
-    check()
+    check(params.load())
     record()
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers are crunched: the device, the threads, and the seeds that make runs repeatable."""
+"""Where computation runs: the device, the number of threads, and the settings that make runs repeatable."""
 
 import contextlib
 import math
@@ -17,8 +17,6 @@ from workflow.params import Compute
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-    from workflow.data.tensors import ImageSet
 
 POLL = 1.0  # seconds between looks for a GPU that has become free
 _own: dict[int, "BaseFileLock"] = {}  # the GPUs that are this process's until it ends, by number, and their locks
@@ -116,16 +114,3 @@ def take_gpu() -> int | None:
 def free_memory(device: torch.device) -> float:
     """Bytes that are free on a GPU; without limit on the CPU, where data lie in any case."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
-
-
-def at_hand(images: "ImageSet", device: torch.device) -> "ImageSet":
-    """The images on the device, if they fill at most half of its free memory; else where they are, mapped or not."""
-    return images.to(device) if images.images.nbytes <= free_memory(device) / 2 else images
-
-
-def generator(device: torch.device, *seeds: int) -> torch.Generator:
-    """A generator on `device` whose stream depends on all of `seeds`, in order."""
-    mixed = 0
-    for seed in seeds:  # splitmix64's increment and multiplier: nearby seeds give unrelated streams
-        mixed = ((mixed ^ seed) + 0x9E3779B97F4A7C15) * 0xBF58476D1CE4E5B9 % 2**63
-    return torch.Generator(device).manual_seed(mixed)

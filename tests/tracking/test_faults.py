@@ -42,7 +42,7 @@ from tests.tracking.test_use import serving
 from workflow.errors import BakeoffError
 from workflow.tracking.live import live
 from workflow.tracking.mirror import MIRRORED, mirror
-from workflow.tracking.store import warn
+from workflow.tracking.store import Store, warn
 from workflow.training.history import Record
 
 FORK = multiprocessing.get_context("fork")  # children that need not import torch and mlflow again
@@ -185,8 +185,10 @@ def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
 ) -> None:
     monkeypatch.setattr("workflow.tracking.live.SEND_EVERY", 0.2)
     _of_these_records("nice")
+    Store(project.data.name)  # `make ui` wants something to show
     with contextlib.ExitStack() as up:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", up.enter_context(serving(Path.cwd())))
+        address = up.enter_context(serving(Path.cwd())).partition("/#")[0]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with live("nice", 0, project) as log:
             for record in RECORDS[:12]:
                 log(record)
@@ -197,8 +199,9 @@ def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     warning = capfd.readouterr().err
     assert warning.startswith("warning: MLflow at http://127.0.0.1:")
     assert warning.count("\n") == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with serving(Path.cwd()) as address:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.partition("/#")[0])
         mirror(project)
         assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
         run = only([run for run in runs() if run.data.tags["model"] == "nice"])

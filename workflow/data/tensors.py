@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from workflow.data.arrays import Arrays, read_card, read_metadata, reading, write_arrays
+from workflow.device import free_memory
 from workflow.errors import BakeoffError
 from workflow.files import sha256
 from workflow.paths import PREPARED
@@ -29,6 +30,10 @@ class ImageSet:
     def to(self, device: torch.device) -> "ImageSet":
         """The same on another device."""
         return ImageSet(self.images.to(device), self.labels.to(device))
+
+    def to_device_if_it_fits(self, device: torch.device) -> "ImageSet":
+        """On the device if that takes at most half of its free memory; otherwise unchanged, perhaps memory-mapped."""
+        return self.to(device) if self.images.nbytes <= free_memory(device) / 2 else self
 
     def pieces(self) -> Iterator[Arrays]:
         """All of it, at once; with `__len__` what `write_images` asks for."""

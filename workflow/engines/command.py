@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from workflow import params
-from workflow.engines.stage_lock import alone
+from workflow.engines import stage_lock
 from workflow.errors import BakeoffError, one_line
 
 
@@ -32,7 +32,7 @@ def run(work: Callable[..., None], about: str | None, *takes: str) -> None:
         arguments.add_argument(name, metavar=name.upper(), help=what, type=read)
     with one_line():
         given = vars(arguments.parse_args())
-        with alone():
+        with stage_lock.exclusive():
             work(*(given[name] for name in takes))
 
 

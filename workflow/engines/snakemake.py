@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from workflow import params
 from workflow.engines import clone, dvc_locks
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
+from workflow.params import Params
 from workflow.paths import CHECKED, DVC_LOCK, LEDGER
 from workflow.training.checkpoint import drop_if_recorded
 
@@ -100,7 +100,7 @@ def refuse_without_running(workflow: Any) -> None:
 class Graph:
     """The stages of dvc.yaml in this folder, resolved by DVC."""
 
-    def __init__(self) -> None:
+    def __init__(self, settings: Params) -> None:
         from dvc.exceptions import DvcException
         from dvc.lock import LockError
         from dvc.repo import Repo
@@ -108,7 +108,7 @@ class Graph:
 
         clone.tell_dvc()
         dvc_locks.repair()
-        bring_up_to_date(params.load())  # what has changed is known by it alone
+        bring_up_to_date(settings)  # DVC learns from the ledger which code has changed
         try:
             self._repo = Repo()
             index = self._repo.index

@@ -20,11 +20,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
-from workflow.device import at_hand
-from workflow.device import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.params import Extractor
+from workflow.random_streams import Stream, make_generator
 from workflow.training.optimizer import AdamW
 
 
@@ -184,8 +183,8 @@ def fit_classifier(
         dropout=settings.dropout,
         channelwise=channelwise,
     ).to(device)
-    train = at_hand(train, device)
-    generator = make_generator(torch.device("cpu"), settings.seed, 1)
+    train = train.to_device_if_it_fits(device)
+    generator = make_generator(torch.device("cpu"), settings.seed, Stream.CLASSIFIER)
     steps = max(1, len(train) // settings.batch_size)
     optimiser, schedule = AdamW(model.parameters()), one_cycle(settings.lr, steps * settings.epochs)
     best, best_score = copy.deepcopy(model.state_dict()), (-1.0, 0.0)

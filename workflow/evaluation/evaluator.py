@@ -14,7 +14,6 @@ from torch import Tensor
 
 from workflow.data.arrays import Card, read_card
 from workflow.data.tensors import ImageSet, read_split, read_tensors, write_tensors
-from workflow.device import generator as make_generator
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifier
 from workflow.evaluation.inception import Inception, load_inception
@@ -25,8 +24,8 @@ from workflow.evaluation.metrics.kernel import kernel_distance
 from workflow.evaluation.metrics.manifold import Manifold, fit_manifold, manifold_scores
 from workflow.evaluation.metrics.modes import mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
-from workflow.evaluation.metrics.oddity import auroc, odd_inputs
 from workflow.evaluation.metrics.operations import operations
+from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_accuracy
 from workflow.evaluation.metrics.sharpness import sharpness
 from workflow.models.base import (
@@ -42,13 +41,14 @@ from workflow.models.base import (
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR, REAL_FEATURES
+from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
 PROBED = 20_000  # training images that a linear probe learns from, at the most
 SOME = 2048  # images that are turned into float64 at once
-ODD = 100  # odd inputs of each kind
+OUTSIDE = 100  # out-of-distribution inputs of each kind
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
@@ -65,7 +65,7 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """The extractor of features and the real images against which all samples are judged.
 
     measured: what `real` is, where that is known.
@@ -173,10 +173,10 @@ class Judge:
         return memorisation(samples, self.test.images, self.train.images, self.card.levels)
 
 
-def read_judge(settings: Params, device: torch.device, measured: Real | None = None) -> Judge:
-    """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
+def read_evaluator(settings: Params, device: torch.device, measured: Real | None = None) -> Evaluator:
+    """The evaluator of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
     extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR).to(device)
-    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
+    return Evaluator(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
 
 
 def write_real(real: Real) -> None:
@@ -194,58 +194,65 @@ def read_real() -> Real:
     return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
 
 
-def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def evaluate(
+    model: Model, samples: Tensor, evaluator: Evaluator, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """All measures of a model and its `samples`, uint8 (N, C, H, W), and pictures for the report.
 
     A measure that the model does not allow is None; a picture of what it cannot do is absent.
     """
-    counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
+    counts = {"samples": len(samples), "train": len(evaluator.train), "test": len(evaluator.test)}
     metrics = {
         "counts": counts,
-        **judge.scores(samples),
-        "nearest_neighbour": judge.memorisation(samples),
-        **_representation(model, judge),
+        **evaluator.scores(samples),
+        "nearest_neighbour": evaluator.memorisation(samples),
+        **_representation(model, evaluator),
         "gflops_per_sample": _gflops_per_sample(model),
         "passes_in_sequence": model.passes_in_sequence,
     }
-    density, bits = _density(model, judge, seed)
-    obedience, drawn = _conditional(model, judge, len(samples) if judge.real.classes is not None else None, seed)
-    return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
+    density, bits = _density(model, evaluator, seed)
+    obedience, drawn = _conditional(
+        model, evaluator, len(samples) if evaluator.real.classes is not None else None, seed
+    )
+    return metrics | density | obedience, _pictures(model, samples, evaluator, seed) | bits | drawn
 
 
 @torch.no_grad()
-def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """bits/dim of the test images, how well they tell these from odd inputs, and the bits/dim of each kind's images."""
+def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bits/dim of the test images, how well it detects out-of-distribution inputs, and the bits/dim of each kind."""
     kind = BITS_KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
-    generator, test = make_generator(model.device, seed, 5), judge.test.images
-    odd = odd_inputs(test, judge.train.images, judge.card.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
+    generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images
+    inputs = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
+    outside = out_of_distribution_inputs(test, evaluator.train.images, evaluator.card.levels, OUTSIDE, inputs)
     bits = {}
-    for name, images in {"test images": test, **odd}.items():
-        bits[name] = bits_per_dim(judge.over(model, model.log_prob, images, generator).double(), model.shape)
-    usual = bits["test images"]
+    for name, images in {"test images": test, **outside}.items():
+        bits[name] = bits_per_dim(evaluator.over(model, model.log_prob, images, generator).double(), model.shape)
+    inside = bits["test images"]
     metrics = {
-        "bits_per_dim": float(usual.mean()),
+        "bits_per_dim": float(inside.mean()),
         "bits_per_dim_kind": kind,
-        "bits_per_dim_sem": float(usual.std() / len(usual) ** 0.5),
-        "oddity": {name: auroc(-usual, -bits[name]) for name in odd},
+        "bits_per_dim_sem": float(inside.std() / len(inside) ** 0.5),
+        "oddity": {name: auroc(-inside, -bits[name]) for name in outside},
     }
     return metrics, {f"{BITS}{name}": values.float() for name, values in bits.items()}
 
 
 @torch.no_grad()
-def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _conditional(
+    model: Model, evaluator: Evaluator, count: int | None, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Share of `count` images drawn of a class that the extractor puts into it, and some of them, a column a class.
 
     count: None if the extractor does not know the classes.
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
-    generator = make_generator(model.device, seed, 11)
+    generator = make_generator(model.device, seed, Stream.CLASS_SAMPLES)
     y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
-    images = judge.over(model, model.sample_given, y, generator)
-    seen = judge.outputs(images).classes if count else None
+    images = evaluator.over(model, model.sample_given, y, generator)
+    seen = evaluator.outputs(images).classes if count else None
     accuracy = None if seen is None else float((seen == y).double().mean())
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
@@ -253,60 +260,63 @@ def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tu
 
 
 @torch.no_grad()
-def _representation(model: Model, judge: Judge) -> dict[str, Any]:
+def _representation(model: Model, evaluator: Evaluator) -> dict[str, Any]:
     probe = error = None
-    if judge.card.classes and isinstance(model, HasEncode):
+    if evaluator.card.classes and isinstance(model, HasEncode):
         encode = model.encode
-        train, test = (judge.over(model, lambda x, _: encode(x), part.images) for part in (judge.probed, judge.test))
-        probe = judge.probe(train, test)
+        train, test = (
+            evaluator.over(model, lambda x, _: encode(x), part.images) for part in (evaluator.probed, evaluator.test)
+        )
+        probe = evaluator.probe(train, test)
     if isinstance(model, HasReconstruct):
-        x, reconstruct = judge.test.images, model.reconstruct
-        back = judge.over(model, lambda x, _: reconstruct(x), x)
+        x, reconstruct = evaluator.test.images, model.reconstruct
+        back = evaluator.over(model, lambda x, _: reconstruct(x), x)
         pairs = zip(back.split(SOME), x.split(SOME), strict=True)
-        squares = [((b.double() - a.double()) / (judge.card.levels - 1)).square().sum() for b, a in pairs]
+        squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square().sum() for b, a in pairs]
         error = float(sum(squares) / x.numel())
     return {"probe_accuracy": probe, "reconstruction_mse": error}
 
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:
-    """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
-    return operations(lambda: model.sample(n, make_generator(model.device, 0))) / n / 1e9
+    """GFLOPs per sample: 10⁹ floating-point operations, counted, so that they are the same on every machine."""
+    return operations(lambda: model.sample(n, torch.Generator(model.device))) / n / 1e9
 
 
 @torch.no_grad()
-def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[str, Tensor]:
-    shown, train = samples[:SHOWN], judge.train.images
-    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.card.levels)[1]]}
-    x = judge.test.images[:: max(1, len(judge.test) // SHOWN)][:SHOWN].to(model.device)
+def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) -> dict[str, Tensor]:
+    shown, train = samples[:SHOWN], evaluator.train.images
+    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, evaluator.card.levels)[1]]}
+    x = evaluator.test.images[:: max(1, len(evaluator.test) // SHOWN)][:SHOWN].to(model.device)
     if isinstance(model, HasReconstruct):
         pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
     if isinstance(model, HasInterpolate):
         walks = min(WALKS, len(x) // 2)
         pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
     if isinstance(model, HasComplete):
-        completed = model.complete(x.clone(), model.shape[1] // 2, make_generator(model.device, seed, 6))
+        generator = make_generator(model.device, seed, Stream.COMPLETIONS)
+        completed = model.complete(x.clone(), model.shape[1] // 2, generator)
         pictures |= {"completions_originals": x.clone(), "completions": completed}
     return pictures
 
 
-def reference(judge: Judge, count: int) -> dict[str, Any]:
+def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
     """Real against real, the floor of every distance and the ceiling of every score, and the baseline to beat.
 
     `count` training images (all, if there are fewer) stand where a model's samples do.
     """
     cpu = torch.device("cpu")
-    drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
-    histogram = PixelHistogram(judge.train.images, judge.card.levels)
-    shape = tuple(judge.test.images.shape[1:])
+    drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))[:count]
+    histogram = PixelHistogram(evaluator.train.images, evaluator.card.levels)
+    shape = tuple(evaluator.test.images.shape[1:])
     assert len(shape) == 3
-    train, test = (images.images.flatten(1) for images in (judge.probed, judge.test))
+    train, test = (images.images.flatten(1) for images in (evaluator.probed, evaluator.test))
     return {
-        "counts": {"samples": len(drawn), "test": len(judge.test)},
-        "real": judge.scores(judge.train.images[drawn]),
+        "counts": {"samples": len(drawn), "test": len(evaluator.test)},
+        "real": evaluator.scores(evaluator.train.images[drawn]),
         "histogram_model": {
-            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8))),
-            "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
+            **evaluator.scores(histogram.sample(len(drawn), make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES))),
+            "bits_per_dim": float(bits_per_dim(histogram.log_prob(evaluator.test.images), shape).mean()),
         },
-        "uniform_bits_per_dim": float(torch.tensor(judge.card.levels).double().log2()),
-        "pixel_probe_accuracy": judge.probe(train, test) if judge.card.classes else None,
+        "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
+        "pixel_probe_accuracy": evaluator.probe(train, test) if evaluator.card.classes else None,
     }

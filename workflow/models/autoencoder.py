@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers.common import from_unit, quarter, to_unit, walk
+from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.noise import components, normal
 
 FITTED = 10_000  # images at most whose latents the density is fitted to
@@ -57,12 +58,7 @@ class Autoencoder(Model):
         super().__init__(shape, levels)
         colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
         self.encoder = nn.Sequential(
-            nn.Conv2d(colours, channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *downsample(colours, channels),
             nn.Flatten(),
             nn.Dropout(dropout),
             nn.Linear(wide * height * width, latents),
@@ -72,11 +68,7 @@ class Autoencoder(Model):
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Unflatten(1, (wide, height, width)),
-            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, colours, 3, padding=1),
+            *upsample(channels, colours),
         )
         # The mixture: πₖ, μₖ and the lower triangles Lₖ, with Σₖ = Lₖ Lₖᵀ.
         self.register_buffer("weights", torch.full((components,), 1 / components))

@@ -109,7 +109,7 @@ class HasCalibrate(Protocol):
     """Has parts that are not trained by gradients but fitted to what the others make of the training images."""
 
     def calibrate(self, x: Tensor, generator: Generator) -> None:
-        """x: the first 10,000 training images, uint8 (N, C, H, W). Called each time before the model is judged."""
+        """x: the first 10,000 training images, uint8 (N, C, H, W). Called before each validation."""
 
 
 @runtime_checkable

@@ -19,6 +19,7 @@ from workflow.models.layers.common import (
     to_unit,
     walk,
 )
+from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.noise import normal
 
 Decoder = Literal["categorical", "logistic"]
@@ -213,12 +214,7 @@ def _convolutional(
     """The layers of encoder and decoder, which halve the image twice and double it twice."""
     colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
     encoder = nn.Sequential(
-        nn.Conv2d(colours, channels, 3, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-        nn.SiLU(),
+        *downsample(colours, channels),
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(wide * height * width, 2 * latents),
@@ -228,11 +224,7 @@ def _convolutional(
         nn.SiLU(),
         nn.Dropout(dropout),
         nn.Unflatten(1, (wide, height, width)),
-        nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-        nn.SiLU(),
-        nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-        nn.SiLU(),
-        nn.Conv2d(channels, outputs * colours, 3, padding=1),
+        *upsample(channels, outputs * colours),
         nn.Unflatten(1, (outputs, colours)),
     )
     return encoder, decoder

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Model
 from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
+from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.gated import GatedPixelCNN
 
 
@@ -53,12 +54,7 @@ class VqVae(Model):
         super().__init__(shape, levels)
         colours, wide, self.commitment = shape[0], 2 * channels, commitment
         self.encoder = nn.Sequential(
-            nn.Conv2d(colours, channels, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *downsample(colours, channels),
             nn.Dropout(dropout),
             nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
             # Not in the paper: encodings on the codes' own scale spread over them, and do not crowd on one at first.
@@ -69,11 +65,7 @@ class VqVae(Model):
             nn.Conv2d(code_size, wide, 3, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(channels, levels * colours, 3, padding=1),
+            *upsample(channels, levels * colours),
             nn.Unflatten(1, (levels, colours)),
         )
         self.grid = quarter(shape)

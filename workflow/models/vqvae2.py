@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Model
 from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
+from workflow.models.layers.convolutions import double, halve
 
 
 class Coded(NamedTuple):
@@ -66,18 +67,14 @@ class VqVae2(Model):
         self.encoder = nn.Sequential(
             nn.Conv2d(colours, channels, 3, padding=1),
             nn.SiLU(),
-            nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *halve(channels, wide),
         )
-        self.to_top = nn.Sequential(
-            nn.Conv2d(wide, wide, 4, stride=2, padding=1), nn.SiLU(), *_to_codes(wide, code_size, dropout)
-        )
+        self.to_top = nn.Sequential(*halve(wide, wide), *_to_codes(wide, code_size, dropout))
         self.top = Codebook(codes, code_size, decay)
         self.decode_top = nn.Sequential(
             nn.Conv2d(code_size, wide, 3, padding=1),
             nn.SiLU(),
-            nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *double(wide, wide),
         )
         self.to_bottom = nn.Sequential(*_to_codes(2 * wide, code_size, dropout))
         self.bottom = Codebook(codes, code_size, decay)
@@ -86,8 +83,7 @@ class VqVae2(Model):
             nn.Conv2d(2 * code_size, wide, 3, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
-            nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-            nn.SiLU(),
+            *double(wide, channels),
             nn.Conv2d(channels, levels * colours, 3, padding=1),
             nn.Unflatten(1, (levels, colours)),
         )

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 STEPS = 1000  # at the most; it ends where the loss no longer falls
-CHUNK = 4096  # test images judged at once
+CHUNK = 4096  # test images classified at once
 
 
 def probe_accuracy(

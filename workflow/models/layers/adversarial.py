@@ -1,12 +1,14 @@
-"""Generators, critics, and how samples are judged where there is no likelihood."""
+"""Generators, critics, and a distance that validates models without a likelihood."""
 
 import math
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from workflow.models.layers.common import quarter
+from workflow.models.layers.convolutions import downsample, upsample
 
 LEAK = 0.2  # slope of a critic's leaky ReLU below zero
 VALIDATION_SAMPLES = 1000  # of a model that is validated by the energy distance
@@ -34,11 +36,7 @@ def generator_network(shape: tuple[int, int, int], inputs: int, channels: int, n
         nn.Linear(inputs, wide * height * width),
         nn.ReLU(),
         nn.Unflatten(1, (wide, height, width)),
-        nn.ConvTranspose2d(wide, wide, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.ConvTranspose2d(wide, channels, 4, stride=2, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(channels, shape[0], 3, padding=1),
+        *upsample(channels, shape[0], nn.ReLU),
         nn.Tanh(),
     )
 
@@ -61,12 +59,7 @@ def critic_network(
         )
     (height, width), wide = quarter(shape), 2 * channels
     return nn.Sequential(
-        nn.Conv2d(shape[0], channels, 3, padding=1),
-        nn.LeakyReLU(LEAK),
-        nn.Conv2d(channels, wide, 4, stride=2, padding=1),
-        nn.LeakyReLU(LEAK),
-        nn.Conv2d(wide, wide, 4, stride=2, padding=1),
-        nn.LeakyReLU(LEAK),
+        *downsample(shape[0], channels, partial(nn.LeakyReLU, LEAK)),
         nn.Flatten(),
         nn.Linear(wide * height * width, features),
         nn.LeakyReLU(LEAK),

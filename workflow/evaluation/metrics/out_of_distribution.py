@@ -1,4 +1,7 @@
-"""p(x) as a judge: whether a model finds odd inputs less likely than images like those that it has learned from."""
+"""Out-of-distribution detection by p(x): whether inputs unlike the data get less density.
+
+Nalisnick et al. 2019, Do Deep Generative Models Know What They Don't Know?
+"""
 
 from importlib.metadata import distribution
 
@@ -11,10 +14,22 @@ from torch import Generator, Tensor
 from workflow.evaluation.metrics.baseline import PixelHistogram
 
 
-def odd_inputs(test: Tensor, train: Tensor, levels: int, count: int, generator: Generator) -> dict[str, Tensor]:
-    """Kinds of images that the data do not hold, each uint8 (count, C, H, W), by their name in print.
+def out_of_distribution_inputs(
+    test: Tensor, train: Tensor, levels: int, count: int, generator: Generator
+) -> dict[str, Tensor]:
+    """Kinds of images that do not come from the data's distribution, by the name that the report prints.
 
-    test, train: uint8 (N, C, H, W). Turned and foreign pictures make sense from 3x3 pixels on; points have only noise.
+    Images smaller than 3x3 pixels (points of a plane) get only the two kinds of noise.
+
+    Args:
+        test: images to turn upside down or invert, uint8 (N, C, H, W).
+        train: images whose pixel histograms are drawn from, uint8 (M, C, H, W).
+        levels: pixel values are 0..levels-1.
+        count: images of each kind.
+        generator: on the CPU.
+
+    Returns:
+        Images of each kind, uint8 (count, C, H, W).
     """
     shape = tuple(test.shape[1:])
     some = test[torch.randperm(len(test), generator=generator)[:count]]
@@ -35,7 +50,7 @@ def odd_inputs(test: Tensor, train: Tensor, levels: int, count: int, generator: 
 
 
 def _photographs(shape: tuple[int, ...], levels: int, count: int, generator: Generator) -> Tensor:
-    """Square parts of the two photographs that come with scikit-learn, of random size, shrunk to the images' size."""
+    """Random square crops of the two photographs that ship with scikit-learn, resized to the images' size."""
     colours, height, width = shape
     pictures = [torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() for file in _photograph_files()]
     parts = []
@@ -52,14 +67,24 @@ def _photographs(shape: tuple[int, ...], levels: int, count: int, generator: Gen
 
 
 def _photograph_files() -> list[str]:
-    """Where scikit-learn keeps them. Asking `sklearn.datasets` for them takes longer than most evaluations."""
+    """Paths of the two photographs. Importing `sklearn.datasets` would take longer than most evaluations."""
     folder, names = "sklearn/datasets/images", ("china.jpg", "flower.jpg")
     return [str(distribution("scikit-learn").locate_file(f"{folder}/{name}")) for name in names]
 
 
-def auroc(usual: Tensor, odd: Tensor) -> float:
-    """Probability that a usual image scores higher than an odd one, ties counted half. (N,), (M,)."""
-    ordered, _ = odd.double().sort()
-    usual = usual.double()
-    below, upto = (torch.searchsorted(ordered, usual, right=right) for right in (False, True))
-    return float((below + upto).double().mean()) / 2 / len(odd)
+def auroc(inside: Tensor, outside: Tensor) -> float:
+    """Area under the ROC curve: the probability that an image of the data scores higher than one that is not.
+
+    Ties count half (Hanley & McNeil 1982, The Meaning and Use of the Area under a ROC Curve).
+
+    Args:
+        inside: scores of images of the data, such as their log-density, (N,).
+        outside: scores of out-of-distribution images, (M,).
+
+    >>> auroc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 2.0]))
+    0.875
+    """
+    ordered, _ = outside.double().sort()
+    inside = inside.double()
+    below, upto = (torch.searchsorted(ordered, inside, right=right) for right in (False, True))
+    return float((below + upto).double().mean()) / 2 / len(outside)
