@@ -12,6 +12,7 @@ from torch import Tensor
 from workflow import params
 from workflow.data.arrays import write_prepared
 from workflow.data.tensors import ImageSet, write_tensors
+from workflow.evaluation.columns import look_up
 from workflow.files import sha256
 
 ROOT = Path(params.__file__).parents[1]
@@ -29,6 +30,16 @@ FAMILIES = {
     "vqvae": "vector-quantised",
 }  # fmt: skip
 PASSES = {"gan": 1, "vae": 1, "nice": 1, "pixelcnn": 36, "vqvae": 5}
+DECODED = ("vae", "vqvae")  # models with images of the mode and the mean of their decoder's distributions
+COUNT, DRAWS, SEEDS = 1000, 3, [0, 1, 2]  # images in a draw, draws, seeds of the extractors
+REPEATED = (
+    *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage"),
+    *("modes.kl", "modes.found", "sharpness", "nearest_neighbour.samples", "nearest_neighbour.ratio"),
+    "nearest_neighbour.copies",
+)
+WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour")
+PER_IMAGE = ("fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "modes.kl", "sharpness")
+PER_IMAGE_MEANS = ("recall", "density", "coverage", "bits_per_dim", "probe_accuracy", "reconstruction_mse")
 
 
 def make_project(
@@ -49,14 +60,24 @@ def make_project(
     write_prepared(folder / "data/prepared", sets, **card, shape=list(images.shape[1:]), levels=levels, classes=classes)
     shares = [1 / len(classes)] * len(classes)
     real = measured(0.4, shares) | {"precision": 0.98, "recall": 0.97}
+    baseline = {"bits_per_dim": 2.43, "fid": 88.0, "fid_infinity": 87.5, "kid": 0.9, "inception_score": 2.1,
+                "precision": 0.0, "recall": 0.1, "density": 0.0, "coverage": 0.0}  # fmt: skip
     write(folder / "data/reference/reference.json", {
-        "counts": {"samples": 1000, "test": len(images)}, "real": real,
-        "histogram_model": {"bits_per_dim": 2.43, "fid": 88.0, "kid": 0.9, "inception_score": 2.1,
-                            "precision": 0.0, "recall": 0.1, "density": 0.0, "coverage": 0.0},
+        "counts": {"samples": COUNT, "test": len(images)},
+        "real": {**real, "repeats": repeats(real, 98, draws=1)},
+        "histogram_model": {**baseline, "repeats": repeats(baseline, 99)},
         "uniform_bits_per_dim": math.log2(levels), "pixel_probe_accuracy": 0.95,
+    })  # fmt: skip
+    write_tensors(folder / "data/reference/real.safetensors", {
+        **{f"real/{key}": values for key, values in per_image(real, len(images), 98).items()},
+        **{f"histogram_model/{key}": values for key, values in per_image(baseline, len(images), 99).items()},
     })  # fmt: skip
     extractor = {"name": "classifier", "accuracy": 0.991, "valid_accuracy": 0.99, "features": 64, "sha256": "ab" * 32}
     extractor |= {"about": "a small classifier", "comparable": "nothing outside this page"}
+    extractor["classifiers"] = [
+        {"seed": seed, "accuracy": 0.991 + off, "valid_accuracy": 0.99 - off}
+        for seed, off in zip(SEEDS, (-0.002, 0.0, 0.002), strict=True)
+    ]
     write(folder / "data/extractor/metrics.json", {**extractor, "classes": classes})
     for name in MODELS:
         for seed in seeds:
@@ -65,13 +86,46 @@ def make_project(
 
 def measured(fid: float, shares: list[float]) -> dict[str, Any]:
     return {
-        "fid": fid, "kid": fid / 100 - 0.004, "kid_std": 0.002, "inception_score": 9.8 - fid / 5,
-        "inception_score_std": 0.12, "precision": 0.97 - fid / 40, "recall": 0.95 - fid / 30,
-        "density": 1.02 - fid / 20, "coverage": 0.94 - fid / 30,
+        "fid": fid, "fid_infinity": 0.9 * fid - 0.1, "kid": fid / 100 - 0.004, "kid_std": 0.002,
+        "inception_score": 9.8 - fid / 5, "inception_score_std": 0.12, "precision": 0.97 - fid / 40,
+        "recall": 0.95 - fid / 30, "density": 1.02 - fid / 20, "coverage": 0.94 - fid / 30,
         "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "found": len(shares)},
         "sharpness": 1 - fid / 20,
         "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
     }  # fmt: skip
+
+
+def repeats(scores: dict[str, Any], seed: int, draws: int = DRAWS) -> dict[str, list[list[float]]]:
+    """Tables, a row a draw and a column an extractor, whose means are those of `scores`; for the keys that it has."""
+    near = scores.get("nearest_neighbour")
+    if near:
+        scores = {**scores, "nearest_neighbour": {**near, "ratio": near["samples"] / near["test"]}}
+    tables, random = {}, torch.Generator().manual_seed(seed)
+    for key in REPEATED:
+        columns = 1 if key.startswith(WITHOUT_EXTRACTOR) else len(SEEDS)
+        off = torch.randn(draws, columns, generator=random, dtype=torch.float64)
+        off = 0.02 * (off - off.mean()) + 0.05 * torch.linspace(-1, 1, columns, dtype=torch.float64)
+        value = look_up(scores, key)
+        if value is not None:
+            varied = off - off.mean() if key not in ("modes.found", "nearest_neighbour.copies") else 0 * off
+            tables[key] = (value * (1 + varied)).tolist()
+    return tables
+
+
+def per_image(scores: dict[str, Any], images: int, seed: int) -> dict[str, Tensor]:
+    """Influence of each test image on each measure that rests on them: in part the same for all models.
+
+    Of a plain mean over test images they are its terms; others have a mean of 0.
+    """
+    shared, own = (torch.Generator().manual_seed(one) for one in (1000, seed))
+    found = {}
+    for key in dict.fromkeys((*PER_IMAGE, *PER_IMAGE_MEANS)):
+        scattered = [torch.randn(images, generator=random) for random in (shared, own)]
+        value = look_up(scores, key)
+        if value is not None:
+            off = 0.2 * abs(value) * (scattered[0] + scattered[1])
+            found[f"per_image/{key}"] = off - off.mean() + (value if key in PER_IMAGE_MEANS else 0)
+    return found
 
 
 def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, shares: list[float], about: str) -> None:
@@ -82,16 +136,23 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     tilted = [share * (1.3 - seed / 10 if i < first else 1) for i, share in enumerate(shares)]
     values = measured(fid * wobble, [share / sum(tilted) for share in tilted])
     values["modes"]["test_histogram"] = shares
+    number = 10 * list(MODELS).index(name) + seed
+    theory = {"bits_per_dim": bits and bits * wobble, "probe_accuracy": probe, "reconstruction_mse": mse}
+    decoded = {
+        way: {k: v for k, v in measured(fid * wobble * factor, shares).items() if k != "nearest_neighbour"}
+        for way, factor in (("mode", 0.6), ("mean", 1.3))
+        if name in DECODED
+    }
     write(folder / "metrics.json", {
         "name": name, "kind": name, "seed": seed, "title": title, "paper": "Somebody et al. 2016", "taxonomy": taxonomy,
         "family": FAMILIES[name],
         "likelihood": likelihood, "objective": "−log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁)", "about": about,
         "selected_step": 40, "steps": 60, "parameters": 123456,
-        "counts": {"samples": 1000, "train": 1259, "test": len(images)}, **values,
-        "bits_per_dim": bits and bits * wobble, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
+        "counts": {"samples": COUNT, "draws": DRAWS, "train": 1259, "test": len(images)}, **values,
+        "repeats": repeats(values, number), "decoded": decoded,
+        **theory, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
         "oddity": {"noise": 1.0, "plain grey": 0.3 + seed / 10} if bits else None,
-        "probe_accuracy": probe, "reconstruction_mse": mse, "gflops_per_sample": gflops,
-        "passes_in_sequence": PASSES[name],
+        "gflops_per_sample": gflops, "passes_in_sequence": PASSES[name],
     })  # fmt: skip
     (folder / "model.safetensors").write_text(f"the weights of {name} {seed}")
     write_timings(folder, gflops)
@@ -109,13 +170,16 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
             lines.append({"step": step, "epoch": step / 20, "valid_loss": fall + (step - 40) ** 2 / 100})
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def like(n: int) -> Tensor:
+    def like(n: int, random: torch.Generator = random) -> Tensor:
         picked = images[torch.randint(len(images), (n,), generator=random)].float()
         noisy = picked + torch.randn(picked.shape, generator=random) * fid / 12 * levels / 10
         whole: Tensor = noisy.round().clamp(0, levels - 1).to(torch.uint8)
         return whole
 
-    write_tensors(folder / "samples.safetensors", {"images": like(1000)})
+    further = torch.Generator().manual_seed(number)
+    drawn = torch.cat([like(COUNT), like((DRAWS - 1) * COUNT, further)])
+    others = {way: like(COUNT, further) for way in decoded}
+    write_tensors(folder / "samples.safetensors", {"images": drawn, **others})
     pictures = {"neighbours_samples": like(16), "neighbours_train": like(16)}
     if mse is not None:
         pictures |= {"reconstruct_originals": images[:16], "reconstructions": like(16)}
@@ -124,6 +188,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         pictures |= {"completions_originals": images[:16], "completions": like(16)}
     if bits:
         pictures |= {f"bits of {what}": torch.rand(30, generator=random) + 1 for what in ("test images", "noise")}
+    pictures |= per_image(values | theory, len(images), number)
     if name == "vae":
         pictures["class_grid"] = like(6 * len(shares)).unflatten(0, (6, len(shares)))
     write_tensors(folder / "pictures.safetensors", pictures)
