@@ -25,7 +25,6 @@ from workflow.errors import BakeoffError
 from workflow.evaluation.columns import DASH, MEASURED, UNDERSTANDING, significant
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.curves import panels
-from workflow.report.ranking import best
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise
 from workflow.report.tables import generation, understanding
@@ -83,7 +82,11 @@ def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
     assert vae["mean"]["nearest_neighbour_ratio"] == pytest.approx((1.1 + 0.27) / 1.1, rel=1e-12)
     assert vae["mean"]["modes_kl"] == 2.7 / 50
     assert summary["models"]["gan"]["mean"]["bits_per_dim"] is None
-    assert set(vae["std"].values()) == set(vae["interval"].values()) == {None}
+    assert set(vae["std"].values()) == {None}
+    low, high = vae["interval"]["fid"]
+    assert low < vae["mean"]["fid"] < high
+    assert vae["interval"]["gflops_per_sample"] is None  # counted
+    assert summary["varied"] == {"seeds": 1, "draws": 3, "extractors": 3, "test_images": 20}
     assert summary["ranking"] == {}
     assert summary["reference"]["real"]["fid"] == 0.4
 
@@ -109,14 +112,16 @@ def test_aggregates_are_mean_and_sample_deviation_over_seeds(hostile: Path) -> N
     assert summary_of(hostile)["models"]["gan"]["std"]["bits_per_dim"] is None
 
 
-@pytest.mark.parametrize("exact", [0.5, 1.9, 9.0])
-def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float) -> None:
+@pytest.mark.parametrize(("exact", "best"), [(0.5, ["pixelcnn"]), (9.0, ["vae", "vqvae", "nice"])])
+def test_a_bound_is_ranked_only_below_an_exact_value(project: Path, exact: float, best: list[str]) -> None:
     edit(project / "runs/pixelcnn/0/metrics.json", bits_per_dim=exact)
-    summary = summary_now()
-    assert best(summary["models"], UNDERSTANDING[0]) == {"vae"}  # the least bound; the one exact value has no rival
-    summary["models"]["gan"] |= {"bits_per_dim_kind": "exact"}
-    summary["models"]["gan"]["mean"]["bits_per_dim"] = 1.0
-    assert best(summary["models"], UNDERSTANDING[0]) == {"vae", "pixelcnn" if exact < 1 else "gan"}
+    edit(project / "runs/gan/0/metrics.json", bits_per_dim=9.5, bits_per_dim_kind="exact")
+    for name in ("pixelcnn", "gan", "vae", "vqvae", "nice"):
+        arrays = read_arrays(path := project / f"runs/{name}/0/pictures.safetensors")
+        value = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
+        scatter = np.linspace(-0.1, 0.1, 20) * (1 + len(name))
+        write_arrays(path, {**arrays, "per_image/bits_per_dim": (value + scatter).astype(np.float32)})
+    assert list(summary_now()["verdicts"]["bits_per_dim"]["best"]) == best
 
 
 def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Path) -> None:
@@ -127,23 +132,55 @@ def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Pa
     probe = next(c for c in MEASURED if c.key == "probe_accuracy")
     others = {name: m["mean"][probe.key] for name, m in models.items() if m["mean"][probe.key] and name != "vqvae"}
     assert max(others.values()) < models["vqvae"]["mean"][probe.key]
-    assert best(models, probe) == {name for name, value in others.items() if value == max(others.values())}
+    assert "vqvae" not in summary_now()["verdicts"][probe.key]["best"]
     report.build()
     page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert " ".join(page.text.split()).count("class-conditional, not ranked") == 1
 
 
-def test_best_marks_follow_the_direction_and_need_a_difference(project: Path) -> None:
-    models = summary_now()["models"]
-    tops = {column.key: best(models, column) for column in MEASURED}
-    assert tops["fid"] == tops["inception_score"] == tops["coverage"] == {"gan"}
-    assert tops["probe_accuracy"] == {"vqvae"}
-    assert tops["reconstruction_mse"] == {"vae"}
-    assert tops["gflops_per_sample"] == {"nice"}
-    assert tops["modes_found"] == tops["copies"] == set()  # all equal
-    assert tops["parameters"] == tops["nearest_neighbour_ratio"] == set()  # no direction
-    models["vae"]["mean"]["fid"] = models["gan"]["mean"]["fid"]
-    assert best(models, next(c for c in MEASURED if c.key == "fid")) == {"gan", "vae"}
+def test_best_marks_follow_the_direction_and_ties_are_told(project: Path) -> None:
+    verdicts = summary_now()["verdicts"]
+    tops = {key: one["best"][0] for key, one in verdicts.items()}
+    assert tops["fid"] == tops["inception_score"] == tops["coverage"] == "gan"
+    assert tops["probe_accuracy"] == "vqvae"
+    assert tops["reconstruction_mse"] == "vae"
+    assert verdicts["gflops_per_sample"]["best"] == ("nice",)  # counted: any difference is one
+    assert not {"parameters", "sharpness", "nearest_neighbour_ratio"} & set(verdicts)  # no direction
+    assert verdicts["fid"]["best"] == ("gan",)
+    assert set(verdicts["fid"]["p_values"]) == {"nice", "pixelcnn", "vae", "vqvae"}
+    gan = json.loads((project / "runs/gan/0/metrics.json").read_text(encoding="utf-8"))
+    near = [[1.01 * value for value in row] for row in gan["repeats"]["fid"]]
+    near[0][0] *= 0.9
+    vae = json.loads((project / "runs/vae/0/metrics.json").read_text(encoding="utf-8"))
+    edit(project / "runs/vae/0/metrics.json", repeats={**vae["repeats"], "fid": near})
+    report.build()
+    summary = summary_of(project)
+    assert set(summary["verdicts"]["fid"]["best"]) == {"gan", "vae"}
+    cells = {row.label: row.cells[0] for _, rows in generation(summary).groups for row in rows}
+    assert [cells[name].tied for name in ("GAN", "VAE", "NICE")] == [True, True, False]
+    page = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert page.count("tied") > 2
+    assert not any(row.cells[0].best for row in model_rows(summary, "modes_found"))  # all equal: no mark
+
+
+def model_rows(summary: dict[str, Any], key: str) -> list[Row]:
+    columns = [column for column in MEASURED if column.key == key]
+    return [row for _, rows in model_groups(summary, columns) for row in rows]
+
+
+def test_other_images_than_draws_have_rows_of_their_own_and_no_mark(project: Path) -> None:
+    rows = {row.label: row.cells[0] for _, group in generation(summary_now()).groups for row in group}
+    assert rows["VAE: most likely image"].text == f"{2.7 * 0.6:.2f}"
+    assert rows["VAE: mean image"].text == f"{2.7 * 1.3:.2f}"
+    assert not rows["VAE: mean image"].best
+    assert "GAN: mean image" not in rows
+
+
+@pytest.mark.parametrize(("raw", "says"), [(0.5, "linear probe 94.0"), (0.99, "no model is better than raw pixels (99.0")])
+def test_the_best_must_beat_what_needs_no_model(raw: float, says: str, project: Path) -> None:
+    edit(project / "data/reference/reference.json", pixel_probe_accuracy=raw)
+    (features,) = [one for one in answers(summary_now()) if "features" in one.question]
+    assert says in " ".join(features.lines[0]).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_tables_show_kinds_and_reference_rows(project: Path) -> None:

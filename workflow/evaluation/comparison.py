@@ -107,14 +107,15 @@ def decides(less: Measurement, more: Measurement) -> bool:
 
 
 def _p_values(models: Mapping[str, Measurement], first: Measurement, counted: bool) -> dict[str, float]:
-    return holm({name: _p_value(one, first, counted) for name, one in models.items()})
+    return holm({name: p_value(one, first, counted) for name, one in models.items()})
 
 
-def _p_value(one: Measurement, first: Measurement, counted: bool) -> float:
+def p_value(one: Measurement, other: Measurement, counted: bool = False) -> float:
+    """Of the two being the same; 1 if nothing was varied; counted: any difference is one."""
     if counted:
-        return float(one.mean == first.mean)
-    found = difference(one, first)
-    return found.p_value if found else 1.0  # never repeated: nothing tells them apart
+        return float(one.mean == other.mean)
+    found = difference(one, other)
+    return found.p_value if found else 1.0
 
 
 def _first(models: Mapping[str, Measurement], better: Better) -> str:

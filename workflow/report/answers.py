@@ -1,11 +1,9 @@
 """The comparison in a few lines: which model answers each question best, and with what value."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from workflow.evaluation.columns import MEASURED, Column, named
-from workflow.report.ranking import best, comparable, doubt
 from workflow.report.tables import in_words, labels
 
 
@@ -18,47 +16,73 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Leader:
-    """A model that is best in a column; kind: of its value; but: what casts doubt on it, "" if nothing does."""
+class Baseline:
+    """What needs no model: the value that a model must beat before it can be called best."""
 
-    label: str
-    value: str
-    kind: str
-    but: str
+    name: str
+    value: float | None
 
 
 def answers(summary: dict[str, Any]) -> list[Answer]:
     """The questions that the data allow, answered by the same marks as in the tables."""
     columns = {column.key: column for column in named(MEASURED, summary)}
-    fid, bits, probe = columns["fid"], columns["bits_per_dim"], columns["probe_accuracy"]
-    floor, raw = summary["reference"]["real"]["fid"], summary["reference"]["pixel_probe_accuracy"]
-    samples = [
-        (one.label, f"{fid.title} {one.value}{one.but}; real images {fid.text(floor)}")
-        for one in _leaders(fid, summary)
-    ]
-    densities = [(one.label, f"{one.value} bits/dim, {one.kind}{one.but}") for one in _leaders(bits, summary)]
-    features = [
-        (one.label, f"linear probe {one.value}{one.but}; on raw pixels {probe.text(raw)}")
-        for one in _leaders(probe, summary)
-    ]
-    costs = [
-        (one.label, f"{one.value} GFLOPs per image{one.but}") for one in _leaders(columns["gflops_per_sample"], summary)
-    ]
+    fid, bits, probe, cost = (columns[key] for key in ("fid", "bits_per_dim", "probe_accuracy", "gflops_per_sample"))
+    reference = summary["reference"]
+    pixels, raw = reference["histogram_model"], reference["pixel_probe_accuracy"]
+    floor = f"real images {fid.text(reference['real']['fid'])}"
     found = [
-        Answer("Whose samples are closest to the data?", samples),
-        Answer("Which model predicts unseen images best?", densities or [("", "no model here has a density")]),
-        Answer("Whose features separate the classes best?", features or [("", "no model here has features")]),
-        Answer("Which model samples with the least computation?", costs),
+        Answer(
+            "Whose samples are closest to the data?",
+            _lines(fid, summary, Baseline("independent pixels", pixels["fid"]), f"{fid.title} {{}}", floor),
+        ),
+        Answer(
+            "Which model predicts unseen images best?",
+            _lines(bits, summary, Baseline("independent pixels", pixels["bits_per_dim"]), "{} bits/dim")
+            or [("", "no model here has a density")],
+        ),
+        Answer(
+            "Whose features separate the classes best?",
+            _lines(probe, summary, Baseline("raw pixels", raw), "linear probe {}", f"raw pixels {probe.text(raw)}")
+            or [("", "no model here has features")],
+        ),
+        Answer(
+            "Which model samples with the least computation?",
+            _lines(cost, summary, Baseline("", None), "{} GFLOPs per image"),
+        ),
     ]
     return found if raw is not None else [found[0], found[1], found[3]]
 
 
-def _leaders(column: Column, summary: dict[str, Any]) -> Iterator[Leader]:
-    """Each model that is best in the column among those of its kind, or the only one of its kind."""
+def _lines(
+    column: Column, summary: dict[str, Any], baseline: Baseline, says: str, beside: str = ""
+) -> list[tuple[str, str]]:
+    """A line for each model that is best in a column; for each that has a value if none can be called best.
+
+    Args:
+        column: the column.
+        summary: the results.
+        baseline: what the best model must beat.
+        says: how the value is put, with {} for the value.
+        beside: what the value is to be held against.
+
+    """
     models, names = summary["models"], labels(summary["models"])
-    top = best(models, column)
-    for kind, same in sorted(comparable(models, column).items(), key=lambda group: str(group[0])):
-        for name in [name for name in same if name in top] or same:
-            open_to = doubt(summary, column.key, name)
-            value = in_words(column, models[name], column.key)
-            yield Leader(names[name], value, str(kind), f"; {open_to}" if open_to else "")
+    there = [name for name, model in models.items() if column.ranks(model)]
+    best = summary["verdicts"].get(column.key, {}).get("best")
+    if best and not _beats(column, models[best[0]], baseline.value):
+        return [("", f"no model is better than {baseline.name} ({column.text(baseline.value)})")]
+    lines = []
+    for name in best or there:
+        kind = models[name].get(column.within) if column.within else None
+        remark = "not ranked" if not best and len(there) > 1 else "tied" if best and len(best) > 1 else ""
+        value = says.format(in_words(column, models[name], column.key))
+        lines.append((names[name], "; ".join(filter(None, (", ".join(filter(None, (value, kind))), remark, beside)))))
+    return lines
+
+
+def _beats(column: Column, model: dict[str, Any], baseline: float | None) -> bool:
+    """Whether the whole interval of the model's value, or the value if it has none, is better than the baseline."""
+    if baseline is None:
+        return True
+    low, high = model["interval"].get(column.key) or [model["mean"][column.key]] * 2
+    return bool(high < baseline if column.better == "lower" else low > baseline)

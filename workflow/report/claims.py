@@ -6,6 +6,9 @@ from itertools import product
 from typing import Any, Literal
 
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
+from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, p_value
+from workflow.evaluation.statistics import holm
+from workflow.report.measurements import Measurements
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
@@ -116,6 +119,7 @@ class Finding:
         evidence: the models of each side with their values.
         verdict: whether it holds here.
         why: the count of pairs or seeds behind the verdict.
+        differs: what else the two sides differ in.
 
     """
 
@@ -125,27 +129,34 @@ class Finding:
     evidence: tuple[str, ...]
     verdict: Verdict
     why: str
+    differs: str = ""
 
 
-def judge(summary: dict[str, Any]) -> list[Finding]:
-    """The verdicts on all claims for which the models here have values."""
-    compared = (_compare(claim, summary) for claim in CLAIMS)
-    return [finding for finding in (*compared, _likelihood_and_samples(summary), _fooled(summary)) if finding]
+def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
+    """All claims that the models here have numbers for."""
+    compared = (_compare(claim, summary, found) for claim in CLAIMS)
+    findings = (*compared, _likelihood_and_samples(summary, found), _fooled(summary))
+    return [finding for finding in findings if finding]
 
 
-def _compare(claim: Claim, summary: dict[str, Any]) -> Finding | None:
-    """Judge a claim by every pair of a model of the one group and one of the other, under every seed."""
+def _compare(claim: Claim, summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Judge a claim by every pair of models, one from each side."""
     (column,), models, names = named([COLUMNS[claim.key]], summary), summary["models"], labels(summary["models"])
     sides = [list(_of(group, column, summary)) for group in (claim.who, claim.whom)]
     if not all(sides):
         return None
-    comparable = [(a, b) for a, b in product(*sides) if models[a].get(column.within) == models[b].get(column.within)]
-    agree = [_agree(models[a], models[b], column.key, claim.than) for a, b in comparable]
-    verdict, why = _verdict(agree, len(models[sides[0][0]]["values"][column.key]))
-    if not comparable:
-        verdict, why = "not decided", "an upper bound and an exact value cannot be ranked"
+    pairs = [(found[column.key][a], found[column.key][b]) for a, b in product(*sides)]
+    verdict, why = _verdict(_signs(column, pairs, claim.than))
     evidence = (", ".join(f"{names[name]} {in_words(column, models[name], column.key)}" for name in s) for s in sides)
-    return Finding(claim.says, claim.source, f"{column.title}: {claim.than}", tuple(evidence), verdict, why)
+    return Finding(
+        claim.says,
+        claim.source,
+        f"{column.title}: {claim.than}",
+        tuple(evidence),
+        verdict,
+        why,
+        _differs(sides, summary),
+    )
 
 
 def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iterator[str]:
@@ -154,66 +165,76 @@ def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iter
             yield name
 
 
-def _agree(one: dict[str, Any], other: dict[str, Any], key: str, than: str) -> int:
-    """Under how many seeds the one has the lower, or higher, value."""
-    both = zip(one["values"][key], other["values"][key], strict=True)
-    return sum(a < b if than == "lower" else a > b for a, b in both)
+def _signs(column: Column, pairs: list[tuple[Measurement, Measurement]], than: str) -> list[int]:
+    """Of each pair 1 if it is as claimed, -1 if it is the other way round, 0 if it is not decided.
 
-
-def _verdict(agree: list[int], seeds: int) -> tuple[Verdict, str]:
-    """The verdict, and why, from the number of seeds under which each pair is as claimed.
-
-    A pair counts for or against a claim only if all seeds agree on it.
+    A difference counts if it is significant after Holm's adjustment for the number of pairs, and if no bound stands
+    where only an exact value can (`comparison.decides`).
     """
-    right, wrong = agree.count(seeds), agree.count(0)
-    open_pairs = len(agree) - right - wrong
-    always = " under every seed" if seeds > 1 else ""
-    if len(agree) == 1:
-        why = f"under {agree[0]} of {seeds} seeds" if seeds > 1 else ""
-    else:
-        why = f"in {right} of {len(agree)} pairs{always}" + (
-            f", in {open_pairs} under some seeds only" if open_pairs else ""
-        )
-    if open_pairs == len(agree):
+    unsure = holm({str(i): p_value(one, other, column.counted) for i, (one, other) in enumerate(pairs)})
+    return [_sign(one, other, than) if unsure[str(i)] < SIGNIFICANT else 0 for i, (one, other) in enumerate(pairs)]
+
+
+def _sign(one: Measurement, other: Measurement, than: str) -> int:
+    less, more = (one, other) if one.mean < other.mean else (other, one)
+    if not decides(less, more):
+        return 0
+    return 1 if (less is one) == (than == "lower") else -1
+
+
+def _verdict(signs: list[int]) -> tuple[Verdict, str]:
+    """The verdict, and why."""
+    right, wrong, open_pairs = (signs.count(sign) for sign in (1, -1, 0))
+    why = f"in {right} of {len(signs)} pairs" if len(signs) > 1 else ""
+    if open_pairs:
+        undecided = f"{open_pairs} undecided" if len(signs) > 1 else "the difference may be due to chance or to a bound"
+        why = ", ".join(filter(None, (why, undecided)))
+    if open_pairs == len(signs):
         return "not decided", why
-    return "holds here" if right == len(agree) else "does not hold here" if wrong == len(agree) else "mixed", why
+    return "holds here" if right == len(signs) else "does not hold here" if wrong == len(signs) else "mixed", why
 
 
-def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
-    """A counterexample: of two models with the same kind of bits/dim, one is better in bits/dim and worse in FID."""
+def _differs(sides: list[list[str]], summary: dict[str, Any]) -> str:
+    """What else the two sides differ in: their sizes and what an image costs them."""
+    parts = []
+    for column in (COLUMNS["parameters"], COLUMNS["gflops_per_sample"]):
+        ranges = []
+        for side in sides:
+            means = [summary["models"][name]["mean"].get(column.key) for name in side]
+            known = [mean for mean in means if mean is not None]
+            if not known:
+                return ""
+            low, high = column.text(min(known)), column.text(max(known))
+            ranges.append(low if low == high else f"{low} to {high}")
+        parts.append(f"{column.title} {ranges[0]} versus {ranges[1]}")
+    return "; ".join(parts)
+
+
+def _likelihood_and_samples(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """A counterexample: of two models, one is better in bits/dim, beyond doubt, and worse in FID."""
     (bits, fid), names = named([COLUMNS["bits_per_dim"], COLUMNS["fid"]], summary), labels(summary["models"])
-    known = {n: m for n, m in summary["models"].items() if m["mean"]["bits_per_dim"] is not None}
-    pairs = [
-        (a, b)
-        for a, b in product(known, known)
-        if known[a][bits.within] == known[b][bits.within]
-        and known[a]["mean"]["bits_per_dim"] < known[b]["mean"]["bits_per_dim"]
-    ]
+    known, quality = found["bits_per_dim"], found["fid"]
+    pairs = [(a, b) for a, b in product(known, known) if known[a].mean < known[b].mean and decides(known[a], known[b])]
     if not pairs:
         return None
-    against = {(a, b): _against(known[a]["values"], known[b]["values"]) for a, b in pairs}
-    seeds = len(known[pairs[0][0]]["values"]["fid"])
-    always = sum(count == seeds for count in against.values())
-    shown = max(pairs, key=lambda p: (against[p], known[p[0]]["mean"]["fid"] - known[p[1]]["mean"]["fid"]))
+    better = _signs(bits, [(known[a], known[b]) for a, b in pairs], "lower")
+    worse = _signs(fid, [(quality[a], quality[b]) for a, b in pairs], "higher")
+    against = {pair: min(signs) for pair, signs in zip(pairs, zip(better, worse, strict=True), strict=True)}
+    shown = max(pairs, key=lambda p: (against[p], quality[p[0]].mean - quality[p[1]].mean))
+    models = summary["models"]
     evidence = tuple(
-        f"{names[n]}: {in_words(bits, known[n], bits.key)} bits/dim, FID {in_words(fid, known[n], fid.key)}"
+        f"{names[n]}: {in_words(bits, models[n], bits.key)} bits/dim, FID {in_words(fid, models[n], fid.key)}"
         for n in shown
     )
+    count, undecided = (list(against.values()).count(sign) for sign in (1, 0))
     return Finding(
         "A better likelihood does not mean better samples.",
         "Theis et al. 2016",
         f"lower {bits.title} with higher {fid.title}",
         evidence,
-        "holds here" if always else "not decided" if any(against.values()) else "does not hold here",
-        f"FID reverses the ranking of {always} of {len(pairs)} pairs with the same kind of bits/dim"
-        + (" under every seed" if seeds > 1 else ""),
+        "holds here" if count else "not decided" if undecided else "does not hold here",
+        f"FID reverses the ranking of {count} of {len(pairs)} pairs whose bits/dim can be ranked",
     )
-
-
-def _against(one: dict[str, list[float]], other: dict[str, list[float]]) -> int:
-    """Under how many seeds the one has fewer bits/dim and the higher FID."""
-    runs = zip(one["bits_per_dim"], other["bits_per_dim"], one["fid"], other["fid"], strict=True)
-    return sum(bits < other_bits and fid > other_fid for bits, other_bits, fid, other_fid in runs)
 
 
 def _fooled(summary: dict[str, Any]) -> Finding | None:

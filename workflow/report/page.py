@@ -15,6 +15,7 @@ from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
 from workflow.report.charts import MANY
 from workflow.report.html import fill
+from workflow.report.measurements import measurements
 from workflow.report.model_views import ModelView, first_images, model_views
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
@@ -65,6 +66,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         models=shown,
         places=_places(shown),
         cards=_cards(shown, results.settings),
+        covers=tables.covers(summary),
         answers=answers(summary),
         class_shares=any(view.classes for view in shown),
         omitted=_omitted(results),
@@ -77,7 +79,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
-        claims=claims.judge(summary),
+        claims=claims.judge(summary, measurements(results)),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],

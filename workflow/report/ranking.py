@@ -1,4 +1,4 @@
-"""Which model is best, and whether the ranking of the models is the same under every seed."""
+"""Whether the ranking of the models is the same under every seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -7,19 +7,6 @@ from typing import Any
 from workflow.evaluation.columns import Column
 
 Values = dict[str, list[float]]  # of each model, one per seed
-
-
-def best(models: Mapping[str, Any], column: Column) -> set[str]:
-    """The names of the models that are best in a column by mean, each among those that it may be compared with.
-
-    Empty if there is nothing to compare: no better direction, fewer than two values, or all values equal.
-    """
-    found: set[str] = set()
-    for names in comparable(models, column).values():
-        means = {name: models[name]["mean"][column.key] for name in names}
-        if column.better and len(set(means.values())) > 1:
-            found |= set(_top(means, column))
-    return found
 
 
 def comparable(models: Mapping[str, Any], column: Column) -> dict[str | None, list[str]]:
@@ -82,11 +69,3 @@ def _top(values: Mapping[str, float], column: Column) -> list[str]:
 def _swap(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether each of two models is ahead under some seed; if their values are equal, neither is ahead."""
     return len({x < y for x, y in zip(a, b, strict=True) if x != y}) == 2
-
-
-def doubt(summary: Mapping[str, Any], key: str, name: str) -> str:
-    """Under how many seeds the best model by mean is the best: "best under 2 of 3 seeds"; "" if under all."""
-    for group in summary["ranking"].get(key, []):
-        if name in group["best"] and group["agree"] < len(summary["seeds"]):
-            return f"best under {group['agree']} of {len(summary['seeds'])} seeds"
-    return ""

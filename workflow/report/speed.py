@@ -7,14 +7,15 @@ in this folder, or there are none.
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from workflow.engines import timing
 from workflow.evaluation.columns import Column, look_up
+from workflow.evaluation.comparison import Measurement, verdict
 from workflow.files import read_json, sha256, write_json, write_text
 from workflow.paths import SPEED, SPEED_PAGE, RunFiles
 from workflow.report.html import fill
-from workflow.report.ranking import rankings
 from workflow.report.seeds import spread
 from workflow.report.summary import fingerprint
 from workflow.report.svg import COLOURS
@@ -119,14 +120,19 @@ def _git(*arguments: str) -> tuple[str, str]:
 
 
 def with_times(summary: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The summary with the columns of TIMES added to each model, and to the ranking if one machine made all runs."""
+    """The summary with the columns of TIMES added to each model, and to the verdicts if one machine made all runs."""
     models = {}
     for name, model in summary["models"].items():
         own = [run for run in found["runs"] if run["name"] == name]
         times = spread({column.key: [column.read(run) for run in own] for column in TIMES})
         models[name] = {**model, **{what: {**model[what], **numbers} for what, numbers in times.items()}}
-    ranked = rankings(models, TIMES, summary["seeds"]) if len(found["machines"]) == 1 else {}
-    return {**summary, "models": models, "ranking": {**summary["ranking"], **ranked}}
+    judged: dict[str, Any] = {}
+    for column in TIMES if len(found["machines"]) == 1 else ():
+        values = {name: model["values"][column.key] for name, model in models.items()}
+        there = {name: Measurement([[v] for v in of]) for name, of in values.items() if None not in of}
+        if column.better and (one := verdict(there, column.better)):
+            judged[column.key] = asdict(one)
+    return {**summary, "models": models, "verdicts": {**summary["verdicts"], **judged}}
 
 
 def render(summary: dict[str, Any], found: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
 from workflow.params import Entry
 from workflow.report.measurements import measurements, verdicts
@@ -63,6 +63,17 @@ def _sweep(base: str, results: Results) -> dict[str, Any]:
     return {"varied": results.settings.sweeps[base].varied, "best": results.best.get(base), "trials": trials}
 
 
+def _decoded(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """Scores of other images than draws, by how they were decoded and the column's key: means over the seeds."""
+    found: dict[str, dict[str, float]] = {}
+    for way in runs[0].metrics.get("decoded", {}):
+        for column in GENERATION:
+            values = [column.read(run.metrics["decoded"][way]) for run in runs]
+            if (over_seeds := mean(values)) is not None:
+                found.setdefault(way, {})[column.key] = over_seeds
+    return found
+
+
 def _varied(results: Results) -> dict[str, int]:
     """How often each source of chance was varied, and how many test images there were."""
     repeats = results.runs[0].metrics.get("repeats", {})
@@ -88,6 +99,7 @@ def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict
         "counts": runs[0].metrics["counts"],
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
         OUT_OF_DISTRIBUTION.key: _out_of_distribution(runs),
+        "decoded": _decoded(runs),
         **over_seeds,
         "interval": {**over_seeds["interval"], **intervals},
     }

@@ -8,7 +8,6 @@ from typing import Any
 
 from workflow.evaluation.columns import DASH, GENERATION, UNDERSTANDING, Column, named
 from workflow.models.taxonomy import TAXONOMY, Taxonomy
-from workflow.report.ranking import best, doubt
 
 PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
@@ -16,6 +15,8 @@ PLACES: dict[Taxonomy, str] = {
     "implicit": "Implicit density",
 }
 SCALE = "Reference values"
+NO_VERDICT: dict[str, Any] = {"best": ()}
+DECODED = {"mode": "most likely image", "mean": "mean image"}  # of the decoder's distribution, in place of a draw
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,26 @@ class Cell:
         text: the value.
         kind: of the value, in columns that have several.
         best: whether it is marked as the best.
-        spread: "± 0.012".
-        ends: of the interval over several seeds: "1.770" and "1.800".
+        tied: whether others are marked as well, as they cannot be told apart.
+        spread: over several seeds, "± 0.012".
+        ends: of the interval: "1.770" and "1.800".
         remark: why the value is not ranked, or ranks low.
-        doubt: what casts doubt on the mark: "best under 2 of 3 seeds".
 
     """
 
     text: str
     kind: str = ""
     best: bool = False
+    tied: bool = False
     spread: str = ""
     ends: tuple[str, str] | None = None
     remark: str = ""
-    doubt: str = ""
 
     @property
     def small_print(self) -> str:
         """Everything below the value."""
         interval = f"[{self.ends[0]},\N{NO-BREAK SPACE}{self.ends[1]}]" if self.ends else ""
-        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.remark, self.doubt)))
+        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.remark, "tied" * self.tied)))
 
 
 @dataclass(frozen=True)
@@ -102,50 +103,69 @@ def labels(models: dict[str, Any]) -> dict[str, str]:
 
 
 def model_groups(
-    summary: dict[str, Any], columns: Sequence[Column], marked: bool = True
+    summary: dict[str, Any], columns: Sequence[Column], marked: bool = True, decoded: bool = False
 ) -> list[tuple[str, tuple[Row, ...]]]:
-    """A group of rows for each place in the taxonomy that has a model; marked: whether to mark the best values."""
+    """A group of rows for each place in the taxonomy that has a model.
+
+    Args:
+        summary: the results.
+        columns: the columns of the table.
+        marked: whether to mark the best values.
+        decoded: whether to add rows for other images than draws, for the models that have them; these are not ranked.
+
+    """
     models, names = summary["models"], labels(summary["models"])
-    tops = {c.key: best(models, c) if marked else set() for c in columns}
+    # Where all are tied, a mark at each would say nothing.
+    judged = {key: one for key, one in summary["verdicts"].items() if marked and len(one["p_values"]) >= len(one["best"])}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[Taxonomy, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):
-        cells = tuple(_cell(c, name, summary, name in tops[c.key], baseline) for c in columns)
+        cells = tuple(_cell(c, name, summary, judged.get(c.key, NO_VERDICT)["best"], baseline) for c in columns)
         rows[model["taxonomy"]].append(Row(names[name], series, cells))
+        for way, scores in model["decoded"].items() if decoded else ():
+            cells = tuple(Cell(c.text(scores.get(c.key)), kind=DASH if c.within else "") for c in columns)
+            rows[model["taxonomy"]].append(Row(f"{names[name]}: {DECODED[way]}", series, cells))
     return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
 
 
-def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baseline: float) -> Cell:
+def _cell(column: Column, name: str, summary: dict[str, Any], best: Sequence[str], baseline: float) -> Cell:
     model = summary["models"][name]
     value = model["mean"].get(column.key)
     if value is None:
         return Cell(DASH, kind="none" if column.within else "")
-    cell = over_seeds(column, model, column.key)
-    spread = cell.spread
-    if column.spread and len(summary["seeds"]) == 1:
-        own = next(run[column.spread] for run in summary["runs"] if run["name"] == name)
-        spread = f"± {column.text(own)}" if own is not None else ""
     remarks = []
     if column.key == "bits_per_dim" and value >= baseline:
         remarks.append("no better than independent pixels")
     if not column.ranks(model):
         remarks.append("class-conditional, not ranked")
     return replace(
-        cell,
+        over_seeds(column, model, column.key),
         kind=model[column.within] if column.within else "",
-        best=top,
-        spread=spread,
+        best=name in best,
+        tied=name in best and len(best) > 1,
         remark="; ".join(remarks),
-        doubt=doubt(summary, column.key, name) if top else "",
     )
 
 
 def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
-    """A cell for one of the `numbers` from `seeds.spread`, with its spread if the seeds differ."""
-    text, deviation, ends = column.text(numbers["mean"][key]), numbers["std"][key], numbers["interval"][key]
-    if not deviation:
-        return Cell(text)
-    return Cell(text, spread=f"± {column.bare(deviation)}", ends=(column.bare(ends[0]), column.bare(ends[1])))
+    """A cell for one of the `numbers` of a model, with its spread over seeds and its interval where there are any."""
+    deviation, ends = numbers["std"][key], numbers["interval"].get(key)
+    return Cell(
+        column.text(numbers["mean"][key]),
+        spread=f"± {column.bare(deviation)}" if deviation else "",
+        ends=(column.bare(ends[0]), column.bare(ends[1])) if ends and ends[0] < ends[1] else None,
+    )
+
+
+def covers(summary: dict[str, Any]) -> str:
+    """Which sources of chance the intervals cover, and which they do not, in words."""
+    varied = summary["varied"]
+    sources = {"training seed": varied["seeds"], "draw": varied["draws"], "extractor": varied["extractors"]}
+    inside = [f"{count} {source}s" for source, count in sources.items() if count > 1]
+    inside.append(f"the choice of {varied['test_images']:,} test images")
+    outside = [source for source, count in sources.items() if count == 1]
+    text = f"over {', '.join(inside[:-1])} and {inside[-1]}" if len(inside) > 1 else f"over {inside[0]}"
+    return text + (f"; not over another {' or '.join(outside)}" if outside else "")
 
 
 def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
@@ -164,7 +184,7 @@ def generation(summary: dict[str, Any]) -> Table:
     """How good and how diverse the samples are, next to real images and independent pixels at equal sample sizes."""
     columns = present(GENERATION, summary)
     scale = reference_rows(summary, columns)
-    return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(scale))))
+    return Table(columns, (*model_groups(summary, columns, decoded=True), (SCALE, tuple(scale))))
 
 
 def understanding(summary: dict[str, Any]) -> Table:
