@@ -1,48 +1,47 @@
 # The stages of dvc.yaml as Snakemake rules: `snakemake --cores all` runs the same graph as `dvc repro`, in parallel,
-# and leaves dvc.lock and DVC's cache as `dvc repro` would. What is out of date, DVC decides (see workflow/engines/snakemake.py).
+# and leaves dvc.lock and DVC's cache as `dvc repro` would. DVC decides what is out of date
+# (see workflow/engines/snakemake.py).
 import atexit
-import gc
-import sys
 
 from snakemake.logging import logger
 
-from workflow import params
+from workflow import params, startup
 from workflow.engines.snakemake import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
-gc.set_threshold(100_000)  # as in stages/__init__.py; triton is never loaded here
-atexit.register(gc.freeze)
+startup.collect_garbage_rarely()
+startup.skip_final_collection()
 
 with one_line():
     settings = params.load()
     on_gpu = settings.compute.device != "cpu"
     if workflow.is_main_process:
         refuse_config(config)
-        graph = Graph()
+        graph = Graph(settings)
         if not graph.checked:  # before Snakemake deletes what the changed stages will make
             from stages.check import check, record
 
-            check()
+            check(settings)
         ran = lambda: workflow.executor_plugin and not (workflow.dryrun or workflow.touch)
         atexit.register(lambda: ran() and graph.record_ledger())
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})
         )
-        here = workflow.resource_settings.cores is not None  # not on a cluster, which knows its own GPUs
+        here = workflow.resource_settings.cores is not None  # not on a cluster, which manages its own GPUs
         if on_gpu and here and (gpus := visible_gpus()) and "gpu" not in workflow.global_resources:
-            workflow.register_resource("gpu", gpus)  # which one a job has, it finds out itself (workflow/device.py)
+            workflow.register_resource("gpu", gpus)  # each job takes a free one by itself (workflow/device.py)
         stages, changed = graph.stages, graph.mark()
-    else:  # does one job of a run, perhaps on another machine
+    else:  # runs one job, perhaps on another machine
         stages, changed = planned(), str(MARKER)
 
 
 def memory(amount):
-    """More with each attempt, for a job that was killed because it had too little."""
+    """More with each attempt, for jobs that were killed because they had too little."""
     return lambda wildcards, attempt: amount * attempt
 
 
 def inputs_of(place):
-    """What a stage waits for: asked when Snakemake plans, as only then its options are known."""
+    """What a stage waits for; called when Snakemake plans, because its options are known only then."""
 
     def inputs(wildcards):
         if workflow.is_main_process:
@@ -61,7 +60,7 @@ rule all:
 
 for kind in dict.fromkeys(stage.kind for stage in stages if stage.kind != stage.rule):
 
-    rule:  # all stages of a kind, as a target: `snakemake --cores all train`
+    rule:  # all stages of one kind, as a target: `snakemake --cores all train`
         name:
             kind
         input:

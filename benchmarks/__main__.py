@@ -1,4 +1,4 @@
-"""`python -m benchmarks [part …]`: measure these parts (default: all), and put them beside the others' last figures.
+"""`python -m benchmarks [part …]`: measure these parts (default: all); the other parts keep their last results.
 
 Writes `benchmarks/results.json` and, for people, `benchmarks/RESULTS.md`, after each part.
 """
@@ -43,8 +43,8 @@ def main(names: list[str]) -> None:
 
 
 def _tables(results: dict[str, dict[str, object]]) -> str:
-    """Markdown, a section a part: its module's docstring, the machine, the rows."""
-    parts = ["# What `make bench` measured", "Written by `python -m benchmarks`; the notes on it are in NOTES.md."]
+    """Markdown, one section per part: its module's docstring, the machine, the rows."""
+    parts = ["# Results of `make bench`", "Written by `python -m benchmarks`; NOTES.md explains them."]
     for name, part in results.items():
         host_facts, rows = part["host"], part["rows"]
         assert isinstance(host_facts, dict)

@@ -1,10 +1,11 @@
-"""How cost grows: the cost at sizes that double, and the exponent of the power law that fits the upper half of them.
+"""How cost grows: the cost at sizes that double, and the exponent of the power law fitted to the upper half of them.
 
-`exponent` is the slope of log cost over log size by least squares over the `points` sizes between `from` and `to`;
-`expected` is what the algorithm should have: 1 where work is in proportion to size, 2 where all are compared with all,
-0 where size should not matter. Smaller exponents come of costs that do not depend on the size. `seconds` and `mb` are
-of the largest size: time, the least of three, or, where `cost` is memory, what a process of its own held at most of its
-own (anonymous) memory beyond what it held before it began: a memory map is the file's. `-` where not measured.
+`exponent` is the least-squares slope of log cost over log size for the `points` sizes between `from` and `to`;
+`expected` is what the algorithm should have: 1 where work is proportional to size, 2 where everything is compared with
+everything, 0 where size should not matter. Smaller exponents are due to costs that do not depend on size. `seconds` and
+`mb` are for the largest size: the time is the shortest of three; where `cost` is memory, it is the peak of a separate
+process's own (anonymous) memory beyond what it held at the start, without memory maps, which belong to the file. `-`
+means not measured.
 """
 
 import math
@@ -29,7 +30,7 @@ from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
 from workflow.evaluation.metrics.neighbours import memorisation
 from workflow.models import registry
 from workflow.models.base import Model
-from workflow.training.distributed import Team
+from workflow.training.distributed import ProcessGroup
 from workflow.training.loop import assist
 
 REPEATS = 3
@@ -199,7 +200,7 @@ def _epoch(kind: str, shape: tuple[int, int, int], levels: int, count: int, batc
     model = _build(kind, shape, levels)
     images = torch.randint(levels, (count, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
     data = ImageSet(images, torch.zeros(count, dtype=torch.long))
-    return lambda: assist(model, data, settings, 0, Team())
+    return lambda: assist(model, data, settings, 0, ProcessGroup())
 
 
 def _draw(kind: str, pixels: int, n: int) -> Callable[[], Tensor]:

@@ -1,10 +1,11 @@
-"""Each measure of features, ours beside the same in torch-fidelity, torchmetrics, SciPy and the `prdc` package.
+"""Each metric on features, ours next to the same metric in torch-fidelity, torchmetrics, SciPy and `prdc`.
 
-Features are correlated and rectified, as those of a network. All get them in float64, as only so are the others exact;
-ours work in it whatever they get. Every row was found to agree on its figures to `differ` at the most, relative. `MB`
-is what our side took more than it had, at its peak (Linux's VmHWM); one matrix of 50,000 x 50,000 distances would be
-20,000. `prdc` keeps three of them, and so does torch-fidelity unless told to spare memory, as it is here with 50,000,
-where it is timed on a part of the points and the time scaled to all: that row's seconds are not all measured.
+Features are correlated and rectified, like those of a network. Every side gets them in float64, because only then are
+the others exact; ours compute in float64 in any case. In every row the results agree up to the relative difference
+`differ`. `MB` is the peak memory of our side beyond what it held before (Linux's VmHWM); one matrix of 50,000 x 50,000
+distances would take 20,000. `prdc` holds three of them, and so does torch-fidelity unless it is told to save memory, as
+it is here with 50,000 points. There it is timed on part of the points and the time is scaled to all: the seconds of
+that row are not all measured.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,11 +1,11 @@
-"""Whole runs: what the engines cost beside the work, and how planning grows with the graph.
+"""Whole runs: the overhead of the engines, and how planning grows with the graph.
 
 - *plan*: CPU seconds to find out what has to run, in a project in which nothing has: the digits with so many models and
-  seeds, each stage as in `dvc.yaml`. `exponent`: of the growth since the row above, 1 if it is in proportion.
-- *run*: `snakemake --cores 2` on `params.yaml` in a fresh copy of the project. `CPU` is that of all its processes.
-  `work`: the seconds that training, sampling and evaluation took by their own clocks (`timings/`). `overhead`: what
-  two cores had to give beyond that, (2 × wall - work), as a share of the training's seconds: starting Python, planning,
-  recording, preparing and reporting, and cores that waited. It takes minutes: `BENCH_RUN=no` leaves it out.
+  seeds, each stage as in `dvc.yaml`. `exponent` is the growth since the row above, 1 if it is proportional.
+- *run*: `snakemake --cores 2` on `params.yaml` in a fresh copy of the project. `CPU` counts all its processes. `work`
+  is the seconds that training, sampling and evaluation took by their own clocks (`timings/`). `overhead` is what two
+  cores spent in addition, (2 × wall - work), as a share of the seconds of training: starting Python, planning,
+  recording, preparing, reporting, and idle cores. It takes minutes: `BENCH_RUN=no` skips it.
 """
 
 import json

@@ -1,10 +1,10 @@
-"""Autoregressive sampling with what is known of earlier pixels kept, against one full forward pass a pixel.
+"""Autoregressive sampling that caches what earlier pixels determine, against one full forward pass per pixel.
 
 Both draw from the same logits with the same random numbers. A full pass takes as long for the last pixel as for the
-first, so of the alternative some passes are timed, draws included, and the time scaled to all (column `timed`).
-`passes` is the distance to the floor: all that we do to draw a batch, in units of the one forward pass that does the
-same arithmetic. `off` is the largest difference between our logits and those that a full pass over the finished images
-gives, `same` the share of our draws that these logits give with the same random numbers.
+first, so only some passes of the alternative are timed, draws included, and the time is scaled to all of them (column
+`timed`). `passes` is the distance to the floor: our time for a batch, in units of the one forward pass that does the
+same arithmetic. `off` is the largest difference between our logits and those of a full pass over the finished images;
+`same` is the share of our draws that these logits reproduce with the same random numbers.
 """
 
 from collections.abc import Callable, Iterator

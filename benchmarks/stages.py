@@ -1,6 +1,7 @@
-"""What it costs to start a stage, before it does any work: CPU seconds until its imports are done, median of five.
+"""The cost of starting a stage, before it does any work: CPU seconds until its imports are done, median of five.
 
-Beside them the interpreter by itself, and torch, whose share nobody gets below. `above torch`: what comes on top.
+For comparison: the bare interpreter, and torch, a cost that no stage with torch can avoid. `above torch` is what comes
+on top.
 """
 
 import resource

@@ -1,19 +1,20 @@
 """The steps of our training loop, against the loops that others write, on one thread of the CPU in float32.
 
-Ours are all the steps of `workflow.training.loop.fit` without its validations and samples, as `assist` takes them.
-Against:
+Ours are all the steps of `workflow.training.loop.fit` without its validation and samples, as `assist` takes them. The
+alternatives:
 
-- *plain loop*: the same model and loss in the loop that everybody writes, with a DataLoader and `torch.optim.AdamW`.
-- *pythae*: its trainer, without validation, and its VAE or VQ-VAE around the very layers of ours, with our likelihood
-  of pixels in place of its squared error. Its VQ-VAE has no prior over the codes: one row leaves ours out, one has it.
-- *zuko, normflows*: their additive couplings, as many, of the same widths, with a Gaussian prior, in the plain loop.
-  They have no dropout between the hidden layers, so ours has none in these rows, and no diagonal scaling, which ours
-  has: a number a pixel; normflows' rows have its own for that. Ours looks at the images first, to set that scaling: as
-  long as a few steps, which is part of its time.
+- *plain loop*: the same model and loss in the usual loop, with a DataLoader and `torch.optim.AdamW`.
+- *pythae*: its trainer, without validation, and its VAE or VQ-VAE built from the same layers as ours, with our pixel
+  likelihood instead of its squared error. Its VQ-VAE has no prior over the codes: one row omits ours, one keeps it.
+- *zuko, normflows*: as many of their additive couplings, of the same widths, with a Gaussian prior, in the plain loop.
+  They have no dropout between hidden layers, so ours has none in these rows. They have no diagonal scaling, which ours
+  has (one number per pixel); normflows' rows add its own. Ours initialises that scaling from the images, which takes as
+  long as a few steps and is included in its time.
 
-Both sides take the same number of steps on batches of the same size; `parameters` and `of_theirs` count them. The
-images are random, as no cost depends on what they show, and held as one uint8 tensor, from which our loop takes its
-batches by index, without a worker process. `images_per_second`: ours. bf16 is not measured on a CPU without it.
+Both sides take the same number of steps on batches of the same size; `parameters` and `of_theirs` count their
+parameters. The images are random, because no cost depends on their content, and held as one uint8 tensor, which our
+loop indexes to get its batches, without a worker process. `images_per_second` is ours. bf16 is not measured, because
+this CPU does not support it.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ from workflow.models.layers.common import categorical_log_prob
 from workflow.models.vae import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
-from workflow.training.distributed import Team
+from workflow.training.distributed import ProcessGroup
 from workflow.training.loop import INITIALISED, assist
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
@@ -65,7 +66,7 @@ class Case:
 
     def train(self) -> None:
         """Our loop."""
-        assist(self.model, self.images, self.settings, 0, Team())
+        assist(self.model, self.images, self.settings, 0, ProcessGroup())
 
 
 def measure() -> Iterator[Row]:

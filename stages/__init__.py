@@ -1,17 +1,18 @@
-"""One small script a stage: reads files, calls one function, writes files."""
+"""One small script per stage: it reads files, calls one function and writes files.
 
-import atexit
-import gc
+This file runs before any of them, so what it does here comes before everything heavy is imported.
+"""
+
 import sys
 from types import TracebackType
 
-from workflow import instructions
+from workflow import instructions, startup
 
 _report = sys.excepthook
 
 
 def _one_line_if_stopped(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Ctrl-C while a stage still loads what it needs, before `workflow.errors` could tell of it."""
+    """Report Ctrl-C in one line also while a stage is still importing, before `workflow.errors.one_line` takes over."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped; run the same command again", file=sys.stderr)
     else:
@@ -19,15 +20,6 @@ def _one_line_if_stopped(kind: type[BaseException], error: BaseException, trace:
 
 
 sys.excepthook = _one_line_if_stopped
-
+startup.collect_garbage_rarely()
+startup.skip_final_collection()
 instructions.limit(instructions.requested())  # before anything that computes is loaded
-
-# What is loaded lives as long as the process. To look through it for garbage, again and again while it is loaded and
-# once more at the end, takes a quarter of a small stage's time.
-gc.set_threshold(100_000)
-
-
-@atexit.register
-def _end_as_it_is() -> None:
-    if "triton" not in sys.modules:  # which would complain of what it finds left
-        gc.freeze()

@@ -12,9 +12,8 @@ from workflow.models.registry import check_builds, check_entries
 from workflow.paths import CHECKED
 
 
-def check() -> None:
-    """Raise BakeoffError for the first parameter that is wrong, or that this machine cannot give."""
-    settings = params.load()
+def check(settings: params.Params) -> None:
+    """Raise BakeoffError for the first parameter that is invalid, or that this machine cannot satisfy."""
     if not settings.data.root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
     if isinstance(settings.data, params.Folder):
@@ -28,13 +27,13 @@ def check() -> None:
 
 
 def record() -> None:
-    """Say that they are good, in the same bytes always: who waits for this file never runs again because of it."""
+    """Write that they are valid, always with the same bytes, so that no other stage runs again because of it."""
     write_json(CHECKED, {"parameters": "checked"})
 
 
 def main() -> None:
-    """Check, and say so."""
-    check()
+    """Check the parameters, and record it."""
+    check(params.load())
     record()
 
 

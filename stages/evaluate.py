@@ -1,4 +1,4 @@
-"""Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
+"""Evaluate a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
 import time
 
@@ -8,25 +8,25 @@ from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.index import write_entry
-from workflow.evaluation.evaluator import evaluate, read_judge, read_real
+from workflow.evaluation.evaluator import evaluate, read_evaluator, read_real
 from workflow.files import read_json, write_json
 from workflow.models import registry
 from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
-NOT_REPEATED = ("classes", "about", "comparable")  # of the extractor's facts
+NOT_REPEATED = ("classes", "about", "comparable")  # facts of the extractor that are not copied
 
 
 def main(name: str, seed: int) -> None:
-    """Read the model, its samples and the judge; write the metrics and the pictures."""
+    """Read the model, its samples and the real images; write the metrics and the pictures."""
     start = time.perf_counter()
     settings = params.load()
     device = prepare_torch(settings.compute)
-    files, judge = RunFiles(name, seed), read_judge(settings, device, read_real())
+    files, evaluator = RunFiles(name, seed), read_evaluator(settings, device, read_real())
     loaded = registry.load(files.model)
     samples = read_tensors(files.samples)[0]["images"]
 
     model = loaded.model.to(device)
-    metrics, pictures = evaluate(model, samples, judge, seed)
+    metrics, pictures = evaluate(model, samples, evaluator, seed)
     facts = ("title", "paper", "family", "taxonomy", "likelihood", "objective", "about")
     content = {
         "name": name,

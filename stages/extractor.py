@@ -1,4 +1,4 @@
-"""Make the network whose features the metrics use: train it on the images, or take Inception."""
+"""Provide the network whose features the metrics use: train a classifier, or take Inception."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from workflow.paths import EXTRACTOR, EXTRACTOR_METRICS
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
-    """Train a classifier, write it to `path` and return what there is to know of it."""
+    """Train a classifier, write it to `path` and return facts about it."""
     valid, test = read_split("valid"), read_split("test")
     model = fit_classifier(
         read_split("train"),
@@ -41,7 +41,7 @@ def train(settings: params.Params, card: Card, device: torch.device, path: Path)
 
 
 def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> dict[str, Any]:
-    """Write the Inception network to `path` and return what there is to know of it."""
+    """Write the Inception network to `path` and return facts about it."""
     take_inception(settings.evaluate.inception_weights, card, path)
     return {**FACTS}
 
@@ -50,7 +50,7 @@ MAKERS = {"trained": train, "inception": take}
 
 
 def main() -> None:
-    """Make it, and write what there is to know of it."""
+    """Write the network and facts about it."""
     settings = params.load()
     device = prepare_torch(settings.compute)
     make = MAKERS[settings.evaluate.extractor]

@@ -1,19 +1,19 @@
-"""Measure real images by themselves, against real ones, and the baseline of independent pixels."""
+"""Compute reference scores: of real images, and of the baseline of independent pixels."""
 
 from workflow import params
 from workflow.device import prepare_torch
 from workflow.engines.command import run
-from workflow.evaluation.evaluator import read_judge, reference, write_real
+from workflow.evaluation.evaluator import read_evaluator, reference, write_real
 from workflow.files import write_json
 from workflow.paths import REFERENCE
 
 
 def main() -> None:
-    """Read the judge; write what there is to know of the real images."""
+    """Read the extractor and the real images; write their statistics, features and reference scores."""
     settings = params.load()
-    judge = read_judge(settings, prepare_torch(settings.compute))
-    write_real(judge.real)
-    write_json(REFERENCE, reference(judge, settings.sample.count))
+    evaluator = read_evaluator(settings, prepare_torch(settings.compute))
+    write_real(evaluator.real)
+    write_json(REFERENCE, reference(evaluator, settings.sample.count))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ import sys
 from typing import Any
 
 from workflow import params
+from workflow.engines import stage_lock
 from workflow.engines.command import reader
-from workflow.engines.stage_lock import alone
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
 from workflow.paths import PAGE, SUMMARY, TABLE
@@ -58,7 +58,8 @@ def unfinished() -> tuple[str, ...]:
     """
     from workflow.engines.snakemake import Graph
 
-    settings, changed = params.load(), {stage.name for stage in Graph().stages if stage.changed}
+    settings = params.load()
+    changed = {stage.name for stage in Graph(settings).stages if stage.changed}
     if behind := changed & {"prepare", "extractor", "reference"}:
         raise BakeoffError(f"out of date: {', '.join(sorted(behind))}; first run `dvc repro reference`")
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
@@ -78,5 +79,5 @@ if __name__ == "__main__":
     either.add_argument("--show", action="store_true", help="print the results and the path of the page")
     either.add_argument("--partial", action="store_true", help="report only models that have results, and print them")
     given = arguments.parse_args()
-    with one_line(), alone():
+    with one_line(), stage_lock.exclusive():
         main(given.show, given.partial)

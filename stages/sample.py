@@ -7,18 +7,19 @@ import torch
 from workflow import params
 from workflow.data.pictures import overview, png
 from workflow.data.tensors import write_tensors
-from workflow.device import generator, prepare_torch
+from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.evaluation.batching import in_batches
 from workflow.files import write_bytes
 from workflow.models import registry
 from workflow.paths import RunFiles
+from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import drop_if_recorded
 
 
 def main(name: str, seed: int) -> None:
-    """Load the model, draw, and write the images and a picture of the first hundred."""
+    """Load the model, draw images, and write them and a picture of the first hundred."""
     settings = params.load()
     device = prepare_torch(settings.compute)
     files = RunFiles(name, seed)
@@ -26,7 +27,7 @@ def main(name: str, seed: int) -> None:
     drop_if_recorded(name, seed)
 
     count, batch = settings.sample.count, settings.sample.batch_size
-    random = generator(device, seed, 4)
+    random = make_generator(device, seed, Stream.SAMPLES)
     start = time.perf_counter()
     images = torch.cat(in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random))
     seconds = time.perf_counter() - start

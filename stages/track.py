@@ -4,12 +4,12 @@ from workflow import params
 from workflow.engines.command import run
 from workflow.files import write_json
 from workflow.paths import TRACKED
-from workflow.tracking import store
+from workflow.tracking.mirror import mirror
 
 
 def main() -> None:
     """Mirror them, and write down what the store has."""
-    write_json(TRACKED, store.mirror(params.load()))
+    write_json(TRACKED, mirror(params.load()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Train one model with one seed: `python -m stages.train <name> <seed>`."""
 
 import contextlib
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,47 +15,48 @@ from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
-from workflow.files import write_text
+from workflow.files import sha256_of_json, write_text
 from workflow.models import registry
 from workflow.params import Params
 from workflow.paths import RunFiles
-from workflow.tracking import store
-from workflow.training.checkpoint import StateFile, noting_failure, prune, state_path
-from workflow.training.distributed import Team, together
+from workflow.tracking.identity import content_tag
+from workflow.tracking.live import live
+from workflow.training.checkpoint import CheckpointFile, checkpoint_path, noting_failure, prune
+from workflow.training.distributed import ProcessGroup, together
 from workflow.training.loop import assist, fit
 
 ROOT = Path(__file__).parents[1]
 
 
 def main(name: str, seed: int) -> None:
-    """Train on one device or, if the batches are cut into parts, on several."""
+    """Train on one device or, if batches are split into parts, on several."""
     settings = params.load()
     prune(settings)
     devices = more_devices(prepare_torch(settings.compute), settings.models[name].train.parts)
     if len(devices) == 1:
-        train(Team(), devices[0], name, seed)
+        train(ProcessGroup(), devices[0], name, seed)
     else:
         together(train, devices, settings.compute, name, seed)
 
 
-def train(team: Team, device: torch.device, name: str, seed: int) -> None:
-    """Read the images and train; the first of a team writes the best weights and the history."""
+def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> None:
+    """Read the images and train; rank 0 of the group writes the best weights and the history."""
     settings = params.load()
     entry = settings.models[name]
     card, images = read_card(), read_split("train")
-    check_evaluation(settings, card)  # what `check` and `prepare` cannot see if DVC takes the data from its cache
-    with contextlib.nullcontext() if team.rank else noting_failure(name, seed):
+    check_evaluation(settings, card)  # `check` and `prepare` cannot do this if DVC takes the data from its cache
+    with contextlib.nullcontext() if group.rank else noting_failure(name, seed):
         check_model(name, entry, card)
         model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
-    file = StateFile(state_path(name, seed), _key(name, seed, settings, device), settings.save_every)
-    if team.rank:
-        assist(model, images, entry.train, seed, team, file)
+    file = CheckpointFile(checkpoint_path(name, seed), _key(name, seed, settings, device), settings.save_every)
+    if group.rank:
+        assist(model, images, entry.train, seed, group, file)
         return
     files = RunFiles(name, seed)
     valid = read_split("valid")
-    with noting_failure(name, seed), store.live(name, seed, settings) as track, file.stopping_politely():
+    with noting_failure(name, seed), live(name, seed, settings) as track, file.stopping_politely():
         try:
-            fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", team, file)
+            fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", group, file)
         except torch.OutOfMemoryError:
             size = entry.train.batch_size
             raise BakeoffError(
@@ -74,15 +74,14 @@ def train(team: Team, device: torch.device, name: str, seed: int) -> None:
         {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)},
     )
     parameters = sum(p.numel() for p in model.parameters())
-    facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters, "processes": team.size}
+    facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters, "processes": group.size}
     timing.record(files.model, "train", facts, device)
 
 
 def _key(name: str, seed: int, settings: Params, device: torch.device) -> str:
     """Of a training: hex digits over parameters, data, all code of model and training, torch and the device."""
     code = Code(ROOT).hashes([Path("stages/train.py")])
-    parts = [store.content_tag(name, seed, settings), code, torch.__version__, device.type]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json([content_tag(name, seed, settings), code, torch.__version__, device.type])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What several test files need."""
 
-import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 
 from tests.mirror import mirror  # noqa: F401 -- a fixture
+from workflow import startup
 
 if TYPE_CHECKING:
     from tests.copied_project import Project
-    from workflow.evaluation.evaluator import Judge
+    from workflow.evaluation.evaluator import Evaluator
 
 ROOT = Path(__file__).parent.parent
-gc.set_threshold(100_000)  # as in stages/__init__.py
+startup.collect_garbage_rarely()
 # What takes minutes: begun last, these would keep one process busy long after the others have ended.
 LONGEST = (
     "test_slurm.py",
@@ -85,17 +85,17 @@ def digit_labels() -> Tensor:
 
 
 @pytest.fixture(scope="session")
-def judge(digits: Tensor, digit_labels: Tensor) -> "Judge":
-    """A judge of digits, its classifier trained on a few."""
-    from tests.judged import make_judge
+def evaluator(digits: Tensor, digit_labels: Tensor) -> "Evaluator":
+    """An evaluator on the digits, its classifier trained on a few of them."""
+    from tests.evaluated import make_evaluator
 
-    return make_judge(digits, digit_labels)
+    return make_evaluator(digits, digit_labels)
 
 
 @pytest.fixture(scope="session")
 def samples(digits: Tensor) -> Tensor:
     """What a model might draw of them, uint8 (N, 1, 8, 8)."""
-    from tests.judged import spoilt
+    from tests.evaluated import spoilt
 
     return spoilt(digits)
 

@@ -18,22 +18,20 @@ SNAKEMAKE = ("snakemake", "--cores", "2")
 DVC = ("dvc", "repro")
 MODELS = ("gan", "nice")
 TRAINED = tuple(f"runs/gan/0/{name}" for name in ("model.safetensors", "history.jsonl", "snapshots.safetensors"))
-# Python runs a file of this name first: at a stage's end it writes down what the stage has imported. It also spares
-# DVC's commands, of which the tests run many, a third of their time, as stages/__init__.py does for the stages.
+# Python runs a file of this name first: at the end of a stage it writes down what the stage has imported. DVC's
+# commands, of which the tests run many, also start as fast as stages do.
 RECORDER = """
-import atexit, gc, sys
+import atexit, runpy, sys
 from pathlib import Path
 
-gc.set_threshold(100_000)
+startup = runpy.run_path(str(Path(__file__).parents[1] / "workflow/startup.py"))
+startup["collect_garbage_rarely"]()
+startup["skip_final_collection"]()
 
+@atexit.register
 def record():
-    name = next((word for word in sys.orig_argv if word.startswith("stages.")), "")
-    if name:
+    if name := next((word for word in sys.orig_argv if word.startswith("stages.")), ""):
         (Path(__file__).parent / name).write_text(" ".join(sys.modules))
-    else:
-        gc.freeze()
-
-atexit.register(record)
 """
 
 

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tests.pretend_gpu import FarTensor, pretend_gpu
 from tests.test_models import ENTRIES, small
-from workflow import device
+from workflow.data import tensors
 from workflow.data.tensors import ImageSet
-from workflow.device import generator
 from workflow.evaluation.classifier import Classifier, fit_classifier
 from workflow.models import base, registry
 from workflow.models.base import Model
@@ -46,7 +45,7 @@ def _trained(entry: Entry, images: ImageSet, device: torch.device, *, bf16: bool
 def _capabilities(model: Model, device: torch.device) -> dict[str, Tensor]:
     """What it makes of images, by each of its methods."""
     able: Any = model
-    images, random = _images(4), generator(device, 2)
+    images, random = _images(4), torch.Generator(device).manual_seed(2)
     x, y = images.images.to(device), images.labels.to(device)
     found = {"sample": able.sample(3, random)}
     if isinstance(model, base.HasSampleGiven) and model.classes:
@@ -124,7 +123,7 @@ def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monk
     size = images.images.nbytes
     moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(device, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(tensors, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
             _, fitted = _trained(entry, images, gpu)
             found.append({name: value.cpu() for name, value in fitted.state.items()})
@@ -140,7 +139,7 @@ def test_the_classifier_trains_on_images_that_do_not_fit_on_a_gpu(
     images, size = _images(16), _images(16).images.nbytes
     moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
-        monkeypatch.setattr(device, "free_memory", lambda _, free=free: free)
+        monkeypatch.setattr(tensors, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
             model = fit_classifier(images, _images(4), LEVELS, classes, settings, gpu)
             found.append({name: value.cpu() for name, value in model.state_dict().items()})
@@ -160,8 +159,8 @@ def test_the_classifier_answers_from_the_gpu_on_the_cpu(monkeypatch: pytest.Monk
 WRONG = {
     "two devices": lambda x: x + torch.ones(3),
     "an index on the wrong device": lambda x: torch.ones(3)[x.long()],
-    "the GPU's random numbers on the CPU": lambda x: torch.rand(3, generator=generator(x.device, 0)),
-    "the CPU's random numbers on the GPU": lambda x: x.uniform_(generator=generator(CPU, 0)),
+    "the GPU's random numbers on the CPU": lambda x: torch.rand(3, generator=torch.Generator(x.device)),
+    "the CPU's random numbers on the GPU": lambda x: x.uniform_(generator=torch.Generator(CPU)),
     "a sum by atomic additions": lambda x: F.cross_entropy(x.expand(1, 2, 2, 3), x.expand(1, 2, 3).long()),
     "no repeatable way back": lambda x: (
         F.interpolate(x.requires_grad_()[None, None], 5, mode="linear").sum().backward()

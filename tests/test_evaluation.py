@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.cards import card
-from tests.judged import (
+from tests.evaluated import (
     LEVELS,
     MEASURES,
     SAMPLES_ALONE,
@@ -27,7 +27,7 @@ from tests.judged import (
 from workflow.data.arrays import Mixture
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
-from workflow.evaluation.evaluator import Judge, Real, evaluate, read_real, reference, write_real
+from workflow.evaluation.evaluator import Evaluator, Real, evaluate, read_real, reference, write_real
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
@@ -53,18 +53,18 @@ def _sharp(images: Tensor) -> float:
     return found
 
 
-def test_every_model_is_reported_by_the_same_keys(judge: Judge, samples: Tensor) -> None:
+def test_every_model_is_reported_by_the_same_keys(evaluator: Evaluator, samples: Tensor) -> None:
     for model in (Everything(), OnlySamples()):
-        assert evaluate(model, samples, judge, 0)[0].keys() == MEASURES
+        assert evaluate(model, samples, evaluator, 0)[0].keys() == MEASURES
 
 
-def test_a_model_that_only_samples_has_no_likelihood_and_no_features(judge: Judge, samples: Tensor) -> None:
-    metrics, pictures = evaluate(OnlySamples(), samples, judge, 0)
+def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: Evaluator, samples: Tensor) -> None:
+    metrics, pictures = evaluate(OnlySamples(), samples, evaluator, 0)
     absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
     absent |= {"oddity", "class_accuracy", "high_quality"}
     assert {key for key, value in metrics.items() if value is None} == absent
     assert pictures.keys() == {"neighbours_samples", "neighbours_train"}
-    full, _ = evaluate(Everything(), samples, judge, 0)
+    full, _ = evaluate(Everything(), samples, evaluator, 0)
     assert {key for key, value in full.items() if value is None} == {"high_quality"}  # of points alone
     assert {key: full[key] for key in full.keys() - absent} == {key: metrics[key] for key in full.keys() - absent}
 
@@ -72,41 +72,41 @@ def test_a_model_that_only_samples_has_no_likelihood_and_no_features(judge: Judg
 @pytest.mark.parametrize(
     ("model", "kind"), [(Exact(), "exact"), (Everything(), "upper bound"), (OnlySamples(), None)], ids=repr
 )
-def test_says_what_its_bits_are(judge: Judge, samples: Tensor, model: Model, kind: str | None) -> None:
-    metrics, _ = evaluate(model, samples, judge, 0)
+def test_says_what_its_bits_are(evaluator: Evaluator, samples: Tensor, model: Model, kind: str | None) -> None:
+    metrics, _ = evaluate(model, samples, evaluator, 0)
     assert metrics["bits_per_dim_kind"] == kind
     assert (metrics["bits_per_dim"] is None) == (kind is None)
 
 
-def test_bits_and_their_standard_error_are_those_of_the_test_images(judge: Judge, samples: Tensor) -> None:
-    metrics, _ = evaluate(Everything(), samples, judge, 0)
-    bits = judge.test.images.numpy().mean((1, 2, 3))
+def test_bits_and_their_standard_error_are_those_of_the_test_images(evaluator: Evaluator, samples: Tensor) -> None:
+    metrics, _ = evaluate(Everything(), samples, evaluator, 0)
+    bits = evaluator.test.images.numpy().mean((1, 2, 3))
     assert metrics["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
     assert metrics["bits_per_dim_sem"] == pytest.approx(bits.std(ddof=1) / math.sqrt(TEST), rel=1e-5)
 
 
-def test_probe_and_reconstruction_are_those_of_the_models_features(judge: Judge, samples: Tensor) -> None:
+def test_probe_and_reconstruction_are_those_of_the_models_features(evaluator: Evaluator, samples: Tensor) -> None:
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    metrics, _ = evaluate(Everything(), samples, judge, 0)
-    x, test = (part.images.flatten(1)[:, 20:40].double().numpy() for part in (judge.train, judge.test))
+    metrics, _ = evaluate(Everything(), samples, evaluator, 0)
+    x, test = (part.images.flatten(1)[:, 20:40].double().numpy() for part in (evaluator.train, evaluator.test))
     scaler = StandardScaler().fit(x)
-    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(x), judge.train.labels)
-    expected = (probe.predict(scaler.transform(test)) == judge.test.labels.numpy()).mean()
+    probe = LogisticRegression(max_iter=1000).fit(scaler.transform(x), evaluator.train.labels)
+    expected = (probe.predict(scaler.transform(test)) == evaluator.test.labels.numpy()).mean()
     assert metrics["probe_accuracy"] == pytest.approx(expected, abs=1.01 / TEST)
-    below_white = (judge.test.images < LEVELS - 1).double().mean().item()  # each of these is one level off
+    below_white = (evaluator.test.images < LEVELS - 1).double().mean().item()  # each of these is one level off
     assert metrics["reconstruction_mse"] == pytest.approx(below_white / 16**2, rel=1e-12)
 
 
-def test_counts_and_operations_are_recorded(judge: Judge, samples: Tensor) -> None:
-    metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
+def test_counts_and_operations_are_recorded(evaluator: Evaluator, samples: Tensor) -> None:
+    metrics, _ = evaluate(OnlySamples(), samples, evaluator, 0)
     assert metrics["counts"] == {"samples": 90, "train": TRAIN, "test": TEST}
     assert metrics["gflops_per_sample"] == pytest.approx(2 * 3 * 64 / 1e9)
     assert metrics["passes_in_sequence"] == 1
 
 
-def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) -> None:
+def test_repeats_and_depends_on_its_seed_alone(evaluator: Evaluator, samples: Tensor) -> None:
     model = Everything()
     model.noise = 1.0
     kept = samples.clone()
@@ -114,7 +114,7 @@ def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) ->
     for seed, disturbance in ((1, 1), (1, 2), (2, 1)):
         torch.manual_seed(disturbance)
         np.random.seed(disturbance)
-        results.append(evaluate(model, samples, judge, seed))
+        results.append(evaluate(model, samples, evaluator, seed))
     (first, pictures), (again, pictures_again), (other, pictures_other) = results
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
@@ -125,33 +125,34 @@ def test_repeats_and_depends_on_its_seed_alone(judge: Judge, samples: Tensor) ->
     assert torch.equal(samples, kept)
 
 
-def test_results_are_finite_and_survive_json(judge: Judge, samples: Tensor) -> None:
-    for content in (evaluate(Everything(), samples, judge, 0)[0], reference(judge, 40)):
+def test_results_are_finite_and_survive_json(evaluator: Evaluator, samples: Tensor) -> None:
+    for content in (evaluate(Everything(), samples, evaluator, 0)[0], reference(evaluator, 40)):
         assert json.loads(json.dumps(content, allow_nan=False)) == content
         assert all(math.isfinite(number) for number in _numbers(content))
         assert len(list(_numbers(content))) > 30
 
 
-def test_odd_inputs_are_judged_by_the_models_bits(judge: Judge, samples: Tensor) -> None:
+def test_out_of_distribution_inputs_are_ranked_by_bits(evaluator: Evaluator, samples: Tensor) -> None:
     from sklearn.metrics import roc_auc_score
 
-    metrics, pictures = evaluate(Everything(), samples, judge, 0)
+    metrics, pictures = evaluate(Everything(), samples, evaluator, 0)
     bits = {name.removeprefix("bits of "): value for name, value in pictures.items() if name.startswith("bits of ")}
     assert bits["test images"].mean().item() == pytest.approx(metrics["bits_per_dim"], rel=1e-5)
     assert metrics["oddity"].keys() == bits.keys() - {"test images"}
-    usual = bits.pop("test images")
-    for name, odd in bits.items():
-        is_odd = [0] * len(usual) + [1] * len(odd)
-        assert metrics["oddity"][name] == pytest.approx(roc_auc_score(is_odd, torch.cat([usual, odd])), abs=1e-12)
+    inside = bits.pop("test images")
+    for name, outside in bits.items():
+        is_outside = [0] * len(inside) + [1] * len(outside)
+        expected = roc_auc_score(is_outside, torch.cat([inside, outside]))
+        assert metrics["oddity"][name] == pytest.approx(expected, abs=1e-12)
     assert metrics["oddity"]["negatives"] == 1  # are bright, which this model's bits are all about
     assert metrics["oddity"]["upside down"] == pytest.approx(0.5, abs=0.02)  # has the same mean
 
 
-def test_classes_asked_for_are_judged_by_the_classifier(judge: Judge, samples: Tensor) -> None:
+def test_the_classifier_checks_the_requested_classes(evaluator: Evaluator, samples: Tensor) -> None:
     model = Everything()
-    metrics, pictures = evaluate(model, samples, judge, 0)
+    metrics, pictures = evaluate(model, samples, evaluator, 0)
     asked = torch.arange(4)
-    seen = judge.outputs(model.sample_given(asked, torch.Generator())).classes
+    seen = evaluator.outputs(model.sample_given(asked, torch.Generator())).classes
     assert seen is not None
     right = seen == asked
     repeats = torch.bincount(torch.arange(len(samples)) % 4)
@@ -161,12 +162,12 @@ def test_classes_asked_for_are_judged_by_the_classifier(judge: Judge, samples: T
     assert (grid == asked.view(1, 4, 1, 1, 1)).all()
 
 
-def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: Tensor) -> None:
+def test_of_a_known_mixture_modes_are_found_by_distance(evaluator: Evaluator, samples: Tensor) -> None:
     """The classifier sorts every image into a class; a component counts if a point lies within three deviations."""
     centres = ((40.0, 40.0), (200.0, 40.0), (120.0, 200.0))
     points = torch.tensor([[40, 43], [42, 38], [199, 41], [120, 190]], dtype=torch.uint8).view(-1, 1, 1, 2)
     plane = card((1, 1, 2), 256, 3, mixture=Mixture(centres, 2.0))
-    known = replace(judge, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), card=plane)
+    known = replace(evaluator, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), card=plane)
     classes = torch.zeros(4, dtype=torch.long)
     found = known._modes(points, classes, classes)
     assert found["high_quality"] == 0.75
@@ -176,20 +177,20 @@ def test_of_a_known_mixture_modes_are_found_by_distance(judge: Judge, samples: T
     assert (nowhere["high_quality"], nowhere["modes"]["found"], nowhere["modes"]["kl"]) == (0, 0, 0)
 
 
-def test_the_probe_of_stacked_pictures_is_the_mean_of_one_a_channel(judge: Judge) -> None:
+def test_the_probe_of_stacked_pictures_is_the_mean_of_one_a_channel(evaluator: Evaluator) -> None:
     """Features that tell the first two channels' classes, and nothing of the third's."""
     digits = torch.randint(2, (400, 3), generator=torch.Generator().manual_seed(0))
     features = digits.float() * torch.tensor([1, 1, 0])
     known = ImageSet(torch.zeros(200, 3, 8, 8, dtype=torch.uint8), digits[:200] @ torch.tensor([4, 2, 1]))
     unseen = ImageSet(known.images, digits[200:] @ torch.tensor([4, 2, 1]))
-    stacked = replace(judge, card=card((3, 8, 8), LEVELS, 8, channelwise=True), train=known, test=unseen)
+    stacked = replace(evaluator, card=card((3, 8, 8), LEVELS, 8, channelwise=True), train=known, test=unseen)
     guess = digits[:200, 2].bincount().argmax()
     expected = (2 + (digits[200:, 2] == guess).double().mean().item()) / 3
     assert stacked.probe(features[:200], features[200:]) == pytest.approx(expected, abs=0.03)
 
 
-def test_pictures_are_images_that_fit_in_a_file(judge: Judge, samples: Tensor, tmp_path: Path) -> None:
-    _, pictures = evaluate(Everything(), samples, judge, 0)
+def test_pictures_are_images_that_fit_in_a_file(evaluator: Evaluator, samples: Tensor, tmp_path: Path) -> None:
+    _, pictures = evaluate(Everything(), samples, evaluator, 0)
     pictures = {name: picture for name, picture in pictures.items() if not name.startswith("bits of ")}
     row = (16, *SHAPE)
     assert {name: picture.shape for name, picture in pictures.items()} == {
@@ -205,22 +206,22 @@ def test_pictures_are_images_that_fit_in_a_file(judge: Judge, samples: Tensor, t
 
 
 def test_pictures_of_the_same_images_fit_in_a_file_when_each_is_shown(
-    judge: Judge, samples: Tensor, tmp_path: Path
+    evaluator: Evaluator, samples: Tensor, tmp_path: Path
 ) -> None:
     """Tensors that share memory would be refused, and of so few images those shown lie side by side in it."""
     for n, walks in ((20, 6), (8, 4)):
-        few = replace(judge, test=ImageSet(judge.test.images[:n], judge.test.labels[:n]))
+        few = replace(evaluator, test=ImageSet(evaluator.test.images[:n], evaluator.test.labels[:n]))
         _, pictures = evaluate(Everything(), samples, few, 0)
         write_tensors(tmp_path / "pictures", pictures)
         assert pictures["interpolations"].shape == (walks, 10, *SHAPE)
 
 
-def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
-    images = judge.test.images.clone()
-    _, shown = evaluate(Everything(), samples, judge, 0)
+def test_pictures_show_what_they_say(evaluator: Evaluator, samples: Tensor) -> None:
+    images = evaluator.test.images.clone()
+    _, shown = evaluate(Everything(), samples, evaluator, 0)
     assert torch.equal(shown["neighbours_samples"], samples[:16])
     assert torch.equal(
-        shown["neighbours_train"], judge.train.images[nearest(samples[:16], judge.train.images, LEVELS)[1]]
+        shown["neighbours_train"], evaluator.train.images[nearest(samples[:16], evaluator.train.images, LEVELS)[1]]
     )
     originals = shown["reconstruct_originals"]
     assert torch.equal(originals, images[:: TEST // 16][:16])
@@ -230,17 +231,17 @@ def test_pictures_show_what_they_say(judge: Judge, samples: Tensor) -> None:
     assert torch.equal(shown["completions_originals"], originals)
     assert torch.equal(shown["completions"][:, :, :4], originals[:, :, :4])
     assert not torch.equal(shown["completions"][:, :, 4], originals[:, :, 4])
-    assert torch.equal(judge.test.images, images)
+    assert torch.equal(evaluator.test.images, images)
 
 
-def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(judge: Judge) -> None:
-    stacked = replace(judge, card=card((3, 8, 8), LEVELS, 1000, channelwise=True))
+def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(evaluator: Evaluator) -> None:
+    stacked = replace(evaluator, card=card((3, 8, 8), LEVELS, 1000, channelwise=True))
     assert [part.tolist() for part in stacked._parts(torch.tensor([0, 123, 905]))] == [[0, 1, 9], [0, 2, 0], [0, 3, 5]]
 
 
-def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -> None:
-    fake, real = judge.outputs(samples), judge.outputs(judge.test.images)
-    torch.testing.assert_close(fake.features, judge.extractor.outputs(samples, 1000).features)
+def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: Tensor) -> None:
+    fake, real = evaluator.outputs(samples), evaluator.outputs(evaluator.test.images)
+    torch.testing.assert_close(fake.features, evaluator.extractor.outputs(samples, 1000).features)
     assert fake.logits is not None
     assert fake.classes is not None
     assert real.classes is not None
@@ -253,29 +254,29 @@ def test_scores_compare_the_classifiers_outputs(judge: Judge, samples: Tensor) -
         **manifold_scores(fit_manifold(fake.features, 3), fit_manifold(real.features, 3), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
         "high_quality": None,
-        "sharpness": _sharp(samples) / _sharp(judge.test.images),
+        "sharpness": _sharp(samples) / _sharp(evaluator.test.images),
     }
-    found = judge.scores(samples)
+    found = evaluator.scores(samples)
     assert found == expected
     assert found.keys() == SAMPLES_ALONE
-    metrics, _ = evaluate(OnlySamples(), samples, judge, 0)
+    metrics, _ = evaluate(OnlySamples(), samples, evaluator, 0)
     assert {key: metrics[key] for key in SAMPLES_ALONE} == expected
 
 
 def test_real_images_are_measured_once_and_the_same_from_a_file(
-    judge: Judge, samples: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluator: Evaluator, samples: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of images whose classes are known and of others; what was read leaves nothing to do but the samples' own part."""
     monkeypatch.chdir(tmp_path)
-    unknown = Real(judge.real.gaussian, judge.real.manifold, None)
-    for real in (judge.real, unknown):
+    unknown = Real(evaluator.real.gaussian, evaluator.real.manifold, None)
+    for real in (evaluator.real, unknown):
         write_real(real)
         content = REAL_FEATURES.read_bytes()
         write_real(read_real())
         assert REAL_FEATURES.read_bytes() == content
         assert (read_real().classes is None) == (real is unknown)
-    write_real(judge.real)
-    expected = evaluate(Everything(), samples, judge, 0)[0]
+    write_real(evaluator.real)
+    expected = evaluate(Everything(), samples, evaluator, 0)[0]
     seen, whole = [], Classifier.outputs
 
     def outputs(self: Classifier, x: Tensor, batch_size: int) -> Outputs:
@@ -283,22 +284,22 @@ def test_real_images_are_measured_once_and_the_same_from_a_file(
         return whole(self, x, batch_size)
 
     monkeypatch.setattr(Classifier, "outputs", outputs)
-    assert evaluate(OnlySamples(), samples, replace(judge, measured=read_real()), 0)[0].keys() == MEASURES
+    assert evaluate(OnlySamples(), samples, replace(evaluator, measured=read_real()), 0)[0].keys() == MEASURES
     assert seen == [len(samples)]
-    assert evaluate(Everything(), samples, replace(judge, measured=read_real()), 0)[0] == expected
+    assert evaluate(Everything(), samples, replace(evaluator, measured=read_real()), 0)[0] == expected
 
 
-def test_classifier_sees_no_more_images_at_once_than_a_batch(judge: Judge, samples: Tensor) -> None:
+def test_classifier_sees_no_more_images_at_once_than_a_batch(evaluator: Evaluator, samples: Tensor) -> None:
     sizes: list[int] = []
-    assert isinstance(judge.extractor, Classifier)
-    hook = judge.extractor.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
-    judge.outputs(samples)
+    assert isinstance(evaluator.extractor, Classifier)
+    hook = evaluator.extractor.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    evaluator.outputs(samples)
     hook.remove()
     assert sizes == [16, 16, 16, 16, 16, 10]
 
 
-def test_test_images_score_best_against_themselves(judge: Judge) -> None:
-    found = judge.scores(judge.test.images)
+def test_test_images_score_best_against_themselves(evaluator: Evaluator) -> None:
+    found = evaluator.scores(evaluator.test.images)
     assert found["fid"] == pytest.approx(0, abs=1e-9)
     assert found["kid"] == pytest.approx(0, abs=10 * found["kid_std"])
     assert found["precision"] == found["recall"] == found["coverage"] == 1
@@ -306,7 +307,7 @@ def test_test_images_score_best_against_themselves(judge: Judge) -> None:
     assert found["modes"]["found"] == 10
 
 
-def test_copies_of_training_images_are_found_out(judge: Judge) -> None:
-    test = nearest(judge.test.images, judge.train.images, LEVELS)[0].median()
-    assert judge.memorisation(judge.train.images[:30]) == {"samples": 0, "test": test, "copies": 1}
-    assert judge.memorisation(judge.test.images) == {"samples": test, "test": test, "copies": 0}
+def test_copies_of_training_images_are_found_out(evaluator: Evaluator) -> None:
+    test = nearest(evaluator.test.images, evaluator.train.images, LEVELS)[0].median()
+    assert evaluator.memorisation(evaluator.train.images[:30]) == {"samples": 0, "test": test, "copies": 1}
+    assert evaluator.memorisation(evaluator.test.images) == {"samples": test, "test": test, "copies": 0}

@@ -17,7 +17,7 @@ from PIL import Image
 from workflow import files
 from workflow.data import arrays, pictures, tensors
 from workflow.data.tensors import ImageSet
-from workflow.device import generator, prepare_torch
+from workflow.device import prepare_torch
 from workflow.errors import BakeoffError, one_line
 from workflow.params import Compute
 
@@ -200,14 +200,6 @@ def test_a_missing_gpu_is_named() -> None:
     with pytest.raises(BakeoffError, match=r"compute\.device: 'cuda': no GPU"):
         prepare_torch(Compute(device="cuda", threads=1))
     assert prepare_torch(Compute(device="auto", threads=1)) == torch.device("cpu")
-
-
-def test_generators_of_neighbouring_seeds_are_unrelated() -> None:
-    cpu = torch.device("cpu")
-    streams = torch.stack([torch.rand(2000, generator=generator(cpu, a, b)) for a in range(3) for b in range(3)])
-    correlation = torch.corrcoef(streams) - torch.eye(9)
-    assert correlation.abs().max() < 0.1
-    assert torch.equal(torch.rand(9, generator=generator(cpu, 1, 2)), torch.rand(9, generator=generator(cpu, 1, 2)))
 
 
 def test_points_are_dark_where_they_are_in_their_plane() -> None:

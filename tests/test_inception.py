@@ -30,7 +30,7 @@ from workflow.evaluation.inception import Inception, load_inception, take_incept
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
-from workflow.tracking import store
+from workflow.tracking.mirror import figures
 
 GREY = card((1, 8, 8), 17, 10)
 
@@ -246,7 +246,7 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     assert metrics["modes"] is None
     assert metrics["class_accuracy"] is None
     assert metrics["probe_accuracy"] > 0.1
-    assert "Inception/fid" in store._figures(metrics, {})
+    assert "Inception/fid" in figures(metrics, {})
     text = " ".join(re.sub(r"<[^>]+>", " ", Path("report/index.html").read_text(encoding="utf-8")).split())
     assert "Inception FID" in text
     assert "classifier FID" not in text

@@ -49,7 +49,7 @@ def test_ctrl_c_stops_snakemake_and_says_how_to_go_on(by_snakemake: Project, tmp
     project, engine = untrained(by_snakemake, tmp_path), (*SNAKEMAKE, TRAINED[0])
     _interrupt(project, engine, signal.SIGINT)
     printed = (project.folder / "started.log").read_text(encoding="utf-8")
-    assert "stopped; the same command goes on after step " in printed
+    assert "stopped; run the same command again to continue after step " in printed
     assert "Traceback" not in printed
     assert project.ran(*engine) == {"train@gan-0"}
     assert trained(project) == trained(by_snakemake)

@@ -24,11 +24,11 @@ from tests.tracking.conftest import PATIENCE, make, wait_for
 from workflow.data.tensors import read_tensors
 from workflow.errors import BakeoffError, one_line
 from workflow.training import checkpoint
-from workflow.training.checkpoint import StateFile, state_path
+from workflow.training.checkpoint import CheckpointFile, checkpoint_path
 
 FORK = multiprocessing.get_context("fork")  # children that need not import torch again
 OUTPUTS = ("model.safetensors", "history.jsonl", "snapshots.safetensors")
-RUN, STATE = Path("runs/gan/0"), state_path("gan", 0)
+RUN, CHECKPOINT = Path("runs/gan/0"), checkpoint_path("gan", 0)
 EPOCHS = 20
 
 
@@ -54,7 +54,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     with contextlib.chdir(folder):
         train.main("gan", 0)
-        STATE.unlink()
+        CHECKPOINT.unlink()
     return folder
 
 
@@ -77,7 +77,7 @@ def _outputs() -> dict[str, bytes]:
 def _step() -> int:
     """Of the state that is kept; 0 if there is none, or if it was replaced by the next while it was read."""
     with contextlib.suppress(BakeoffError):
-        step: int = json.loads(read_tensors(STATE)[1])["facts"]["step"]
+        step: int = json.loads(read_tensors(CHECKPOINT)[1])["facts"]["step"]
         return step
     return 0
 
@@ -113,11 +113,11 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(
         assert not any((RUN / name).exists() for name in OUTPUTS)
     assert 0 < steps[0] < steps[1] < EPOCHS * 2
     told = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning: MLflow")]
-    line = "stopped; the same command goes on after step {}"
+    line = "stopped; run the same command again to continue after step {}"
     assert told == ([] if how == signal.SIGKILL else [line.format(step) for step in steps])
     train.main("gan", 0)
     assert _outputs() == undisturbed
-    assert list(STATE.parent.iterdir()) == [STATE]  # nothing half written is left
+    assert list(CHECKPOINT.parent.iterdir()) == [CHECKPOINT]  # nothing half written is left
 
 
 def test_a_finished_training_whose_outputs_are_lost_is_not_repeated(
@@ -134,11 +134,11 @@ def test_a_finished_training_whose_outputs_are_lost_is_not_repeated(
 def test_the_state_goes_when_the_model_is_used_and_with_the_model(undisturbed: dict[str, bytes]) -> None:
     train.main("gan", 0)
     sample.main("gan", 0)
-    assert STATE.exists()  # no engine knows of the model: it may want to train it again
+    assert CHECKPOINT.exists()  # no engine knows of the model: it may want to train it again
     digest = hashlib.md5((RUN / "model.safetensors").read_bytes(), usedforsecurity=False).hexdigest()
     Path("dvc.lock").write_text(f"stages: {{train@gan-0: {{outs: [{{md5: {digest}}}]}}}}", encoding="utf-8")
     sample.main("gan", 0)
-    assert not STATE.exists()
+    assert not CHECKPOINT.exists()
     for name in ("older-3", "other-0", "nice-0"):
         Path(f"states/{name}.safetensors").touch()
     for name in ("older-3", "nice-0"):
@@ -179,14 +179,14 @@ def test_a_state_of_another_training_is_never_used(
     _disturb(signal.SIGKILL, 5)
     monkeypatch.setattr(train, "ROOT", train.ROOT)  # to be put back, whatever an edit makes of it
     read: list[dict[str, Any]] = []
-    original = StateFile.read
+    original = CheckpointFile.read
 
-    def watch(self: StateFile) -> Any:
+    def watch(self: CheckpointFile) -> Any:
         found = original(self)
         read.append(found.facts)
         return found
 
-    monkeypatch.setattr(StateFile, "read", watch)
+    monkeypatch.setattr(CheckpointFile, "read", watch)
     monkeypatch.setattr("workflow.training.loop._Steps.take", lambda *_: [])
     with contextlib.suppress(Exception):  # nothing is trained here: what is asked is from where it would go on
         train.main("gan", 0)
@@ -204,13 +204,13 @@ def test_a_damaged_state_is_named_and_not_used(
     damage: Callable[[bytes], bytes], undisturbed: dict[str, bytes], capfd: pytest.CaptureFixture[str]
 ) -> None:
     _disturb(signal.SIGKILL, 5)
-    STATE.write_bytes(damage(STATE.read_bytes()))
+    CHECKPOINT.write_bytes(damage(CHECKPOINT.read_bytes()))
     capfd.readouterr()
     train.main("gan", 0)
     told = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("warning: MLflow")]
     assert len(told) == 1
     assert told[0].startswith("warning: states/gan-0.safetensors: damaged (")
-    assert told[0].endswith("); this training starts anew")
+    assert told[0].endswith("); training starts from the beginning")
     assert _outputs() == undisturbed
 
 
@@ -226,7 +226,7 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_space(
     Path(place).mkdir(parents=True, exist_ok=True)
     command = ["unshare", "-Urm", "sh", "-c", FULL.format(place=place, python=sys.executable)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    file = STATE if place == "states" else RUN / OUTPUTS[0]
+    file = CHECKPOINT if place == "states" else RUN / OUTPUTS[0]
     told = [line for line in done.stderr.splitlines() if not line.startswith("warning: MLflow")]
     assert told == [f"error: {file}: No space left on device; free some space and run again"]
     assert done.returncode == 2

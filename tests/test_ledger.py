@@ -172,7 +172,7 @@ def plans(file: Path, text: str, project: Project) -> tuple[set[str], set[str]]:
     try:
         path.write_text(text, encoding="utf-8")
         with contextlib.chdir(project.folder):
-            planned = {stage.name for stage in Graph().stages if stage.changed}
+            planned = {stage.name for stage in Graph(params.load()).stages if stage.changed}
             return plan_of_dvc(), planned
     finally:
         path.write_bytes(before)

@@ -15,16 +15,16 @@ import resource, sys
 from pathlib import Path
 import torch
 from tests.cards import card
-from tests.judged import SETTINGS, OnlySamples
-from workflow.evaluation import evaluator
-from workflow.evaluation.evaluator import Judge, evaluate, reference
+from tests.evaluated import SETTINGS, OnlySamples
+from workflow.evaluation import evaluator as module
+from workflow.evaluation.evaluator import Evaluator, evaluate, reference
 from workflow.evaluation.classifier import Classifier
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.metrics import neighbours
 
 torch.set_num_threads(1)
 train, classes, allowed, limit = int(sys.argv[2]), 10, int(sys.argv[3]), int(sys.argv[4])
-neighbours.SEARCHED, evaluator.PROBED = (limit, limit)
+neighbours.SEARCHED, module.PROBED = (limit, limit)
 shape = (3, 24, 24)
 size = train * 3 * 24 * 24
 images = torch.from_file(sys.argv[1], shared=True, size=size, dtype=torch.uint8).view(train, *shape)
@@ -45,19 +45,20 @@ class Able(OnlySamples):
 
 extractor = Classifier(shape, 256, classes=classes, channels=2, features=8, dropout=0).eval()
 test = ImageSet(images[:50].clone(), labels[:50])
-judge = Judge(extractor, ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS)
+evaluator = Evaluator(extractor, ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS)
 model = Able()
 samples = model.sample(60, torch.Generator().manual_seed(0))
 samples[:6] = images[-6:]
-evaluate(model, samples, Judge(extractor, test, test, judge.card, SETTINGS), 0)  # what is loaded and warmed up once
+# What is loaded and warmed up only once.
+evaluate(model, samples, Evaluator(extractor, test, test, evaluator.card, SETTINGS), 0)
 
 def data():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
 
 resource.setrlimit(resource.RLIMIT_DATA, (data() + allowed, resource.RLIM_INFINITY))
-metrics, pictures = evaluate(model, samples, judge, 0)
-found = reference(judge, 60)
+metrics, pictures = evaluate(model, samples, evaluator, 0)
+found = reference(evaluator, 60)
 assert metrics["nearest_neighbour"]["copies"] == 0.1, metrics
 assert pictures["neighbours_train"].shape == (16, *shape)
 assert metrics["probe_accuracy"] is not None and found["pixel_probe_accuracy"] is not None

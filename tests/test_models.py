@@ -27,7 +27,7 @@ from workflow.models.base import Model
 from workflow.models.layers.noise import choices
 from workflow.models.taxonomy import Family
 from workflow.params import Entry
-from workflow.training.checkpoint import State, StateFile
+from workflow.training.checkpoint import Checkpoint, CheckpointFile
 from workflow.training.history import Record
 from workflow.training.loop import fit
 
@@ -309,7 +309,7 @@ def test_survives_its_file(model: Model, entry: Entry, tmp_path: Path) -> None:
 TRAINED = list({entry.kind: (name, entry) for name, entry in reversed(ENTRIES)}.values())[::-1]
 
 
-class CutOff(StateFile):
+class CutOff(CheckpointFile):
     """Keeps the state after one step, and ends the training there."""
 
     def __init__(self, path: Path, step: int) -> None:
@@ -320,7 +320,7 @@ class CutOff(StateFile):
         self.steps_left -= 1
         return self.steps_left == 0
 
-    def write(self, state: State) -> None:
+    def write(self, state: Checkpoint) -> None:
         super().write(state)
         if self.steps_left == 0:
             raise KeyboardInterrupt

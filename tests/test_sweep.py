@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from workflow import params
 from workflow.errors import BakeoffError
 from workflow.models import kinds, registry
+from workflow.sweeps import run
 from workflow.sweeps.search import Known, Range, Values, grid, parse, propose
 from workflow.sweeps.trials import best_of, read_losses
 from workflow.training.checkpoint import failure_path, noting_failure
@@ -28,7 +29,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     smoke = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
     (tmp_path / "params.yaml").write_text(smoke.replace("latents: 4", "latents: 4 # few"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(command, "untrained", lambda base, _: [base])
+    monkeypatch.setattr(run, "untrained", lambda base, _: [base])
     return tmp_path
 
 
@@ -77,7 +78,7 @@ def test_a_bad_sweep_is_named_in_one_line(change: dict[str, Any], expected: str)
 
 
 def test_what_validation_cannot_rank_is_refused_and_is_a_hyper_parameter() -> None:
-    with pytest.raises(BakeoffError, match=r"sweeps.vae.varied: 'classes': no validation loss ranks"):
+    with pytest.raises(BakeoffError, match=r"sweeps.vae.varied: 'classes': validation losses of models"):
         registry.check_entries(params.parse(swept(sweep={"varied": ["latents", "train.lr", "classes"]})
                                             .replace("  vae_1:", "  vae_1:\n    classes: 10")))  # fmt: skip
     for kind in kinds():
@@ -195,7 +196,7 @@ def test_names_that_are_taken_are_left_out(project: Path) -> None:
         (["vae", "latents=0"], "models.vae_1.latents: 0: should be greater than"),
         (["vae", "train.lr=x"], "models.vae_1.train.lr: 'x': "),
         (["vae", "kind=gan"], "'kind': a sweep is of one kind"),
-        (["vae", "importance_samples=8"], "'importance_samples': no validation loss ranks"),
+        (["vae", "importance_samples=8"], "'importance_samples': validation losses of models"),
         (["vae", "latents=4..8"], "a range needs --trials"),
         (["vae", "latents=4..8", "--trials", "-1"], "--trials, --parallel: should be 1 or more"),
     ],
@@ -214,10 +215,10 @@ def test_optuna_waits_for_results_before_it_proposes_more(project: Path, monkeyp
         assert params.load().sweeps["vae"].trials == ["vae_1", "vae_2"]
     for name in ("vae", "vae_1", "vae_2"):
         write_history(project, name, [9.0, 8.0])
-    monkeypatch.setattr(command, "untrained", lambda *_: ["vae_2"])  # by the same name, something else
+    monkeypatch.setattr(run, "untrained", lambda *_: ["vae_2"])  # by the same name, something else
     command.main(["vae", "latents=5..64", "--trials", "5", "--parallel", "2"])
     assert len(params.load().sweeps["vae"].trials) == 2
-    monkeypatch.setattr(command, "untrained", lambda *_: [])
+    monkeypatch.setattr(run, "untrained", lambda *_: [])
     command.main(["vae", "latents=5..64", "--trials", "5", "--parallel", "4"])
     assert len(params.load().sweeps["vae"].trials) == 5
 
@@ -231,10 +232,10 @@ def write_history(folder: Path, name: str, losses: list[float]) -> None:
 def test_an_engine_that_fails_for_another_reason_ends_the_sweep(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BakeoffError, match="nowhere/engine: No such file"):
         command.main(["vae", "latents=8", "--", "nowhere/engine"])
-    monkeypatch.setattr(command, "untrained", lambda _, settings: [n for n in settings.models if "_" in n])
+    monkeypatch.setattr(run, "untrained", lambda _, settings: [n for n in settings.models if "_" in n])
     failure_path("vae_1", 0).parent.mkdir()
     failure_path("vae_1", 0).write_text("of an earlier run")
-    with pytest.raises(BakeoffError, match="ended with exit status 1; mend what it says"):
+    with pytest.raises(BakeoffError, match="ended with exit status 1; fix what it reports"):
         command.main(["vae", "latents=8", "--", "false"])
     with pytest.raises(BakeoffError, match="has not trained vae_1; give one that trains all models"):
         command.main(["vae", "latents=8", "--", "true"])
@@ -269,9 +270,9 @@ def test_the_figure_of_a_trial_is_the_least_loss_of_each_seed_and_the_first_of_t
 
 def test_a_second_one_in_the_same_folder_is_refused_and_any_number_of_values_is_taken(project: Path) -> None:
     asked = (sys.executable, "-m", "stages.sweep", "vae", f"latents={','.join(map(str, range(100, 200)))}")
-    with command._alone():
+    with run.exclusive():
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: another `python -m stages.sweep` is at work in this folder")
+    assert done.stderr.startswith("error: another `python -m stages.sweep` is running in this folder")
     command.main(list(asked[3:]))
     assert len(params.load().sweeps["vae"].trials) == 100

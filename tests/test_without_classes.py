@@ -21,7 +21,7 @@ from workflow.data.arrays import write_prepared
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.classifier import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
 from workflow.params import Extractor
-from workflow.tracking import store
+from workflow.tracking.mirror import figures
 
 CPU = torch.device("cpu")
 BRIEF = Extractor(channels=8, features=16, dropout=0.1, epochs=6, batch_size=32, lr=0.01, seed=0)
@@ -120,10 +120,10 @@ def test_what_needs_classes_is_left_out_and_all_else_is_measured(project: Path) 
 
 
 def test_the_mirror_names_the_features(project: Path) -> None:
-    figures = store._figures(_read(project, "runs/vae/0/metrics.json"), {})
-    assert "rotation network/fid" in figures
-    assert not [key for key in figures if "modes" in key or "classifier" in key]
-    assert all(math.isfinite(value) for value in figures.values())
+    found = figures(_read(project, "runs/vae/0/metrics.json"), {})
+    assert "rotation network/fid" in found
+    assert not [key for key in found if "modes" in key or "classifier" in key]
+    assert all(math.isfinite(value) for value in found.values())
 
 
 def test_the_page_says_what_is_left_out_and_why(project: Path, tmp_path: Path) -> None:

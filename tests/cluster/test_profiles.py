@@ -59,7 +59,9 @@ def test_stages_run_as_pods_and_a_pod_that_is_deleted_comes_again_with_more_memo
     (training,) = (tmp_path / "pods").glob("*-bakeoff-train-gan-0-*")
     subprocess.run(["kubectl", "delete", f"job.batch/{training.name}"], check=True)
     assert running.wait(PATIENCE) == 0, (project.folder / "started.log").read_text(encoding="utf-8")
-    assert "stopped; the same command goes on after step" in (training / "log").read_text(encoding="utf-8")
+    assert "stopped; run the same command again to continue after step" in (training / "log").read_text(
+        encoding="utf-8"
+    )
     pods = [json.loads((pod / "job.json").read_text(encoding="utf-8")) for pod in sorted((tmp_path / "pods").iterdir())]
     (containers,) = zip(*(pod["spec"]["template"]["spec"]["containers"] for pod in pods), strict=True)
     assert [container["resources"]["limits"] for container in containers] == [

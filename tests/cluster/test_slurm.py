@@ -85,7 +85,7 @@ def test_a_job_that_is_killed_comes_again_with_more_memory_and_one_out_of_time_g
     assert running.wait(PATIENCE) == 0
     ran = jobs()[before:]
     assert [(job.state, job.mem_mb) for job in ran] == [("FAILED", 4000), ("TIMEOUT", 8000), ("COMPLETED", 12000)]
-    assert "stopped; the same command goes on after step" in _log(project, ran[1])
+    assert "stopped; run the same command again to continue after step" in _log(project, ran[1])
     assert trained(project) == trained(projects[1])
 
 
@@ -98,7 +98,7 @@ def test_ctrl_c_ends_the_jobs_and_a_cancelled_job_is_reported(
     running.send_signal(signal.SIGINT)
     assert running.wait(PATIENCE) != 0
     wait_for(lambda: jobs()[-1].state == "CANCELLED")
-    assert "stopped; the same command goes on after step" in _log(project, jobs()[-1])
+    assert "stopped; run the same command again to continue after step" in _log(project, jobs()[-1])
     running = project.start(*ON_SLURM, "--retries", "0", TRAINED[0])
     _training(project)
     subprocess.run(["scancel", str(jobs()[-1].number)], check=True)

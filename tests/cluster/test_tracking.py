@@ -18,7 +18,9 @@ from tests.cluster.tracking_server import mlflow_server, postgres, rows, wait_un
 from tests.tracking.conftest import PATIENCE, RECORDS, client, expected, make, only, points, runs
 from workflow import params
 from workflow.paths import RunFiles
-from workflow.tracking import store
+from workflow.tracking.mirror import MIRRORED, digest_of
+from workflow.tracking.runs import run_of
+from workflow.tracking.store import Store
 
 pytestmark = pytest.mark.slow
 WRITERS = range(16)
@@ -93,7 +95,7 @@ def test_sixteen_writers_at_once_lose_nothing(written: Server, storage: StorageS
     for seed, run in found.items():
         parameters = {"seed": seed, **entry, **{f"train.{key}": value for key, value in train.items()}}
         assert run.data.params == {key: str(value) for key, value in parameters.items()}
-        assert run.data.tags[store.MIRRORED] == store._digest(RunFiles("nice", seed))
+        assert run.data.tags[MIRRORED] == digest_of(RunFiles("nice", seed))
         assert only(run.inputs.dataset_inputs).dataset.name == "digits"
         assert run.data.metrics["classifier/fid"] == figures["fid"]
         artifacts = storage.objects(f"{run.info.artifact_uri.replace('mlflow-artifacts:', 'mlflow')}/")
@@ -124,5 +126,5 @@ def test_the_same_training_on_eight_machines_at_once_is_one_run(server: Server) 
 
     at_once(server, train_the_same, [()] * 8)
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
-    assert store.Store("digits").run("vae", 0, params.load()).info.run_id == run.info.run_id
+    assert run_of(Store("digits"), "vae", 0, params.load()).info.run_id == run.info.run_id
     assert client().get_run(run.info.run_id).data.params["latents"] == "4"

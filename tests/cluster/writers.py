@@ -15,7 +15,8 @@ import pandas  # noqa: F401
 from tests.tracking.conftest import PATIENCE, RECORDS
 from workflow import params
 from workflow.paths import RunFiles
-from workflow.tracking import store
+from workflow.tracking import live, mirror, store
+from workflow.tracking.runs import run_of
 
 
 @contextlib.contextmanager
@@ -24,7 +25,7 @@ def _writing(folder: Path, address: str) -> Iterator[params.Params]:
     os.chdir(folder)
     # A client's patience of three seconds is for servers that are down; a small machine that tests may be slow.
     os.environ |= {"MLFLOW_TRACKING_URI": address, "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
-    store.LIVE_AFTER, store.GRACE = 0.0, 120.0
+    live.LIVE_AFTER, live.GRACE, store.LOCK_TIMEOUT = 0.0, 120.0, 120.0
     with Path(f"stderr-{os.getpid()}").open("w", encoding="utf-8") as errors, contextlib.redirect_stderr(errors):
         yield params.load()
 
@@ -32,20 +33,20 @@ def _writing(folder: Path, address: str) -> Iterator[params.Params]:
 def train_and_mirror(folder: Path, seed: int, with_model: bool, barrier: Any, address: str) -> None:
     """Log a training live, and then its files, as the stages `train` and `track` do."""
     if not with_model:  # a hundred files, most of them code, the same for all
-        store.Store._log_model = lambda *_: None  # type: ignore[method-assign]
+        mirror._log_model = lambda *_: None
     with _writing(folder, address) as settings:
         barrier.wait(PATIENCE)
-        with store.live("nice", seed, settings) as log:
+        with live.live("nice", seed, settings) as log:
             for record in RECORDS:
                 log(record)
-        with store._never_failing():
-            digest = store._digest(RunFiles("nice", seed))
-            store.Store(settings.data.name).mirror("nice", seed, settings, digest)
+        with store.never_failing():
+            digest = mirror.digest_of(RunFiles("nice", seed))
+            mirror.mirror_run(store.Store(settings.data.name), "nice", seed, settings, digest)
 
 
 def train_the_same(folder: Path, barrier: Any, address: str) -> None:
     """Ask for the run of a content, in the moment in which others ask for it."""
-    with _writing(folder, address) as settings, store._never_failing():
-        mirror = store.Store(settings.data.name)
+    with _writing(folder, address) as settings, store.never_failing():
+        place = store.Store(settings.data.name)
         barrier.wait(PATIENCE)
-        mirror.run("vae", 0, settings)
+        run_of(place, "vae", 0, settings)

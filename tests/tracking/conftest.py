@@ -18,10 +18,12 @@ from tests.invented_project import make_project, write, write_timings
 from workflow import params
 from workflow.data.tensors import ImageSet
 from workflow.models import registry
-from workflow.tracking import store
+from workflow.tracking.mirror import mirror
+from workflow.tracking.store import Store, store_uri
+from workflow.training.history import Record
 
 MODELS = ("gan", "nice", "pixelcnn", "vae", "vqvae")
-RECORDS: list[store.Record] = [
+RECORDS: list[Record] = [
     {"step": step, "epoch": step / 10, **({"valid_loss": 2.0 / step} if step % 5 == 0 else {"loss": 1.0 / step})}
     for step in range(1, 21)
 ]
@@ -34,7 +36,7 @@ Settings = params.Params
 @pytest.fixture(autouse=True)
 def _own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(store, "LIVE_AFTER", 0.0)
+    monkeypatch.setattr("workflow.tracking.live.LIVE_AFTER", 0.0)
 
 
 def make(folder: Path) -> None:
@@ -66,7 +68,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("template")
     make(folder)
     with contextlib.chdir(folder):
-        store.Store("none")
+        Store("none")
     return folder
 
 
@@ -84,14 +86,14 @@ def mirrored(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mirrored")
     shutil.copytree(template, folder, dirs_exist_ok=True)
     with contextlib.chdir(folder):
-        store.mirror(params.load())
+        mirror(params.load())
     return folder
 
 
 def client() -> Any:
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=store.store_uri())
+    return MlflowClient(tracking_uri=store_uri())
 
 
 def runs() -> list[Any]:
@@ -116,7 +118,7 @@ def curves(run: Any) -> Counter[tuple[str, int, float]]:
     return Counter({point: n for point, n in points(run).items() if point[0].startswith(("train/", "valid/"))})
 
 
-def expected(records: list[store.Record]) -> Counter[tuple[str, int, float]]:
+def expected(records: list[Record]) -> Counter[tuple[str, int, float]]:
     """The points of the records, written out here anew: each once."""
     named = {"valid_loss": "valid/loss"}
     return Counter(
@@ -125,7 +127,7 @@ def expected(records: list[store.Record]) -> Counter[tuple[str, int, float]]:
     )  # fmt: skip
 
 
-def history(name: str) -> list[store.Record]:
+def history(name: str) -> list[Record]:
     return [json.loads(line) for line in Path(f"runs/{name}/0/history.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

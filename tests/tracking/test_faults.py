@@ -40,20 +40,23 @@ from tests.tracking.conftest import (
 )
 from tests.tracking.test_use import serving
 from workflow.errors import BakeoffError
-from workflow.tracking import store
+from workflow.tracking.live import live
+from workflow.tracking.mirror import MIRRORED, mirror
+from workflow.tracking.store import Store, warn
+from workflow.training.history import Record
 
 FORK = multiprocessing.get_context("fork")  # children that need not import torch and mlflow again
 
 
 def train_until_killed(settings: Settings) -> None:
-    with store.live("nice", 0, settings) as log:
+    with live("nice", 0, settings) as log:
         for record in RECORDS[:12]:
             log(record)
         time.sleep(600)
 
 
 def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SEND_EVERY", 0.2)
+    monkeypatch.setattr("workflow.tracking.live.SEND_EVERY", 0.2)
     child = FORK.Process(target=train_until_killed, args=(project,))
     child.start()
     wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
@@ -61,7 +64,7 @@ def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, m
     child.join()
     before = only(runs())
     assert before.info.status == "RUNNING"
-    with store.live("nice", 0, project) as log:
+    with live("nice", 0, project) as log:
         for record in RECORDS:
             log(record)
     run = only(runs())
@@ -70,7 +73,7 @@ def test_a_training_that_was_killed_goes_on_in_the_same_run(project: Settings, m
 
 
 def test_a_training_that_fails_is_marked_as_failed_and_its_error_goes_on(project: Settings) -> None:
-    with pytest.raises(BakeoffError, match="diverged"), store.live("gan", 0, project) as log:
+    with pytest.raises(BakeoffError, match="diverged"), live("gan", 0, project) as log:
         log(RECORDS[0])
         raise BakeoffError("training diverged")
     assert only(runs()).info.status == "FAILED"
@@ -78,7 +81,7 @@ def test_a_training_that_fails_is_marked_as_failed_and_its_error_goes_on(project
 
 def train_at_once(settings: Settings, seed: int, barrier: Any) -> None:
     barrier.wait()
-    with store.live("nice", seed, settings) as log:
+    with live("nice", seed, settings) as log:
         for record in RECORDS:
             log(record)
 
@@ -149,10 +152,10 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
     port = request.getfixturevalue(kind)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{port}")
     start = time.monotonic()
-    with store.live("nice", 0, project) as log:
+    with live("nice", 0, project) as log:
         for record in RECORDS:
             log(record)
-        tags = store.mirror(project)
+        tags = mirror(project)
     assert time.monotonic() - start < 60  # MLflow's own patience is of four minutes; this is no stop-watch
     assert set(tags["runs"]) == {f"{name}/0" for name in MODELS}
     lines = capfd.readouterr().err.splitlines()
@@ -166,7 +169,7 @@ def test_a_server_that_does_not_answer_costs_a_warning_and_never_a_result(
 def test_a_warning_is_one_write_so_that_two_threads_do_not_mix_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(sys.stderr, "write", written.append)
-    store._warn("this")
+    warn("this")
     assert [text.count("\n") for text in written] == [1]
 
 
@@ -180,11 +183,13 @@ def _of_these_records(name: str) -> None:
 def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     project: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "SEND_EVERY", 0.2)
+    monkeypatch.setattr("workflow.tracking.live.SEND_EVERY", 0.2)
     _of_these_records("nice")
+    Store(project.data.name)  # `make ui` wants something to show
     with contextlib.ExitStack() as up:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", up.enter_context(serving(Path.cwd())))
-        with store.live("nice", 0, project) as log:
+        address = up.enter_context(serving(Path.cwd())).partition("/#")[0]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with live("nice", 0, project) as log:
             for record in RECORDS[:12]:
                 log(record)
             wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:12]))
@@ -194,9 +199,10 @@ def test_a_server_that_goes_down_in_the_middle_gets_everything_when_it_is_back(
     warning = capfd.readouterr().err
     assert warning.startswith("warning: MLflow at http://127.0.0.1:")
     assert warning.count("\n") == 1
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with serving(Path.cwd()) as address:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-        store.mirror(project)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.partition("/#")[0])
+        mirror(project)
         assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
         run = only([run for run in runs() if run.data.tags["model"] == "nice"])
         assert curves(run) == expected(RECORDS)
@@ -208,10 +214,10 @@ def _on_a_full_disk(settings: Settings) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = Path("mlflow.db").stat().st_size
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    with store.live("nice", 0, settings) as log:
+    with live("nice", 0, settings) as log:
         for record in RECORDS:
             log(record)
-    write(Path("tags.json"), store.mirror(settings))
+    write(Path("tags.json"), mirror(settings))
 
 
 def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
@@ -226,7 +232,7 @@ def test_a_full_disk_behind_the_store_costs_a_warning_and_the_rest_follows(
     lines = capfd.readouterr().err.splitlines()
     assert lines
     assert all(line.startswith("warning: MLflow at sqlite:///") for line in lines)
-    store.mirror(project)
+    mirror(project)
     assert Counter(run.data.tags["model"] for run in runs()) == Counter(MODELS)
     for run in runs():
         assert curves(run) == expected(history(run.data.tags["model"]))
@@ -239,7 +245,7 @@ def test_training_leaves_the_same_bytes_with_and_without_a_server(project: Setti
     run = only(runs())
     assert curves(run) == expected(history("nice"))
     environment = {**os.environ, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{closed}"}
-    watched = "from stages import train; train.store.LIVE_AFTER = 0; train.main('nice', 0)"
+    watched = "from stages import train; from workflow.tracking import live; live.LIVE_AFTER = 0; train.main('nice', 0)"
     done = subprocess.run([sys.executable, "-c", watched], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stderr.count("\n") == 1
@@ -261,14 +267,14 @@ def test_a_lost_store_is_built_again_without_a_word(mirrored: Path, project: Set
 
 
 def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
-    store.mirror(project)
+    mirror(project)
     before = snapshot()
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
     client().delete_experiment(run.info.experiment_id)
-    store.mirror(project)
+    mirror(project)
     assert snapshot() == before
     client().delete_run(run.info.run_id)
-    store.mirror(project)
+    mirror(project)
     again = only([run for run in runs() if run.data.tags["model"] == "vae"])
     assert again.info.run_id != run.info.run_id
     assert points(again) == points(run)
@@ -277,24 +283,24 @@ def test_what_was_deleted_in_mlflow_comes_back(project: Settings) -> None:
 def test_a_missing_file_is_the_projects_fault_and_not_mlflows(project: Settings) -> None:
     Path("runs/vae/0/metrics.json").unlink()
     with pytest.raises(BakeoffError, match=r"^runs/vae/0/metrics.json: missing; "):
-        store.mirror(project)
+        mirror(project)
     assert runs() == []
 
 
 def test_figures_of_a_run_that_has_diverged_stay_readable(project: Settings) -> None:
-    bad: list[store.Record] = [
+    bad: list[Record] = [
         {"step": 1, "generator_loss": math.inf, "valid_loss": math.nan},
         {"step": 2, "generator_loss": -math.inf, "valid_loss": 0.5},
     ]
-    with store.live("gan", 0, project) as log:
+    with live("gan", 0, project) as log:
         log(bad[0])
     with Path("runs/gan/0/history.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record) + "\n" for record in bad)
     for _ in range(2):
-        store.mirror(project)
+        mirror(project)
         run = only([run for run in runs() if run.data.tags["model"] == "gan"])
         assert curves(run) == Counter(
             [("train/generator_loss", 1, "nan"), ("train/generator_loss", 2, "nan"), ("valid/loss", 1, "nan"),
              ("valid/loss", 2, 0.5)]
         )  # fmt: skip
-        client().delete_tag(run.info.run_id, store.MIRRORED)
+        client().delete_tag(run.info.run_id, MIRRORED)

@@ -11,7 +11,8 @@ import pytest
 from tests.tracking.conftest import MODELS, Settings, client, edit, only, runs
 from workflow import params
 from workflow.files import read_json
-from workflow.tracking import store, ui
+from workflow.tracking import ui
+from workflow.tracking.mirror import MIRRORED, mirror
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -54,7 +55,7 @@ def test_a_copy_has_a_store_of_its_own(mirrored: Path, tmp_path: Path, monkeypat
 
 def test_a_moved_folder_goes_on(mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(shutil.copytree(mirrored, tmp_path / "old"))
-    store.mirror(params.load())
+    mirror(params.load())
     monkeypatch.chdir(tmp_path)
     moved = (tmp_path / "old").rename(tmp_path / "new place")
     monkeypatch.chdir(moved)
@@ -82,16 +83,16 @@ def test_files_that_have_not_come_with_the_store_are_logged_again(
 
 
 def test_a_renamed_model_and_one_of_two_equal_ones_have_runs_of_their_names(project: Settings) -> None:
-    store.mirror(project)
+    mirror(project)
     entry = project.models["nice"]
     for name in ("flow", "nice_too"):
         shutil.copytree("runs/nice", f"runs/{name}")
         shutil.copy("data/ledger/models/nice.json", f"data/ledger/models/{name}.json")
     settings = project.model_copy(update={"models": {**project.models, "flow": entry, "nice_too": entry}})
     for _ in range(2):
-        store.mirror(settings)
+        mirror(settings)
         names = sorted(run.info.run_name for run in runs())
         assert names == sorted(f"{name}-0" for name in (*MODELS, "flow", "nice_too"))
-    ended = {run.info.run_id: run.data.tags[store.MIRRORED] for run in runs()}
-    store.mirror(settings)
-    assert {run.info.run_id: run.data.tags[store.MIRRORED] for run in runs()} == ended
+    ended = {run.info.run_id: run.data.tags[MIRRORED] for run in runs()}
+    mirror(settings)
+    assert {run.info.run_id: run.data.tags[MIRRORED] for run in runs()} == ended

@@ -25,7 +25,10 @@ from tests.tracking.conftest import (
     wait_for,
 )
 from workflow import params
-from workflow.tracking import store
+from workflow.tracking.identity import content_tag
+from workflow.tracking.live import live
+from workflow.tracking.mirror import MIRRORED, mirror
+from workflow.training.history import Record
 
 
 def test_each_run_is_there_once_with_all_that_belongs_to_it(mirrored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,22 +77,22 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
 
 
 def test_mirroring_again_changes_nothing_even_after_one_cut_off(project: Settings) -> None:
-    tags = store.mirror(project)
+    tags = mirror(project)
     before = snapshot()
     assert set(tags["runs"]) == {f"{name}/0" for name in MODELS}
-    assert store.mirror(project) == tags
+    assert mirror(project) == tags
     assert snapshot() == before
     for run in before:
-        client().delete_tag(run, store.MIRRORED)  # as if the last thing it does had not been done
-    store.mirror(project)
+        client().delete_tag(run, MIRRORED)  # as if the last thing it does had not been done
+    mirror(project)
     assert snapshot() == before
 
 
 def test_another_evaluation_changes_its_figures_in_the_same_run(project: Settings) -> None:
-    store.mirror(project)
+    mirror(project)
     before = snapshot()
     edit(Path("runs/vae/0/metrics.json"), bits_per_dim=1.25)
-    store.mirror(project)
+    mirror(project)
     after = snapshot()
     assert list(after) == list(before)
     changed = only([run for run in after if after[run] != before[run]])
@@ -107,17 +110,17 @@ def test_durations_are_of_the_weights_that_are_there(project: Settings) -> None:
     measured = vae.read_bytes()
     vae.write_bytes(other := Path("runs/nice/0/model.safetensors").read_bytes() + b"\0")  # nobody has measured these
     gan.write_bytes(other)
-    store.mirror(project)
+    mirror(project)
     assert seconds() == {"gan": None, "vae": None, "nice": 12.5, "pixelcnn": 12.5, "vqvae": 12.5}
     times = {run.data.tags["model"]: run.info.end_time - run.info.start_time for run in runs()}
     assert times["nice"] == 12_500
     assert 0 <= times["vae"] < 12_500
     vae.write_bytes(measured)
-    store.mirror(project)
+    mirror(project)
     assert seconds()["vae"] == 12.5
     vae.write_bytes(other)
     edit(Path("runs/vae/0/metrics.json"), bits_per_dim=1.25)
-    store.mirror(project)
+    mirror(project)
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
     assert run.data.metrics["bits_per_dim"] == 1.25
     times = {key: value for key, value in run.data.metrics.items() if key.startswith("time/")}
@@ -136,17 +139,17 @@ def test_live_then_mirror_have_each_point_once(project: Settings, monkeypatch: p
         log_batch(self, run_id, metrics=metrics, **others)
 
     monkeypatch.setattr(MlflowClient, "log_batch", counted)
-    records: list[store.Record] = [{"step": step, "epoch": step / 9, "loss": 1 / step} for step in range(1, 701)]
+    records: list[Record] = [{"step": step, "epoch": step / 9, "loss": 1 / step} for step in range(1, 701)]
     Path("runs/nice/0/history.jsonl").write_text(
         "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
     )
-    with store.live("nice", 0, project) as log:
+    with live("nice", 0, project) as log:
         for record in records[:40]:
             log(record)
     run = only(runs())
     assert (run.info.run_name, run.info.status) == ("nice-0", "FINISHED")
     assert points(run) == expected(records[:40])
-    store.mirror(project)
+    mirror(project)
     assert len(runs()) == len(MODELS)
     again = only([r for r in runs() if r.info.run_id == run.info.run_id])
     assert curves(again) == expected(records)
@@ -156,20 +159,20 @@ def test_live_then_mirror_have_each_point_once(project: Settings, monkeypatch: p
 def test_a_short_training_leaves_its_curve_to_the_mirror(
     project: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(store, "LIVE_AFTER", 600.0)
+    monkeypatch.setattr("workflow.tracking.live.LIVE_AFTER", 600.0)
     records = history("nice")
-    with store.live("nice", 0, project) as log:
+    with live("nice", 0, project) as log:
         for record in records:
             log(record)
     assert runs() == []
-    store.mirror(project)
+    mirror(project)
     assert curves(only([run for run in runs() if run.info.run_name == "nice-0"])) == expected(records)
     assert capfd.readouterr().err == ""
 
 
 def test_points_arrive_while_the_training_runs(project: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "SEND_EVERY", 0.2)
-    with store.live("nice", 0, project) as log:
+    monkeypatch.setattr("workflow.tracking.live.SEND_EVERY", 0.2)
+    with live("nice", 0, project) as log:
         log(RECORDS[0])
         wait_for(lambda: bool(runs()) and points(runs()[0]) == expected(RECORDS[:1]))
         assert runs()[0].info.status == "RUNNING"
@@ -183,26 +186,26 @@ def test_what_decides_a_result_decides_the_run(project: Settings) -> None:
 
     content = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     nice = content["models"]["nice"]
-    tags = [store.content_tag("nice", 0, project), store.content_tag("nice", 1, project)]
-    tags.append(store.content_tag("nice", 0, change(nice={**nice, "couplings": 3})))
-    tags.append(store.content_tag("nice", 0, change(nice={**nice, "train": {**nice["train"], "lr": 0.5}})))
-    assert store.content_tag("nice", 0, change(gan=nice)) == tags[0]  # another model's affair
+    tags = [content_tag("nice", 0, project), content_tag("nice", 1, project)]
+    tags.append(content_tag("nice", 0, change(nice={**nice, "couplings": 3})))
+    tags.append(content_tag("nice", 0, change(nice={**nice, "train": {**nice["train"], "lr": 0.5}})))
+    assert content_tag("nice", 0, change(gan=nice)) == tags[0]  # another model's affair
     threads = {**content["compute"], "threads": 2}
-    tags.append(store.content_tag("nice", 0, params.Params.model_validate({**content, "compute": threads})))
+    tags.append(content_tag("nice", 0, params.Params.model_validate({**content, "compute": threads})))
     edit(Path("data/ledger/models/nice.json"), sha256="other")
-    tags.append(store.content_tag("nice", 0, project))
+    tags.append(content_tag("nice", 0, project))
     edit(Path("data/prepared/card.json"), sha256={"train": "other"})
-    tags.append(store.content_tag("nice", 0, project))
+    tags.append(content_tag("nice", 0, project))
     assert len(set(tags)) == 7
 
 
 def test_a_changed_hyper_parameter_makes_a_new_run(project: Settings) -> None:
-    with store.live("nice", 0, project) as log:
+    with live("nice", 0, project) as log:
         log(RECORDS[0])
     text = Path("params.yaml").read_text(encoding="utf-8")
     assert text.count("couplings: 2") == 1
     Path("params.yaml").write_text(text.replace("couplings: 2", "couplings: 3"), encoding="utf-8")
-    with store.live("nice", 0, params.load()) as log:
+    with live("nice", 0, params.load()) as log:
         log(RECORDS[1])
     assert {run.data.params["couplings"]: points(run) for run in runs()} == {
         "2": expected(RECORDS[:1]), "3": expected(RECORDS[1:2]),

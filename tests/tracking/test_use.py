@@ -21,7 +21,8 @@ from tests.conftest import ROOT
 from tests.tracking.conftest import MODELS, SHAPE, Settings, runs, wait_for
 from workflow.errors import BakeoffError
 from workflow.models import registry
-from workflow.tracking import store, ui
+from workflow.tracking import ui
+from workflow.tracking.store import store_uri
 
 LOAD = """
 import sys, mlflow, numpy, pandas
@@ -37,7 +38,7 @@ def test_a_logged_model_draws_what_the_model_draws_wherever_it_is_loaded(
 ) -> None:
     monkeypatch.chdir(mirrored)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    environment |= {"MLFLOW_TRACKING_URI": store.store_uri(), "OMP_NUM_THREADS": "1"}
+    environment |= {"MLFLOW_TRACKING_URI": store_uri(), "OMP_NUM_THREADS": "1"}
     asked = [f"{run.data.tags['model']}={run.info.run_id}" for run in runs()]
     subprocess.run([sys.executable, "-c", LOAD, str(tmp_path), *asked], cwd=tmp_path, env=environment, check=True)
     for name in MODELS:
@@ -70,7 +71,8 @@ def serving(folder: Path) -> Iterator[str]:
         assert found, printed
         yield found[1]
     finally:
-        os.killpg(server.pid, signal.SIGTERM)  # its workers are of its session
+        with contextlib.suppress(ProcessLookupError):  # it has ended, which the test tells of
+            os.killpg(server.pid, signal.SIGTERM)  # its workers are of its session
         server.wait()
 
 
@@ -119,7 +121,7 @@ def test_without_runs_it_says_what_to_do(
     monkeypatch.setattr("os.execv", None)  # the server is not to start
     with pytest.raises(BakeoffError, match=r"no experiment generative-bakeoff/digits yet; run `make repro` first"):
         ui.main([])
-    with pytest.raises(BakeoffError, match=r"usage: python -m workflow\.ui \[PORT\]"):
+    with pytest.raises(BakeoffError, match=r"usage: python -m workflow\.tracking\.ui \[PORT\]"):
         ui.main(["x"])
     Path("mlflow.db").write_text("no database", encoding="utf-8")
     with pytest.raises(BakeoffError, match=r"^mlflow\.db: file is not a database; if it is damaged, delete it"):

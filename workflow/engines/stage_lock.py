@@ -1,4 +1,4 @@
-"""One process at a time at each stage of a folder, whichever engine started it."""
+"""A lock per stage and folder: one process at a time, whichever engine started it."""
 
 import re
 import sys
@@ -10,11 +10,11 @@ from workflow.paths import STAGE_LOCKS
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Wait until no other process is at the same stage, with the same arguments, in this folder.
+def exclusive() -> Iterator[None]:
+    """Hold an exclusive lock on the stage that was started, with its arguments, in this folder; wait until it is free.
 
-    An engine that was killed may have left one behind: nobody may find its files where newer ones should be. The
-    system gives the lock back however a process ends.
+    An engine that was killed may have left a process behind, which must not overwrite newer files with its own. The
+    operating system releases the lock however a process ends.
     """
     from filelock import FileLock, Timeout
 
@@ -25,7 +25,7 @@ def alone() -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        print(f"waiting: another process is at `{stage}` in this folder", file=sys.stderr)
+        print(f"waiting: another process is running `{stage}` in this folder", file=sys.stderr)
         lock.acquire()
     try:
         yield

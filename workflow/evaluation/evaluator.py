@@ -1,6 +1,6 @@
-"""Every measure that the theory allows, for every family the same.
+"""Every metric that a model allows, computed in the same way for all families.
 
-What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
+What is measured depends on what a model can do (the protocols in `models/base.py`), never on its family.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from workflow.data.arrays import Card, read_card
 from workflow.data.tensors import ImageSet, read_split, read_tensors, write_tensors
-from workflow.device import generator as make_generator
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifier
 from workflow.evaluation.inception import Inception, load_inception
@@ -25,8 +24,8 @@ from workflow.evaluation.metrics.kernel import kernel_distance
 from workflow.evaluation.metrics.manifold import Manifold, fit_manifold, manifold_scores
 from workflow.evaluation.metrics.modes import mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
-from workflow.evaluation.metrics.oddity import auroc, odd_inputs
 from workflow.evaluation.metrics.operations import operations
+from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_accuracy
 from workflow.evaluation.metrics.sharpness import sharpness
 from workflow.models.base import (
@@ -42,21 +41,22 @@ from workflow.models.base import (
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR, REAL_FEATURES
+from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
-CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
-PROBED = 20_000  # training images that a linear probe learns from, at the most
-SOME = 2048  # images that are turned into float64 at once
-ODD = 100  # odd inputs of each kind
+CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
+PROBED = 20_000  # training images that a linear probe is fitted to, at most
+CONVERTED = 2048  # images converted to float64 at once
+OUTSIDE = 100  # out-of-distribution inputs of each kind
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
 class Real:
-    """What there is to know of the test images' features, the same for all models and seeds.
+    """Statistics of the test images' features, the same for all models and seeds.
 
-    classes: int64 (N,), None if the extractor does not know them.
+    gaussian, manifold: fitted to the features. classes: predicted, int64 (N,); None if the extractor knows none.
     """
 
     gaussian: Gaussian
@@ -65,10 +65,11 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """The extractor of features and the real images against which all samples are judged.
+class Evaluator:
+    """The feature extractor and the real images that samples are compared with.
 
-    measured: what `real` is, where that is known.
+    extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
+    `evaluate` of the parameters. measured: the value of `real`, if it is known already.
     """
 
     extractor: FeatureExtractor
@@ -79,7 +80,7 @@ class Judge:
     measured: Real | None = None
 
     def outputs(self, images: Tensor) -> Outputs:
-        """Features and logits of images, uint8 (N, C, H, W)."""
+        """Features, and logits and classes if there are any, of images, uint8 (N, C, H, W)."""
         return self.extractor.outputs(images, self.settings.batch_size)
 
     def over(
@@ -89,7 +90,14 @@ class Judge:
         x: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """What `work` makes of each row of x, in batches on the model's device; on the CPU."""
+        """Results of `work` on the rows of x, computed in batches on the model's device, concatenated on the CPU.
+
+        Args:
+            model: whose device is used.
+            work: from a batch of rows and a generator to one result per row.
+            x: (N, *S), on any device.
+            generator: of the random numbers, on the model's device.
+        """
 
         def of_batch(rows: range, random: torch.Generator) -> Tensor:
             return work(x[rows.start : rows.stop].to(model.device), random).cpu()
@@ -98,7 +106,7 @@ class Judge:
 
     @cached_property
     def real(self) -> Real:
-        """Of the test images."""
+        """Statistics of the test images."""
         if self.measured:
             return self.measured
         found = self.outputs(self.test.images)
@@ -106,9 +114,9 @@ class Judge:
         return Real(fit_gaussian(found.features), manifold, found.classes)
 
     def scores(self, samples: Tensor) -> dict[str, Any]:
-        """The measures that need samples alone, uint8 (N, C, H, W), against the test images.
+        """The metrics that need only samples, uint8 (N, C, H, W), and the test images.
 
-        Those that need classes are None where the extractor has none.
+        Those that need classes are None if the extractor has none.
         """
         fake, real, settings = self.outputs(samples), self.real, self.settings
         points = real.manifold.points
@@ -127,7 +135,7 @@ class Judge:
         }
 
     def _modes(self, samples: Tensor, fake: Tensor | None, real: Tensor | None) -> dict[str, Any]:
-        """Coverage of the classes, int64 (N,); of a known mixture's components, by the samples that are near one."""
+        """Mode coverage: of classes, int64 (N,), or of the components of a known mixture, by the points near them."""
         if self.card.mixture is None:
             if fake is None or real is None:
                 return {"modes": None, "high_quality": None}
@@ -140,20 +148,22 @@ class Judge:
         return {"modes": coverage, "high_quality": float(near.double().mean())}
 
     def _sharpness(self, samples: Tensor) -> float | None:
-        """Sharpness of the samples over that of the test images."""
+        """Sharpness of the samples relative to the test images."""
         own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
         return own / real if own is not None and real else None
 
     @cached_property
     def probed(self) -> ImageSet:
-        """The training images that a linear probe learns from: at most `PROBED`, evenly spaced."""
+        """The training images that a linear probe is fitted to: at most `PROBED`, evenly spaced."""
         chosen = spread(len(self.train), PROBED)
         return ImageSet(self.train.images[chosen], self.train.labels[chosen])
 
     def probe(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of a linear probe on features (N, d) of the probed and the test images, of data with classes.
+        """Accuracy of a linear probe; if each channel has a class of its own, the mean over one probe per channel.
 
-        Of pictures whose channels have classes of their own, the mean of a probe for each channel's.
+        Args:
+            train: features of the images `probed`, (N, d).
+            test: features of the test images, (M, d).
         """
         strength, known = self.settings.probe_regularisation, (self.probed.labels, self.test.labels)
         pairs = zip(*map(self._parts, known), strict=True)
@@ -161,7 +171,7 @@ class Judge:
         return sum(found) / len(found)
 
     def _parts(self, labels: Tensor) -> list[Tensor]:
-        """Classes int64 (N,); of stacked pictures the digits that spell them, one tensor int64 (N,) a channel."""
+        """Classes, int64 (N,); for stacked images the digits that spell them, one int64 (N,) per channel."""
         if not self.card.channelwise:
             return [labels]
         channels = self.card.shape[0]
@@ -169,18 +179,24 @@ class Judge:
         return [labels // base**place % base for place in reversed(range(channels))]
 
     def memorisation(self, samples: Tensor) -> dict[str, float]:
-        """How near samples are to training images. uint8 (N, C, H, W)."""
+        """How near samples, uint8 (N, C, H, W), are to training images."""
         return memorisation(samples, self.test.images, self.train.images, self.card.levels)
 
 
-def read_judge(settings: Params, device: torch.device, measured: Real | None = None) -> Judge:
-    """The judge of the prepared data, with the extractor on `device`; raises BakeoffError if a file is missing."""
+def read_evaluator(settings: Params, device: torch.device, measured: Real | None = None) -> Evaluator:
+    """The evaluator of the prepared data; raises BakeoffError if a file is missing.
+
+    Args:
+        settings: the whole parameters.
+        device: for the extractor.
+        measured: statistics of the real images, if they are known already.
+    """
     extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR).to(device)
-    return Judge(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
+    return Evaluator(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
 
 
 def write_real(real: Real) -> None:
-    """Write it for `read_real`."""
+    """Write statistics of real images for `read_real`."""
     gaussian, manifold = real.gaussian, real.manifold
     tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
     classes = {} if real.classes is None else {"classes": real.classes}
@@ -194,58 +210,74 @@ def read_real() -> Real:
     return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
 
 
-def evaluate(model: Model, samples: Tensor, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All measures of a model and its `samples`, uint8 (N, C, H, W), and pictures for the report.
+def evaluate(
+    model: Model, samples: Tensor, evaluator: Evaluator, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All metrics of a model and its samples, and pictures for the report.
 
-    A measure that the model does not allow is None; a picture of what it cannot do is absent.
+    Args:
+        model: in evaluation mode.
+        samples: drawn from it, uint8 (N, C, H, W).
+        evaluator: of the data.
+        seed: of the random streams.
+
+    Returns:
+        Metrics by name, None where the model does not allow one; and tensors by name, absent where it does not.
     """
-    counts = {"samples": len(samples), "train": len(judge.train), "test": len(judge.test)}
+    counts = {"samples": len(samples), "train": len(evaluator.train), "test": len(evaluator.test)}
     metrics = {
         "counts": counts,
-        **judge.scores(samples),
-        "nearest_neighbour": judge.memorisation(samples),
-        **_representation(model, judge),
+        **evaluator.scores(samples),
+        "nearest_neighbour": evaluator.memorisation(samples),
+        **_representation(model, evaluator),
         "gflops_per_sample": _gflops_per_sample(model),
         "passes_in_sequence": model.passes_in_sequence,
     }
-    density, bits = _density(model, judge, seed)
-    obedience, drawn = _conditional(model, judge, len(samples) if judge.real.classes is not None else None, seed)
-    return metrics | density | obedience, _pictures(model, samples, judge, seed) | bits | drawn
+    density, bits = _density(model, evaluator, seed)
+    accuracy, drawn = _conditional(model, evaluator, len(samples) if evaluator.real.classes is not None else None, seed)
+    return metrics | density | accuracy, _pictures(model, samples, evaluator, seed) | bits | drawn
 
 
 @torch.no_grad()
-def _density(model: Model, judge: Judge, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """bits/dim of the test images, how well they tell these from odd inputs, and the bits/dim of each kind's images."""
+def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """bits/dim of the test images, how well it detects out-of-distribution inputs, and the bits/dim of each kind."""
     kind = BITS_KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
         return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
-    generator, test = make_generator(model.device, seed, 5), judge.test.images
-    odd = odd_inputs(test, judge.train.images, judge.card.levels, ODD, make_generator(torch.device("cpu"), 0, 10))
+    generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images
+    inputs = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
+    outside = out_of_distribution_inputs(test, evaluator.train.images, evaluator.card.levels, OUTSIDE, inputs)
     bits = {}
-    for name, images in {"test images": test, **odd}.items():
-        bits[name] = bits_per_dim(judge.over(model, model.log_prob, images, generator).double(), model.shape)
-    usual = bits["test images"]
+    for name, images in {"test images": test, **outside}.items():
+        bits[name] = bits_per_dim(evaluator.over(model, model.log_prob, images, generator).double(), model.shape)
+    inside = bits["test images"]
     metrics = {
-        "bits_per_dim": float(usual.mean()),
+        "bits_per_dim": float(inside.mean()),
         "bits_per_dim_kind": kind,
-        "bits_per_dim_sem": float(usual.std() / len(usual) ** 0.5),
-        "oddity": {name: auroc(-usual, -bits[name]) for name in odd},
+        "bits_per_dim_sem": float(inside.std() / len(inside) ** 0.5),
+        "oddity": {name: auroc(-inside, -bits[name]) for name in outside},
     }
     return metrics, {f"{BITS}{name}": values.float() for name, values in bits.items()}
 
 
 @torch.no_grad()
-def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Share of `count` images drawn of a class that the extractor puts into it, and some of them, a column a class.
+def _conditional(
+    model: Model, evaluator: Evaluator, count: int | None, seed: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Share of class-conditional samples that the extractor assigns to the requested class, and a grid of some.
 
-    count: None if the extractor does not know the classes.
+    Args:
+        model: conditional or not.
+        evaluator: of the data.
+        count: number of samples; None if the extractor does not know the classes.
+        seed: of the random streams.
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         return {"class_accuracy": None}, {}
-    generator = make_generator(model.device, seed, 11)
+    generator = make_generator(model.device, seed, Stream.CLASS_SAMPLES)
     y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
-    images = judge.over(model, model.sample_given, y, generator)
-    seen = judge.outputs(images).classes if count else None
+    images = evaluator.over(model, model.sample_given, y, generator)
+    seen = evaluator.outputs(images).classes if count else None
     accuracy = None if seen is None else float((seen == y).double().mean())
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
@@ -253,60 +285,65 @@ def _conditional(model: Model, judge: Judge, count: int | None, seed: int) -> tu
 
 
 @torch.no_grad()
-def _representation(model: Model, judge: Judge) -> dict[str, Any]:
+def _representation(model: Model, evaluator: Evaluator) -> dict[str, Any]:
     probe = error = None
-    if judge.card.classes and isinstance(model, HasEncode):
+    if evaluator.card.classes and isinstance(model, HasEncode):
         encode = model.encode
-        train, test = (judge.over(model, lambda x, _: encode(x), part.images) for part in (judge.probed, judge.test))
-        probe = judge.probe(train, test)
+        train, test = (
+            evaluator.over(model, lambda x, _: encode(x), part.images) for part in (evaluator.probed, evaluator.test)
+        )
+        probe = evaluator.probe(train, test)
     if isinstance(model, HasReconstruct):
-        x, reconstruct = judge.test.images, model.reconstruct
-        back = judge.over(model, lambda x, _: reconstruct(x), x)
-        pairs = zip(back.split(SOME), x.split(SOME), strict=True)
-        squares = [((b.double() - a.double()) / (judge.card.levels - 1)).square().sum() for b, a in pairs]
+        x, reconstruct = evaluator.test.images, model.reconstruct
+        back = evaluator.over(model, lambda x, _: reconstruct(x), x)
+        pairs = zip(back.split(CONVERTED), x.split(CONVERTED), strict=True)
+        squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square().sum() for b, a in pairs]
         error = float(sum(squares) / x.numel())
     return {"probe_accuracy": probe, "reconstruction_mse": error}
 
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:
-    """Floating-point operations of drawing one image, in 10⁹, counted: the same on every machine."""
-    return operations(lambda: model.sample(n, make_generator(model.device, 0))) / n / 1e9
+    """GFLOPs per sample: 10⁹ floating-point operations, counted, so that they are the same on every machine."""
+    return operations(lambda: model.sample(n, torch.Generator(model.device))) / n / 1e9
 
 
 @torch.no_grad()
-def _pictures(model: Model, samples: Tensor, judge: Judge, seed: int) -> dict[str, Tensor]:
-    shown, train = samples[:SHOWN], judge.train.images
-    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, judge.card.levels)[1]]}
-    x = judge.test.images[:: max(1, len(judge.test) // SHOWN)][:SHOWN].to(model.device)
+def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) -> dict[str, Tensor]:
+    shown, train = samples[:SHOWN], evaluator.train.images
+    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, evaluator.card.levels)[1]]}
+    x = evaluator.test.images[:: max(1, len(evaluator.test) // SHOWN)][:SHOWN].to(model.device)
     if isinstance(model, HasReconstruct):
         pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}
     if isinstance(model, HasInterpolate):
         walks = min(WALKS, len(x) // 2)
         pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
     if isinstance(model, HasComplete):
-        completed = model.complete(x.clone(), model.shape[1] // 2, make_generator(model.device, seed, 6))
+        generator = make_generator(model.device, seed, Stream.COMPLETIONS)
+        completed = model.complete(x.clone(), model.shape[1] // 2, generator)
         pictures |= {"completions_originals": x.clone(), "completions": completed}
     return pictures
 
 
-def reference(judge: Judge, count: int) -> dict[str, Any]:
-    """Real against real, the floor of every distance and the ceiling of every score, and the baseline to beat.
+def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
+    """Scores of real images, the floor of every distance and the ceiling of every score, and those of the baseline.
 
-    `count` training images (all, if there are fewer) stand where a model's samples do.
+    Args:
+        evaluator: of the data.
+        count: training images that stand in for a model's samples; all, if there are fewer.
     """
     cpu = torch.device("cpu")
-    drawn = torch.randperm(len(judge.train), generator=make_generator(cpu, 0, 7))[:count]
-    histogram = PixelHistogram(judge.train.images, judge.card.levels)
-    shape = tuple(judge.test.images.shape[1:])
+    drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))[:count]
+    histogram = PixelHistogram(evaluator.train.images, evaluator.card.levels)
+    shape = tuple(evaluator.test.images.shape[1:])
     assert len(shape) == 3
-    train, test = (images.images.flatten(1) for images in (judge.probed, judge.test))
+    train, test = (images.images.flatten(1) for images in (evaluator.probed, evaluator.test))
     return {
-        "counts": {"samples": len(drawn), "test": len(judge.test)},
-        "real": judge.scores(judge.train.images[drawn]),
+        "counts": {"samples": len(drawn), "test": len(evaluator.test)},
+        "real": evaluator.scores(evaluator.train.images[drawn]),
         "histogram_model": {
-            **judge.scores(histogram.sample(len(drawn), make_generator(cpu, 0, 8))),
-            "bits_per_dim": float(bits_per_dim(histogram.log_prob(judge.test.images), shape).mean()),
+            **evaluator.scores(histogram.sample(len(drawn), make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES))),
+            "bits_per_dim": float(bits_per_dim(histogram.log_prob(evaluator.test.images), shape).mean()),
         },
-        "uniform_bits_per_dim": float(torch.tensor(judge.card.levels).double().log2()),
-        "pixel_probe_accuracy": judge.probe(train, test) if judge.card.classes else None,
+        "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
+        "pixel_probe_accuracy": evaluator.probe(train, test) if evaluator.card.classes else None,
     }

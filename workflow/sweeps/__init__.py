@@ -1,1 +1,1 @@
-"""Sweeps over hyper-parameters: which trials there are, which to try next."""
+"""Sweeps over hyper-parameters: the trials, which values to try next, and how they are run."""

@@ -1,7 +1,7 @@
-"""The state of a training on disk: one that was cut off goes on from it and ends with the bytes of an undisturbed one.
+"""Checkpoints: a training run that was interrupted resumes and ends with the same bytes as one that was not.
 
-The file stands outside what DVC and Snakemake call outputs, which they delete before they run a stage. It is of one
-training alone: it has a key, made of all that decides the result, and a file of another key is never used.
+The file is not an output of a stage, because DVC and Snakemake delete outputs before they run a stage. Each file
+carries a key, a hash of everything that determines the result; a file with another key is ignored.
 """
 
 import hashlib
@@ -25,84 +25,93 @@ from workflow.paths import CHECKPOINTS, DVC_LOCK, RunFiles
 if TYPE_CHECKING:
     from torch import Tensor
 
-AGAIN = 1.0  # seconds after which another signal is one more wish, not the same one that came by two ways
+AGAIN = 1.0  # seconds; a second signal within them is taken for the first one, delivered twice
 OLD = 30 * 24 * 3600.0  # seconds
-PATIENCE = 5.0  # seconds that one who wants to stop a training waits for the end of a step, and of a validation
-LEAST_SHARE = 20  # at least so many times as long as a state took to write goes by before the next is written
+PATIENCE = 5.0  # seconds from the request to stop within which a step or a validation may still finish
+LEAST_SHARE = 20  # the pause between two checkpoints is at least this many times as long as writing one took
 
 
 @dataclass
-class State:
-    """Tensors by name, on any device, and numbers and lists that JSON can hold."""
+class Checkpoint:
+    """Everything that training needs to resume.
+
+    tensors: by name, on any device. facts: numbers and lists that JSON can represent.
+    """
 
     tensors: dict[str, "Tensor"] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     def put(self, prefix: str, tensors: dict[str, "Tensor"]) -> None:
-        """Take tensors in, under names that begin with `prefix`."""
+        """Add tensors under names that begin with `prefix`."""
         self.tensors |= {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
 
     def get(self, prefix: str) -> dict[str, "Tensor"]:
-        """The tensors that were `put` with this prefix."""
+        """The tensors that `put` added with this prefix, under their own names."""
         start = f"{prefix}/"
         return {name.removeprefix(start): tensor for name, tensor in self.tensors.items() if name.startswith(start)}
 
 
-class StateFile:
-    """Where the state of one training is kept, and when it is time to write it."""
+class CheckpointFile:
+    """Where the checkpoint of one training run is stored, and when to write it.
+
+    Args:
+        path: of the file.
+        key: hash of everything that determines the result; a file with another key is ignored.
+        every: seconds between two checkpoints, at least.
+    """
 
     def __init__(self, path: Path, key: str, every: float) -> None:
         self.path, self.key, self.every = path, key, every
         self._written, self._cost = time.monotonic(), 0.0
-        self._asked_to_stop = math.inf  # when, on the monotonic clock
-        self._step = 0  # of the state in the file
+        self._asked_to_stop = math.inf  # time of the request, on the monotonic clock
+        self._step = 0  # of the checkpoint in the file
 
-    def read(self) -> State:
-        """The state that was written last; an empty one if there is none, if it is of another training or damaged.
+    def read(self) -> Checkpoint:
+        """The last checkpoint; an empty one if there is none, if it has another key or if it is damaged.
 
-        Of a damaged one it is told on standard error.
+        A damaged file is reported on standard error.
         """
-        from workflow.data.tensors import read_tensors  # brings torch, which `drop_if_recorded` has no use for
+        from workflow.data.tensors import read_tensors  # imports torch, which `drop_if_recorded` does not need
 
         if not self.path.exists():
-            return State()
+            return Checkpoint()
         try:
             tensors, text = read_tensors(self.path)
             content = json.loads(text)
         except (BakeoffError, OSError, ValueError) as error:
-            print(f"warning: {str(error).split(';')[0]}; this training starts anew", file=sys.stderr)
-            return State()
+            print(f"warning: {str(error).split(';')[0]}; training starts from the beginning", file=sys.stderr)
+            return Checkpoint()
         if content["key"] != self.key:
-            return State()
+            return Checkpoint()
         self._step = content["facts"]["step"]
-        return State(tensors, content["facts"])
+        return Checkpoint(tensors, content["facts"])
 
     def due(self) -> bool:
-        """Whether the state should be written now."""
+        """Whether it is time to write a checkpoint."""
         wait = max(self.every, LEAST_SHARE * self._cost)
         return self._asked_to_stop < math.inf or time.monotonic() >= self._written + wait
 
-    def write(self, state: State) -> None:
-        """Write it, atomically: what was there before stays until all of it is on the disk.
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint atomically: the previous one stays until the new one is complete on disk.
 
-        Raises Stopped if this process has been asked to stop.
+        Raises Stopped if this process was asked to stop.
         """
         from workflow.data.tensors import write_tensors
 
         start = time.monotonic()
-        write_tensors(self.path, state.tensors, json.dumps({"key": self.key, "facts": state.facts}))
-        self._written, self._step = time.monotonic(), state.facts["step"]
+        write_tensors(self.path, checkpoint.tensors, json.dumps({"key": self.key, "facts": checkpoint.facts}))
+        self._written, self._step = time.monotonic(), checkpoint.facts["step"]
         self._cost = self._written - start
         self.hurry(0.0)
 
     def hurry(self, patience: float = PATIENCE) -> None:
-        """Raise Stopped if this process was asked to stop so many seconds ago."""
+        """Raise Stopped if this process was asked to stop at least `patience` seconds ago."""
         if time.monotonic() >= self._asked_to_stop + patience:
-            raise Stopped(f"stopped; the same command goes on after step {self._step}")
+            raise Stopped(f"stopped; run the same command again to continue after step {self._step}")
 
     @contextmanager
     def stopping_politely(self) -> Iterator[None]:
-        """In here SIGINT (Ctrl-C) and SIGTERM wait for the end of a step; a later one ends the process at once."""
+        """Let SIGINT (Ctrl-C) and SIGTERM take effect only after the current step; a second one is immediate."""
 
         def ask(number: int, _: FrameType | None) -> None:
             self._asked_to_stop = min(self._asked_to_stop, time.monotonic())
@@ -116,24 +125,24 @@ class StateFile:
                 signal.signal(number, ask)
             yield
         finally:
-            if self._asked_to_stop == math.inf:  # else the same wish may still come by the other way
+            if self._asked_to_stop == math.inf:  # otherwise the same request may still arrive a second time
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
 
-def state_path(name: str, seed: int) -> Path:
-    """Where the state of a model's training with a seed is kept."""
+def checkpoint_path(name: str, seed: int) -> Path:
+    """The checkpoint file of a model and seed."""
     return CHECKPOINTS / f"{name}-{seed}.safetensors"
 
 
 def failure_path(name: str, seed: int) -> Path:
-    """Where a training that its own parameters have ended says so, until it is begun again."""
+    """Where a training run that failed because of its own parameters is recorded, until it starts again."""
     return CHECKPOINTS / f"{name}-{seed}.failed"
 
 
 @contextmanager
 def noting_failure(name: str, seed: int) -> Iterator[None]:
-    """Write down any BakeoffError of a training, so that a sweep can tell it from one that was cut off."""
+    """Record a BakeoffError of a training run, so that a sweep can tell failure from interruption."""
     path = failure_path(name, seed)
     path.unlink(missing_ok=True)
     try:
@@ -144,19 +153,22 @@ def noting_failure(name: str, seed: int) -> Iterator[None]:
 
 
 def drop_if_recorded(name: str, seed: int) -> None:
-    """Delete the state of a training that is over if dvc.lock has its model: till then an engine may train it again."""
+    """Delete the checkpoint of a finished training run once dvc.lock records its model.
+
+    Until then an engine may train it again.
+    """
     model = RunFiles(name, seed).model
-    if not (state_path(name, seed).exists() and model.exists() and DVC_LOCK.exists()):
+    if not (checkpoint_path(name, seed).exists() and model.exists() and DVC_LOCK.exists()):
         return
     with model.open("rb") as file:
-        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # as DVC has it
+        digest = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # DVC's hash
     if digest in DVC_LOCK.read_text(encoding="utf-8"):
-        state_path(name, seed).unlink(missing_ok=True)
+        checkpoint_path(name, seed).unlink(missing_ok=True)
 
 
 def prune(settings: Params) -> None:
-    """Delete what lies here of models and seeds that have not been among the parameters for long."""
-    known = {state_path(name, seed) for name in settings.models for seed in settings.seeds}
+    """Delete old files of models and seeds that are no longer in the parameters."""
+    known = {checkpoint_path(name, seed) for name in settings.models for seed in settings.seeds}
     for file in set(CHECKPOINTS.glob("*")) - known if CHECKPOINTS.exists() else ():
         if time.time() - file.stat().st_mtime > OLD:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Several processes, each with a device of its own, that train one model together."""
+"""Data-parallel training: several processes, each with its own device, train one model together."""
 
 import os
 import signal
@@ -21,28 +21,31 @@ from workflow.device import repeatable
 from workflow.errors import BakeoffError, one_line
 from workflow.params import Compute
 
-# For as long the others wait while the first validates. That one has died is seen by its end, not by its silence.
+# How long the others wait while rank 0 validates. A dead process is noticed because it exits, not by a timeout.
 PATIENCE = timedelta(days=7)
-TOLD, STOPPED = 2, 130  # exit statuses: it has said in one line why it failed; that it was stopped, and can go on
-ALONE_NOW = 3  # it only lost touch with another that ended
+FAILED, STOPPED = 2, 130  # exit statuses of a process that printed why it failed, or that it was stopped
+LOST_PEER = 3  # exit status of a process that only lost its connection to another one
 POLL = 0.5  # seconds
-GRACE = 10.0  # seconds that the others have to end by themselves
+GRACE = 10.0  # seconds that the others have to exit on their own
 
 
 @dataclass(frozen=True)
-class Team:
-    """A process's place among those that train one model; by default it is the only one."""
+class ProcessGroup:
+    """A process's place among those that train one model; by default it is the only one.
+
+    rank: its number, 0..size-1. Rank 0 also validates, logs and writes the results. size: number of processes.
+    """
 
     rank: int = 0
     size: int = 1
 
     def share(self, parts: int) -> range:
-        """Which of the parts of a batch are this process's."""
+        """The parts of each batch that this process computes, of 0..parts-1."""
         return range(self.rank, parts, self.size)
 
     @torch.no_grad()
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Add each tensor up over all processes, in place: all get the same bytes. One message for each dtype."""
+        """Sum each tensor over all processes, in place (all-reduce), one message per dtype; all get the same bytes."""
         if self.size == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -50,23 +53,30 @@ class Team:
             flat = torch.cat([tensor.flatten() for tensor in alike])
             try:
                 dist.all_reduce(flat)
-            except RuntimeError:  # another process has ended, and says why or is reported by `together`
-                sys.exit(ALONE_NOW)
+            except RuntimeError:  # another process has exited; it says why itself, or `together` does
+                sys.exit(LOST_PEER)
             for tensor, total in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
                 tensor.copy_(total.view_as(tensor))
 
 
 def together(work: Callable[..., None], devices: Sequence[torch.device], compute: Compute, *args: object) -> None:
-    """Call `work(team, device, *args)` in a new process for each of the devices, and wait for all.
+    """Call `work(group, device, *args)` in a new process for each device, and wait for all of them.
 
-    If one of them fails, the others are ended. Raises BakeoffError if one was killed; one that ends by a BakeoffError
-    or Stopped has said so itself, and this process exits with the same status. SIGINT and SIGTERM go on to the first.
+    If one fails, the others are terminated. Raises BakeoffError if one was killed. A process that ends with a
+    BakeoffError or Stopped prints the reason itself, and this process exits with the same status. SIGINT and SIGTERM
+    are forwarded to rank 0.
+
+    Args:
+        work: what each process does.
+        devices: one per process, in order of rank.
+        compute: number of threads of each process.
+        args: further arguments of `work`, which must be picklable.
     """
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
         context = spawn(_member, (work, list(devices), compute, meeting, args), len(devices), join=False)
 
-        def pass_on(*_: object) -> None:  # to the first, which saves what there is
+        def pass_on(*_: object) -> None:  # to rank 0, which saves a checkpoint
             context.processes[0].terminate()
 
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -79,11 +89,11 @@ def together(work: Callable[..., None], devices: Sequence[torch.device], compute
                         process.kill()
                 over = context.join(grace_period=GRACE)
         except ProcessExitedException as error:
-            for status in (STOPPED, TOLD):
+            for status in (STOPPED, FAILED):
                 if status in [process.exitcode for process in context.processes]:
                     sys.exit(status)
             raise BakeoffError(
-                f"process {error.error_index + 1} of {len(devices)} that train together has ended "
+                f"process {error.error_index + 1} of {len(devices)} training together ended "
                 f"({error.signal_name or error.exit_code}); run again"
             ) from None
         finally:
@@ -101,7 +111,7 @@ def _member(
 ) -> None:
     device = devices[rank]
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    if rank:  # the first ends when it is asked to, and the others with it
+    if rank:  # rank 0 handles the signals, and the others end with it
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
@@ -111,16 +121,16 @@ def _member(
                 torch.cuda.set_device(device)
             backend = "nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(backend, f"file://{meeting}", PATIENCE, len(devices), rank)
-            work(Team(rank, len(devices)), device, *args)
+            work(ProcessGroup(rank, len(devices)), device, *args)
             dist.destroy_process_group()
-    except SystemExit as ended:  # at once: threads that talk to the others would now and then end it with words of C++
+    except SystemExit as ended:  # at once: communication threads would sometimes print a C++ error at exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(ended.code or 0))
 
 
 def _end_with(parent: int) -> None:
-    """End this process if its parent has been killed, which has all the locks."""
+    """Exit if the parent process, which holds all the locks, is killed."""
     while os.getppid() == parent:
         time.sleep(POLL)
-    os._exit(ALONE_NOW)
+    os._exit(LOST_PEER)

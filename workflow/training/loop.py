@@ -1,6 +1,6 @@
-"""The one training loop: for each player in turn, loss, backward, step.
+"""The training loop of all families: for each player in turn, compute the loss, backpropagate, take a step.
 
-No family is named here. What families differ in, they say through the contract in `models/base.py`.
+No family is named here. Whatever differs between families goes through the contract in `models/base.py`.
 """
 
 import contextlib
@@ -15,29 +15,31 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from workflow.data.tensors import ImageSet
-from workflow.device import at_hand
-from workflow.device import generator as make_generator
 from workflow.errors import BakeoffError
 from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
 from workflow.params import Train
-from workflow.training.checkpoint import State, StateFile
-from workflow.training.distributed import Team
+from workflow.random_streams import Stream, make_generator
+from workflow.training.checkpoint import Checkpoint, CheckpointFile
+from workflow.training.distributed import ProcessGroup
 from workflow.training.history import History, Record, diverged
 from workflow.training.optimizer import AdamW
 
-ALONE = Team()
-LOGS_AN_EPOCH = 2  # lines of training losses an epoch: enough for a curve, few enough for a small file
-SNAPSHOTS = 8  # times at which samples are kept during training, evenly spaced, beside those of the untrained model
-SNAPSHOT_NUMBERS = 1024  # pixels and channels in the samples of a snapshot, about
-INITIALISED, CALIBRATED = 1024, 10_000  # of the first training images, at most, that a model may want to see at once
+CPU = torch.device("cpu")
+SINGLE = ProcessGroup()
+LOGS_PER_EPOCH = 2  # records of training losses per epoch: enough for a curve, few enough for a small file
+SNAPSHOTS = 8  # evenly spaced times at which samples are kept, besides those of the untrained model
+SNAPSHOT_NUMBERS = 1024  # pixels times channels in the samples of a snapshot, approximately
+INITIALISED, CALIBRATED = 1024, 10_000  # training images, at most, passed to `initialise` and `calibrate`
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The weights that were best on the validation images, when that was, and how long it took.
+    """The outcome of training.
 
-    records: all that were logged.
-    snapshots: samples over training, from the same noise each time, uint8 (S, n, C, H, W), at snapshot_steps: (S,).
+    state: the weights with the lowest validation loss. step, valid_loss: when that was, and the loss.
+    steps, seconds: of the whole training. records: all that were logged.
+    snapshots: samples in the course of training, always from the same noise, uint8 (S, n, C, H, W).
+    snapshot_steps: when they were drawn, (S,).
     """
 
     state: dict[str, Tensor]
@@ -58,86 +60,108 @@ def fit(
     seed: int,
     log: Callable[[Record], None],
     progress: str = "",
-    team: Team = ALONE,
-    file: StateFile | None = None,
+    group: ProcessGroup = SINGLE,
+    file: CheckpointFile | None = None,
 ) -> Fitted:
-    """Train `model`, on the device where it is, and return its best weights.
+    """Train `model` on the device where it is, and return its best weights.
 
-    `log` is called with each record: {"step", "epoch", and scalars}; scalars of a player among several carry its name
-    (`critic_loss`), those on validation images begin with `valid_`. Of a team it is the first process that calls this,
-    the others call `assist`. If `file` holds a state of this training, it goes on from there: `log` gets the records
-    until then once more. The model's weights are left as the last step had them.
-    Raises BakeoffError if the loss is not finite, or if there are fewer images than parts of a batch, and Stopped if
-    it was stopped through `file`.
+    Rank 0 of a process group calls this; the others call `assist`. The model itself is left with the weights of the
+    last step. Raises BakeoffError if the loss is not finite or if there are fewer images than parts of a batch, and
+    Stopped if training was stopped through `file`.
+
+    Args:
+        model: freshly built, in any mode.
+        train: images to train on.
+        valid: images by whose loss the best weights are chosen.
+        settings: the model's `train` section of the parameters.
+        seed: of all random streams.
+        log: called with each record: "step", "epoch" and scalars. If there are several players, their scalars begin
+            with the player's name (`critic_loss`); scalars on validation images begin with `valid_`.
+        progress: label of the progress bar; without one there is no bar.
+        group: the processes that share the work.
+        file: where checkpoints are written. If it holds one of this training, training resumes from it, and `log` gets
+            the earlier records again.
     """
-    train, valid = at_hand(train, model.device), at_hand(valid, model.device)
-    steps = _Steps(model, train, settings, seed, team)
-    judge, history = _Judge(model, train, valid, settings, seed, steps.total), History(log, settings, model.device)
-    state = file.read() if file else State()
-    done, seconds = state.facts.get("step", 0), state.facts.get("seconds", 0.0)
+    train, valid = (images.to_device_if_it_fits(model.device) for images in (train, valid))
+    steps = _Steps(model, train, settings, seed, group)
+    validator, history = (
+        _Validator(model, train, valid, settings, seed, steps.total),
+        History(log, settings, model.device),
+    )
+    checkpoint = file.read() if file else Checkpoint()
+    done, seconds = checkpoint.facts.get("step", 0), checkpoint.facts.get("seconds", 0.0)
     start = time.perf_counter() - seconds
     if done:
-        for part in (steps, judge, history):
-            part.restore(state)
+        for part in (steps, validator, history):
+            part.restore(checkpoint)
     else:
-        judge.snapshot(0)
+        validator.snapshot(0)
 
     quiet = None if progress else True  # None: unless there is a terminal
     bar = tqdm(total=steps.total, initial=done, desc=progress, disable=quiet, unit="step", dynamic_ncols=True)
     with bar:
         for step in range(done + 1, steps.total + 1):
             history.add(steps.take(step))
-            judge.follow(step)
+            validator.follow(step)
             bar.update()
 
-            ends_epoch, epoch = step % steps.an_epoch == 0, step / steps.an_epoch
-            if ends_epoch or step % max(1, steps.an_epoch // LOGS_AN_EPOCH) == 0:
+            ends_epoch, epoch = step % steps.per_epoch == 0, step / steps.per_epoch
+            if ends_epoch or step % max(1, steps.per_epoch // LOGS_PER_EPOCH) == 0:
                 means = history.means(step)
                 history.write({"step": step, "epoch": round(epoch, 4), **means})
                 bar.set_postfix({term: f"{value:.3f}" for term, value in list(means.items())[:3]}, refresh=False)
             if ends_epoch and (epoch % settings.valid_every == 0 or step == steps.total):
-                history.write({"step": step, "epoch": int(epoch), **judge.validate(step, file)})
+                history.write({"step": step, "epoch": int(epoch), **validator.validate(step, file)})
             if file and (file.due() or step == steps.total):
-                if not _sound(model):  # not worth keeping; the next losses will say so
+                if not _finite(model):  # not worth keeping; the next losses will report it
                     file.hurry(0.0)
                     continue
-                state = State(facts={"step": step, "seconds": time.perf_counter() - start})
-                for part in (steps, judge, history):
-                    part.save(state)
-                file.write(state)
+                checkpoint = Checkpoint(facts={"step": step, "seconds": time.perf_counter() - start})
+                for part in (steps, validator, history):
+                    part.save(checkpoint)
+                file.write(checkpoint)
     for player in model.players.values():
         player.requires_grad_(True)
-    return judge.fitted(time.perf_counter() - start, history.records)
+    return validator.fitted(time.perf_counter() - start, history.records)
 
 
 def assist(
-    model: Model, train: ImageSet, settings: Train, seed: int, team: Team, file: StateFile | None = None
+    model: Model, train: ImageSet, settings: Train, seed: int, group: ProcessGroup, file: CheckpointFile | None = None
 ) -> None:
-    """The share of the other processes of a team in what `fit` does: the same steps, on other parts of the batches."""
-    steps = _Steps(model, at_hand(train, model.device), settings, seed, team)
-    # Before the first has taken a step with the others it cannot have written another state.
-    state = file.read() if file else State()
-    if done := state.facts.get("step", 0):
-        steps.restore(state)
+    """What the other processes of a group do while rank 0 calls `fit`: the same steps on other parts of the batches.
+
+    Args:
+        model: built from the same seed as that of rank 0.
+        train: the same images.
+        settings: the model's `train` section of the parameters.
+        seed: of all random streams.
+        group: this process's place in the group.
+        file: where rank 0 writes checkpoints; only read here.
+    """
+    steps = _Steps(model, train.to_device_if_it_fits(model.device), settings, seed, group)
+    # Rank 0 cannot have written a newer one yet: it needs the other processes for the first step.
+    checkpoint = file.read() if file else Checkpoint()
+    if done := checkpoint.facts.get("step", 0):
+        steps.restore(checkpoint)
     for step in range(done + 1, steps.total + 1):
         for _ in steps.take(step):
             pass
 
 
 class _Steps:
-    """Takes the steps of a training: in each, for each player in turn, loss, backward, step."""
+    """Takes training steps: in each, every player in turn computes its loss, backpropagates and updates its weights."""
 
-    def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, team: Team) -> None:
+    def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, group: ProcessGroup) -> None:
         if len(train) < settings.parts:
             raise BakeoffError(
                 f"train.parts: {settings.parts}: more than there are training images ({len(train)}); set it lower"
             )
-        self.model, self.settings, self.seed, self.team = model, settings, seed, team
-        self.an_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
-        self.total = self.an_epoch * settings.epochs
+        self.model, self.settings, self.seed, self.group = model, settings, seed, group
+        self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
+        self.total = self.per_epoch * settings.epochs
         torch.manual_seed(seed)  # dropout draws from torch's own generator
-        self._generator = make_generator(model.device, seed, 1)
-        self._batches = _Batches(train, settings, make_generator(torch.device("cpu"), seed, 2), model.device)
+        self._generator = make_generator(model.device, seed, Stream.LOSS)
+        self._batches = _Batches(train, settings, make_generator(CPU, seed, Stream.ORDER), model.device)
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
@@ -145,8 +169,8 @@ class _Steps:
         self._factor = _schedule(settings, self.total)
 
     def take(self, step: int) -> Iterator[tuple[str, Tensor]]:
-        """Each player's turns, in order; yields their terms, with the player's name if there are several."""
-        if not self.model.training:  # it walks through all modules, which a small model's step feels
+        """Let each player take its turns, in order; yields their terms, prefixed by the player if there are several."""
+        if not self.model.training:  # `train` visits all modules, which a small model would notice
             self.model.train()
         players = self.model.players
         for name in self.model.turns:
@@ -157,34 +181,34 @@ class _Steps:
             for term, value in self._turn(name, self._factor(step)).items():
                 yield prefix + term, value.detach()
 
-    def save(self, state: State) -> None:
-        """Put into `state` all that the next step depends on."""
-        state.put("model", self.model.state_dict())
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store in `checkpoint` everything that the next step depends on."""
+        checkpoint.put("model", self.model.state_dict())
         for name, optimiser in self._optimisers.items():
             for i, moments in optimiser.state.items():
-                state.put(f"optimiser/{name}/{i}", moments)
-        state.put("random", {"loss": self._generator.get_state(), "torch": torch.get_rng_state()})
+                checkpoint.put(f"optimiser/{name}/{i}", moments)
+        checkpoint.put("random", {"loss": self._generator.get_state(), "torch": torch.get_rng_state()})
         if self.model.device.type == "cuda":
-            state.put("random", {"cuda": torch.cuda.get_rng_state(self.model.device)})
-        state.put("random", {"order": self._batches.before})
-        state.facts |= {"position": self._batches.position, "turns": self._turns}
+            checkpoint.put("random", {"cuda": torch.cuda.get_rng_state(self.model.device)})
+        checkpoint.put("random", {"order": self._batches.before})
+        checkpoint.facts |= {"position": self._batches.position, "turns": self._turns}
 
-    def restore(self, state: State) -> None:
-        """Be where `save` was called."""
-        self.model.load_state_dict(state.get("model"))
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from where `save` was called."""
+        self.model.load_state_dict(checkpoint.get("model"))
         for name, optimiser in self._optimisers.items():
             moments: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in state.get(f"optimiser/{name}").items():
+            for key, tensor in checkpoint.get(f"optimiser/{name}").items():
                 i, _, moment = key.partition("/")
                 moments.setdefault(int(i), {})[moment] = tensor
             optimiser.restore(moments)
-        random = state.get("random")
+        random = checkpoint.get("random")
         self._generator.set_state(random["loss"])
         torch.set_rng_state(random["torch"])
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self.model.device)
-        self._batches.go_to(random["order"], state.facts["position"])
-        self._turns = state.facts["turns"]
+        self._batches.go_to(random["order"], checkpoint.facts["position"])
+        self._turns = checkpoint.facts["turns"]
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
         settings, optimiser = self.settings, self._optimisers[player]
@@ -208,10 +232,10 @@ class _Steps:
             return self.model.loss(x, y, player, generator)
 
     def _in_parts(self, x: Tensor, y: Tensor, player: str, parameters: list[nn.Parameter]) -> dict[str, Tensor]:
-        """Gradients and terms, means over the parts of the batch, the same however many processes share them.
+        """Average gradients and terms over the parts of the batch; the number of processes makes no difference.
 
-        What the loss changes in the model (averages over batches) each part changes as if it were the only one; the
-        mean of these changes stays.
+        Buffers that the loss updates (running averages over batches) are updated by each part as if it were the only
+        one; the mean of these updates is applied.
         """
         parts, buffers = self.settings.parts, list(self.model.buffers())
         before = [buffer.clone() for buffer in buffers]
@@ -219,8 +243,8 @@ class _Steps:
         changes = [torch.zeros_like(buffer) for buffer, _ in averaged]
         means: dict[str, Tensor] = {}
         self._turns += 1
-        for part in self.team.share(parts):
-            generator = make_generator(self.model.device, self.seed, 1, self._turns, part)
+        for part in self.group.share(parts):
+            generator = make_generator(self.model.device, self.seed, Stream.LOSS, self._turns, part)
             torch.manual_seed(generator.initial_seed())
             for buffer, value in zip(buffers, before, strict=True):
                 buffer.copy_(value)
@@ -230,16 +254,16 @@ class _Steps:
                 means[term] = means.get(term, 0.0) + value.detach() / parts
             for change, (buffer, value) in zip(changes, averaged, strict=True):
                 change += (buffer - value) / parts
-        self.team.add_up([*(p.grad for p in parameters if p.grad is not None), *means.values(), *changes])
+        self.group.add_up([*(p.grad for p in parameters if p.grad is not None), *means.values(), *changes])
         for change, (buffer, value) in zip(changes, averaged, strict=True):
             buffer.copy_(value + change)
         return means
 
 
 class _Batches(Iterator[tuple[Tensor, Tensor]]):
-    """Images and labels in batches on the device, for ever, each epoch in a new order.
+    """An endless stream of batches of images and labels on the device, reshuffled every epoch.
 
-    The incomplete batch at an epoch's end is left out.
+    An incomplete batch at the end of an epoch is dropped.
     """
 
     def __init__(self, train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device) -> None:
@@ -248,7 +272,7 @@ class _Batches(Iterator[tuple[Tensor, Tensor]]):
         self.go_to(generator.get_state(), 0)
 
     def go_to(self, before: Tensor, position: int) -> None:
-        """Begin an epoch with the generator in the state `before`, and leave out its first `position` images."""
+        """Start an epoch with the generator in the state `before`, and skip its first `position` images."""
         self.before, self.position = before, position
         self.generator.set_state(before)
         self._order = torch.randperm(len(self.train), generator=self.generator).to(self.train.images.device)
@@ -261,10 +285,11 @@ class _Batches(Iterator[tuple[Tensor, Tensor]]):
         return self.train.images[chosen].to(self.device), self.train.labels[chosen].to(self.device)
 
 
-class _Judge:
-    """Validates the model that is to be kept, remembers its best weights, and draws samples over training.
+class _Validator:
+    """Validates the model that will be saved, remembers its best weights, and draws samples in the course of training.
 
-    That is the model itself or, if the settings ask for it, an average of its weights over the steps.
+    It is the trained model itself or, with `ema`, an exponential moving average of its weights (cf. Polyak & Juditsky
+    1992, Acceleration of Stochastic Approximation by Averaging).
     """
 
     def __init__(self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int) -> None:
@@ -278,7 +303,7 @@ class _Judge:
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
-        """Take the weights after a step into the average, which begins with those after the first."""
+        """Update the moving average with the weights after `step`; it starts from those after the first step."""
         if not self.averages:
             return
         share = 1 - self.settings.ema if step > 1 else 1.0
@@ -287,10 +312,10 @@ class _Judge:
             average.copy_(last)
 
     @torch.no_grad()
-    def validate(self, step: int, file: StateFile | None) -> dict[str, float]:
-        """The model's scalars on the validation images, with the same random numbers at every step."""
+    def validate(self, step: int, file: CheckpointFile | None) -> dict[str, float]:
+        """The model's scalars on the validation images, with the same random numbers every time."""
         self.model.eval()
-        generator = make_generator(self.model.device, self.seed, 3)
+        generator = make_generator(self.model.device, self.seed, Stream.VALIDATION)
         if isinstance(self.model, HasCalibrate):
             self.model.calibrate(self.train.images[:CALIBRATED].to(self.model.device), generator)
         scores: dict[str, float] = {}
@@ -310,33 +335,33 @@ class _Judge:
         return scores
 
     def snapshot(self, step: int) -> None:
-        """Draw samples, each time from the same noise."""
+        """Draw samples, always from the same noise."""
         n = max(10, SNAPSHOT_NUMBERS // math.prod(self.model.shape))
-        random = make_generator(self.model.device, self.seed, 9)
+        random = make_generator(self.model.device, self.seed, Stream.SNAPSHOTS)
         self.snapshots[step] = self.model.eval().sample(n, random).cpu()
 
-    def save(self, state: State) -> None:
-        """Put into `state` the average, the best weights and the samples."""
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store the average, the best weights and the samples in `checkpoint`."""
         if self.averages:
-            state.put("average", self.model.state_dict())
+            checkpoint.put("average", self.model.state_dict())
         if self.best:
-            state.put("best", self.best[0])
-            state.facts["best"] = self.best[1:]
-        state.put("snapshots", {str(step): images for step, images in self.snapshots.items()})
-        state.facts["snapshots"] = list(self.snapshots)
+            checkpoint.put("best", self.best[0])
+            checkpoint.facts["best"] = self.best[1:]
+        checkpoint.put("snapshots", {str(step): images for step, images in self.snapshots.items()})
+        checkpoint.facts["snapshots"] = list(self.snapshots)
 
-    def restore(self, state: State) -> None:
-        """Know what `save` was called with."""
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Restore what `save` stored."""
         if self.averages:
-            self.model.load_state_dict(state.get("average"))
-        if "best" in state.facts:
-            step, valid_loss = state.facts["best"]
-            self.best = state.get("best"), step, valid_loss
-        snapshots = state.get("snapshots")
-        self.snapshots = {step: snapshots[str(step)] for step in state.facts["snapshots"]}
+            self.model.load_state_dict(checkpoint.get("average"))
+        if "best" in checkpoint.facts:
+            step, valid_loss = checkpoint.facts["best"]
+            self.best = checkpoint.get("best"), step, valid_loss
+        snapshots = checkpoint.get("snapshots")
+        self.snapshots = {step: snapshots[str(step)] for step in checkpoint.facts["snapshots"]}
 
     def fitted(self, seconds: float, records: list[Record]) -> Fitted:
-        """What training came to."""
+        """The outcome of training."""
         assert self.best is not None  # the last step always validates
         state, step, valid_loss = self.best
         snapshots = torch.stack(list(self.snapshots.values()))
@@ -344,7 +369,10 @@ class _Judge:
 
 
 def _schedule(settings: Train, total: int) -> Callable[[int], float]:
-    """The factor on the learning rate at a step: a linear warm-up, then constant or half a cosine to zero."""
+    """The learning rate's factor at a step: linear warm-up, then constant, or cosine annealing to zero.
+
+    Loshchilov & Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, equation 5, without restarts.
+    """
     warm = max(1, round(settings.warmup * total))
 
     def factor(step: int) -> float:
@@ -356,6 +384,6 @@ def _schedule(settings: Train, total: int) -> Callable[[int], float]:
     return factor
 
 
-def _sound(model: Model) -> bool:
-    """Whether all weights are finite: a state in which they are not is not worth keeping."""
+def _finite(model: Model) -> bool:
+    """Whether all weights are finite; otherwise a checkpoint is not worth keeping."""
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())

@@ -1,7 +1,7 @@
-"""AdamW: Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization, by torch's function for its steps.
+"""AdamW (Loshchilov & Hutter 2019, Decoupled Weight Decay Regularization, algorithm 2), by torch's functional form.
 
-The class around that function, `torch.optim.AdamW`, imports torch's compiler before its first step: 2 seconds of CPU in
-every process that trains, though nothing is compiled.
+The class `torch.optim.AdamW` imports torch's compiler before its first step: 2 seconds of CPU time in every training
+process, although nothing is compiled.
 """
 
 from collections.abc import Iterable
@@ -11,31 +11,31 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 EPSILON = 1e-8  # torch's default
-CACHED = 2**21  # parameters, at most, that a processor's cache holds, with gradients and moments
+CACHED = 2**21  # parameters that fit into a processor's cache along with their gradients and moments, at most
 
 
 class AdamW:
-    """Takes steps with parameters; what can change from step to step is given with the step.
+    """Updates parameters; whatever may change between steps is an argument of `step`.
 
-    state: of each parameter that has had a gradient, by its number, under the names that torch's class has for it:
-    step, float32 (), on the CPU, exp_avg and exp_avg_sq, in the parameter's shape and on its device.
+    state: of each parameter that has had a gradient, by its index. The names are those of torch's class: step, float32
+    (), on the CPU; exp_avg and exp_avg_sq, with the parameter's shape and device.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.state: dict[int, dict[str, Tensor]] = {}
-        # Each operation with all parameters at once, not all operations with one parameter after the other: the same
-        # bytes in half the time, if few. Of many it is for torch to choose: it does so on a GPU, and not on a CPU.
+        # `foreach` applies each operation to all parameters at once instead of going through them one by one: the same
+        # bytes in half the time for small models. For large ones torch chooses: it does so on a GPU, not on a CPU.
         self._at_once = True if sum(p.numel() for p in self.parameters) <= CACHED else None
 
     def forget_gradients(self) -> None:
-        """So that the next backward pass starts from none."""
+        """Reset all gradients, so that the next backward pass starts afresh."""
         for parameter in self.parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def step(self, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
-        """Move each parameter that has a gradient."""
+        """Update each parameter that has a gradient."""
         parameters: list[Tensor] = []
         gradients: list[Tensor] = []
         states: list[dict[str, Tensor]] = []
@@ -66,7 +66,7 @@ class AdamW:
         )
 
     def restore(self, state: dict[int, dict[str, Tensor]]) -> None:
-        """Have this `state`, of tensors on any device."""
+        """Replace the state by this one, whose tensors may be on any device."""
         self.state = {
             i: {name: value if name == "step" else value.to(self.parameters[i].device) for name, value in one.items()}
             for i, one in state.items()

@@ -1,4 +1,4 @@
-"""Models that can do everything and nothing but sample, and a judge of digits, for the tests of the evaluation."""
+"""A model with every capability, one that can only sample, and an evaluator on the digits."""
 
 import math
 from typing import ClassVar
@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 from tests.cards import card
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.classifier import fit_classifier
-from workflow.evaluation.evaluator import Judge
+from workflow.evaluation.evaluator import Evaluator
 from workflow.models.base import Model
 from workflow.models.taxonomy import Likelihood
 from workflow.params import Evaluate, Extractor
@@ -86,14 +86,14 @@ class Exact(Everything):
     likelihood: ClassVar[Likelihood] = "exact"
 
 
-def make_judge(digits: Tensor, labels: Tensor) -> Judge:
-    """One whose classifier has learned from the first digits."""
+def make_evaluator(digits: Tensor, labels: Tensor) -> Evaluator:
+    """An evaluator whose classifier was trained on the first digits."""
     torch.set_num_threads(1)
     train = ImageSet(digits[:TRAIN], labels[:TRAIN])
     test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
     brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
     classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
-    return Judge(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+    return Evaluator(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
 
 
 def spoilt(digits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Odd inputs and how they are told apart, sharpness, and points of known mixtures, against independent oracles."""
+"""Out-of-distribution inputs and their detection, sharpness, and points of known mixtures, against other libraries."""
 
 import math
 
@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from workflow.evaluation.metrics.modes import nearest_mode
-from workflow.evaluation.metrics.oddity import auroc, odd_inputs
+from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.sharpness import sharpness
 
 
@@ -21,12 +21,12 @@ def test_auroc_is_scikit_learns_with_ties() -> None:
     from sklearn.metrics import roc_auc_score
 
     for n, m, values in ((50, 30, 1000), (50, 30, 4), (1, 7, 3), (9, 1, 2)):
-        usual = torch.randint(0, values, (n,), generator=_generator(n + values)).float()
-        odd = torch.randint(0, values, (m,), generator=_generator(m)).float() - 0.2 * values
-        is_usual = [1] * n + [0] * m
-        for low in (odd, odd.round()):
-            expected = roc_auc_score(is_usual, torch.cat([usual, low]))
-            assert auroc(usual, low) == pytest.approx(expected, abs=1e-12)
+        inside = torch.randint(0, values, (n,), generator=_generator(n + values)).float()
+        outside = torch.randint(0, values, (m,), generator=_generator(m)).float() - 0.2 * values
+        is_inside = [1] * n + [0] * m
+        for low in (outside, outside.round()):
+            expected = roc_auc_score(is_inside, torch.cat([inside, low]))
+            assert auroc(inside, low) == pytest.approx(expected, abs=1e-12)
 
 
 def test_auroc_of_impossible_images_is_one() -> None:
@@ -35,10 +35,10 @@ def test_auroc_of_impossible_images_is_one() -> None:
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((1, 8, 8), 17), ((3, 8, 8), 256), ((3, 64, 64), 256)])
-def test_odd_inputs_are_images_of_the_datas_kind(shape: tuple[int, int, int], levels: int) -> None:
+def test_inputs_have_the_shape_and_levels_of_the_data(shape: tuple[int, int, int], levels: int) -> None:
     train, test = torch.randint(0, levels, (2, 30, *shape), dtype=torch.uint8, generator=_generator())
-    inputs = odd_inputs(test, train, levels, 20, _generator())
-    again = odd_inputs(test, train, levels, 20, _generator())
+    inputs = out_of_distribution_inputs(test, train, levels, 20, _generator())
+    again = out_of_distribution_inputs(test, train, levels, 20, _generator())
     assert len(inputs) == 6
     for name, images in inputs.items():
         assert (images.shape, images.dtype) == ((20, *shape), torch.uint8), name
@@ -46,9 +46,9 @@ def test_odd_inputs_are_images_of_the_datas_kind(shape: tuple[int, int, int], le
         assert torch.equal(images, again[name])
 
 
-def test_odd_inputs_are_what_they_are_called(digits: Tensor) -> None:
+def test_inputs_are_what_they_are_called(digits: Tensor) -> None:
     test = digits[:50]
-    inputs = odd_inputs(test, digits[50:], 17, 50, _generator())
+    inputs = out_of_distribution_inputs(test, digits[50:], 17, 50, _generator())
     rows = {image.numpy().tobytes() for image in test}
     assert {image.numpy().tobytes() for image in inputs["upside down"].flip(2)} == rows
     assert {image.numpy().tobytes() for image in 16 - inputs["negatives"]} == rows
@@ -65,7 +65,7 @@ def test_odd_inputs_are_what_they_are_called(digits: Tensor) -> None:
 
 def test_points_are_compared_with_noise_alone() -> None:
     points = torch.randint(0, 256, (40, 1, 1, 2), dtype=torch.uint8)
-    assert odd_inputs(points, points, 256, 10, _generator()).keys() == {"noise", "independent pixels"}
+    assert out_of_distribution_inputs(points, points, 256, 10, _generator()).keys() == {"noise", "independent pixels"}
 
 
 def test_sharpness_is_the_variance_of_scipys_laplacian(digits: Tensor) -> None:

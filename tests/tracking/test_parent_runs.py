@@ -1,4 +1,4 @@
-"""Runs that belong together lie under one parent in MLflow: a sweep's trials, DVC's experiments."""
+"""Runs that belong together lie under one parent run in MLflow: a sweep's trials, DVC's experiments."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ import yaml
 from tests.invented_project import write
 from tests.tracking.conftest import MODELS, RECORDS, Settings, client, only, runs, snapshot
 from workflow import params
-from workflow.tracking import store
+from workflow.tracking.live import live
+from workflow.tracking.mirror import mirror
 from workflow.tracking.parent_runs import BASELINE, BEST, CHILD_OF, EXPERIMENT, LEAST
 
 
@@ -35,7 +36,7 @@ def set_least(name: str, loss: float) -> None:
     )
 
 
-def parents() -> list[Any]:
+def parent_runs() -> list[Any]:
     children = {run.data.tags.get(CHILD_OF) for run in runs()}
     return [run for run in runs() if run.info.run_id in children]
 
@@ -45,10 +46,10 @@ def children_of(parent: Any) -> set[str]:
 
 
 def test_trials_lie_under_one_parent_that_names_the_best(project: Settings) -> None:
-    store.mirror(project)
-    assert parents() == []
-    store.mirror(add_trials(nice_1=5, nice_2=4))
-    parent = only(parents())
+    mirror(project)
+    assert parent_runs() == []
+    mirror(add_trials(nice_1=5, nice_2=4))
+    parent = only(parent_runs())
     assert children_of(parent) == {"nice-0", "nice_1-0", "nice_2-0"}  # the run that was there before as well
     assert (parent.info.run_name, parent.info.status) == ("sweep of nice", "FINISHED")
     assert (parent.data.tags[BEST], parent.data.metrics[LEAST]) == ("nice_2", 40.0)
@@ -60,12 +61,12 @@ def test_trials_lie_under_one_parent_that_names_the_best(project: Settings) -> N
 
 
 def test_more_trials_come_under_the_same_parent_and_nothing_changes_without_them(project: Settings) -> None:
-    store.mirror(add_trials(nice_1=5))
+    mirror(add_trials(nice_1=5))
     before = snapshot_of_all()
-    store.mirror(params.load())
+    mirror(params.load())
     assert snapshot_of_all() == before
-    store.mirror(add_trials(nice_3=3))
-    parent = only(parents())
+    mirror(add_trials(nice_3=3))
+    parent = only(parent_runs())
     assert children_of(parent) == {"nice-0", "nice_1-0", "nice_3-0"}
     assert parent.data.tags[BEST] == "nice_3"
     history = client().get_metric_history(parent.info.run_id, LEAST)
@@ -77,43 +78,43 @@ def snapshot_of_all() -> dict[str, Any]:
 
 
 def test_another_model_to_begin_with_is_another_sweep(project: Settings) -> None:
-    store.mirror(add_trials(nice_1=5))
+    mirror(add_trials(nice_1=5))
     text = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(text.replace("width: 32", "width: 16"), encoding="utf-8")  # of both
-    store.mirror(params.load())
-    assert [children_of(parent) for parent in parents()] == [{"nice-0", "nice_1-0"}] * 2
+    mirror(params.load())
+    assert [children_of(parent) for parent in parent_runs()] == [{"nice-0", "nice_1-0"}] * 2
 
 
 def test_a_trial_that_is_followed_live_lies_under_the_parent_at_once(project: Settings) -> None:
     settings = add_trials(nice_1=5)
     Path("data/ledger/models/nice.json").unlink()  # the stage that writes it may come later
-    with store.live("nice_1", 0, settings) as log:
+    with live("nice_1", 0, settings) as log:
         log(RECORDS[0])
-    parent = only(parents())
+    parent = only(parent_runs())
     assert children_of(parent) == {"nice_1-0"}
     write(Path("data/ledger/models/nice.json"), {"sha256": "nice"})
-    store.mirror(settings)
-    assert children_of(only(parents())) == {"nice-0", "nice_1-0"}
+    mirror(settings)
+    assert children_of(only(parent_runs())) == {"nice-0", "nice_1-0"}
 
 
 def test_what_an_experiment_of_dvc_trains_lies_under_its_baseline_in_the_projects_store(
     project: Settings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store.mirror(project)
+    mirror(project)
     before, home = snapshot(), Path.cwd()
     copy = tmp_path_factory.mktemp("experiment")
     shutil.copytree(home, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts"))
     monkeypatch.chdir(copy)
     for name, value in {"DVC_ROOT": str(home), BASELINE: "1a2b3c4d5e", EXPERIMENT: "spry-oats"}.items():
         monkeypatch.setenv(name, value)
-    store.mirror(params.load())
+    mirror(params.load())
     assert snapshot() == before  # there is nothing that the baseline has not
     Path("params.yaml").write_text(
         Path("params.yaml").read_text(encoding="utf-8").replace("couplings: 2", "couplings: 3"), encoding="utf-8"
     )
-    store.mirror(params.load())
+    mirror(params.load())
     assert not list(copy.glob("mlflow.db*"))
-    parent = only(parents())
+    parent = only(parent_runs())
     assert parent.info.run_name == "experiments on 1a2b3c4"
     assert children_of(parent) == {"nice-0"}
     child = only([run for run in runs() if CHILD_OF in run.data.tags])

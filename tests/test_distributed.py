@@ -1,4 +1,4 @@
-"""Several processes that train one model: to the same weights as one process, and with one clear line if one dies."""
+"""Several processes that train one model: the same weights as one process, and one clear line if one dies."""
 
 import json
 import multiprocessing
@@ -18,8 +18,8 @@ from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.errors import BakeoffError
 from workflow.models import registry
 from workflow.params import Compute, Train
-from workflow.training.checkpoint import StateFile
-from workflow.training.distributed import Team, together
+from workflow.training.checkpoint import CheckpointFile
+from workflow.training.distributed import ProcessGroup, together
 from workflow.training.history import Record
 from workflow.training.loop import assist, fit
 
@@ -39,38 +39,38 @@ def _images() -> ImageSet:
     return ImageSet(torch.randint(0, 17, (64, 1, 8, 8), dtype=torch.uint8, generator=random), torch.arange(64) % 10)
 
 
-def _fit(kind: str, team: Team, parts: int, **changes: Any) -> tuple[dict[str, torch.Tensor], list[Record]]:
+def _fit(kind: str, group: ProcessGroup, parts: int, **changes: Any) -> tuple[dict[str, torch.Tensor], list[Record]]:
     entries = {**params.load(ROOT / "presets/lectures.yaml").models, **params.load(ROOT / "presets/smoke.yaml").models}
     entry = next(entry for entry in reversed(entries.values()) if entry.kind == kind)
     model = registry.build(kind, (1, 8, 8), 17, {**entry.hyperparameters, **changes}, seed=1)
     images, settings, history = _images(), _settings(parts), list[Record]()
-    if team.rank:
-        assist(model, images, settings, 1, team)
+    if group.rank:
+        assist(model, images, settings, 1, group)
         return {}, []
-    return fit(model, images, images, settings, 1, history.append, team=team).state, history
+    return fit(model, images, images, settings, 1, history.append, group=group).state, history
 
 
-def _work(team: Team, device: torch.device, folder: Path) -> None:
+def _work(group: ProcessGroup, device: torch.device, folder: Path) -> None:
     assert device == CPU
     for kind in KINDS:
-        state, history = _fit(kind, team, 2)
-        if not team.rank:
+        state, history = _fit(kind, group, 2)
+        if not group.rank:
             write_tensors(folder / f"{kind}.safetensors", state, json.dumps(history))
 
 
-def _die(team: Team, device: torch.device, how: str) -> None:
-    team.add_up([torch.ones(2)])
-    if team.rank == (how == "killed"):
+def _die(group: ProcessGroup, device: torch.device, how: str) -> None:
+    group.add_up([torch.ones(2)])
+    if group.rank == (how == "killed"):
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise BakeoffError("training diverged: as it does")
-    team.add_up([torch.ones(2)])
+    group.add_up([torch.ones(2)])
 
 
 def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     together(_work, [CPU, CPU], COMPUTE, tmp_path)
     for kind in KINDS:
-        state, history = _fit(kind, Team(), 2)
+        state, history = _fit(kind, ProcessGroup(), 2)
         of_two, history_of_two = read_tensors(tmp_path / f"{kind}.safetensors")
         torch.testing.assert_close(of_two, state, rtol=1e-5, atol=1e-6)
         logged = json.loads(history_of_two)
@@ -80,8 +80,8 @@ def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
 
 
 def test_parts_are_a_whole_batch_where_nothing_is_random() -> None:
-    whole, history = _fit("autoencoder", Team(), 1, dropout=0.0)
-    parts, history_of_parts = _fit("autoencoder", Team(), 4, dropout=0.0)
+    whole, history = _fit("autoencoder", ProcessGroup(), 1, dropout=0.0)
+    parts, history_of_parts = _fit("autoencoder", ProcessGroup(), 4, dropout=0.0)
     untrained = [name for name in whole if name in ("weights", "means", "factors")]  # fitted to rounded latents
     for name in set(whole) - set(untrained):
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
@@ -89,9 +89,9 @@ def test_parts_are_a_whole_batch_where_nothing_is_random() -> None:
 
 
 def test_each_part_has_random_numbers_of_its_own() -> None:
-    two, _ = _fit("vae", Team(), 2)
-    four, _ = _fit("vae", Team(), 4)
-    again, _ = _fit("vae", Team(), 2)
+    two, _ = _fit("vae", ProcessGroup(), 2)
+    four, _ = _fit("vae", ProcessGroup(), 4)
+    again, _ = _fit("vae", ProcessGroup(), 2)
     assert all(torch.equal(two[name], again[name]) for name in two)
     assert not all(torch.equal(two[name], four[name]) for name in two)
 
@@ -116,13 +116,13 @@ def test_more_parts_than_images_stop_with_one_clear_line() -> None:
 @pytest.mark.parametrize("parts", [1, 5])
 def test_each_part_is_one_processes(parts: int) -> None:
     for size in range(1, parts + 1):
-        shares = [list(Team(rank, size).share(parts)) for rank in range(size)]
+        shares = [list(ProcessGroup(rank, size).share(parts)) for rank in range(size)]
         assert sorted(part for share in shares for part in share) == list(range(parts))
         assert all(shares)
 
 
 def test_a_killed_process_ends_the_others_and_is_named() -> None:
-    with pytest.raises(BakeoffError, match=r"^process 2 of 2 that train together has ended \(SIGKILL\); run again$"):
+    with pytest.raises(BakeoffError, match=r"^process 2 of 2 training together ended \(SIGKILL\); run again$"):
         together(_die, [CPU, CPU], COMPUTE, "killed")
 
 
@@ -133,22 +133,22 @@ def test_what_one_process_says_ends_all(capfd: pytest.CaptureFixture[str]) -> No
     assert capfd.readouterr().err == "error: training diverged: as it does\n"
 
 
-def _long(team: Team, device: torch.device, folder: Path) -> None:
-    """A training of 100 steps that keeps the state of each."""
+def _long(group: ProcessGroup, device: torch.device, folder: Path) -> None:
+    """Train for 100 steps with a checkpoint after each."""
     settings = Train(epochs=25, batch_size=16, lr=0.003, parts=2, ema=0.5)
     entry = params.load(ROOT / "presets/smoke.yaml").models["vae"]
     model = registry.build("vae", (1, 8, 8), 17, entry.hyperparameters, seed=1)
-    images, file = _images(), StateFile(folder / "state", "key", 0.0)
-    if team.rank:
-        assist(model, images, settings, 1, team, file)
+    images, file = _images(), CheckpointFile(folder / "state", "key", 0.0)
+    if group.rank:
+        assist(model, images, settings, 1, group, file)
         return
     with file.stopping_politely():
-        fitted = fit(model, images, images, settings, 1, lambda _: None, team=team, file=file)
+        fitted = fit(model, images, images, settings, 1, lambda _: None, group=group, file=file)
     write_tensors(folder / "weights", fitted.state)
 
 
 @pytest.mark.slow
-def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_group_resumes_from_its_checkpoint(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     resource_tracker.ensure_running()  # here: one of the fork's own complains, as a fork cleans nothing up
     fork = multiprocessing.get_context("fork")
     child = fork.Process(target=together, args=(_long, [CPU, CPU], COMPUTE, tmp_path))
@@ -159,12 +159,14 @@ def test_a_team_that_is_stopped_goes_on_from_its_state(tmp_path: Path, capfd: py
     child.join(PATIENCE)
     assert child.exitcode == 130
     told = capfd.readouterr().err.splitlines()
-    assert [line for line in told if line.startswith("stopped; the same command goes on after step ")] == told
+    assert [
+        line for line in told if line.startswith("stopped; run the same command again to continue after step ")
+    ] == told
     assert len(told) == 1
     before = json.loads(read_tensors(tmp_path / "state")[1])["facts"]["step"]
     assert 0 < before < 100
     together(_long, [CPU, CPU], COMPUTE, tmp_path)
     (tmp_path / "alone").mkdir()
-    _long(Team(), CPU, tmp_path / "alone")
+    _long(ProcessGroup(), CPU, tmp_path / "alone")
     (of_two, _), (of_one, _) = (read_tensors(folder / "weights") for folder in (tmp_path, tmp_path / "alone"))
     torch.testing.assert_close(of_two, of_one, rtol=1e-3, atol=1e-5)

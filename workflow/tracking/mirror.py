@@ -1,0 +1,176 @@
+"""Bringing MLflow up to date with the files of all runs, from which its store can be rebuilt at any time."""
+
+import hashlib
+import json
+import math
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from workflow.data.arrays import read_arrays, read_card
+from workflow.engines import timing
+from workflow.errors import BakeoffError
+from workflow.evaluation.columns import keys_on_features
+from workflow.files import read_json, sha256
+from workflow.params import Params
+from workflow.paths import RunFiles
+from workflow.sweeps.trials import least_valid_loss
+from workflow.tracking import moved
+from workflow.tracking.identity import content_tag
+from workflow.tracking.parent_runs import LEAST, show_best_trials
+from workflow.tracking.runs import curves, run_of
+from workflow.tracking.store import Store, never_failing
+
+MIRRORED = "bakeoff.mirrored"  # tag: hash of the files that the run shows
+WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that was measured
+REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `pyfunc.py`
+
+
+def mirror(settings: Params) -> dict[str, Any]:
+    """Bring MLflow up to date with the files of every model and seed; returns what identifies their content.
+
+    Raises BakeoffError if a run's file is missing, but never because of MLflow.
+    """
+    runs = [(name, seed) for name in settings.models for seed in settings.seeds]
+    tags = {f"{name}/{seed}": {"tag": content_tag(name, seed, settings)} for name, seed in runs}
+    digests = [digest_of(RunFiles(name, seed)) for name, seed in runs]
+    with never_failing():
+        store = Store(settings.data.name)
+        for (name, seed), digest in zip(runs, digests, strict=True):
+            mirror_run(store, name, seed, settings, digest)
+        show_best_trials(store, settings)
+    return {"runs": tags}
+
+
+def digest_of(files: RunFiles) -> str:
+    """16 hex digits over the files of a run that are mirrored; raises BakeoffError if one is missing."""
+    mirrored = (files.model, files.history, files.overview, files.metrics, files.pictures)
+    for file in mirrored:
+        if not file.exists():
+            raise BakeoffError(f"{file}: missing; run the stage that makes it (`dvc repro`)")
+    return hashlib.sha256("".join(sha256(file) for file in mirrored).encode()).hexdigest()[:16]
+
+
+def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str) -> None:
+    """Bring one run up to date with its files; costs next to nothing if it already is.
+
+    Args:
+        store: the store, with the experiment of the data set.
+        name: the model.
+        seed: its training's seed.
+        settings: all parameters.
+        digest: `digest_of` the run's files.
+
+    """
+    run, files = run_of(store, name, seed, settings), RunFiles(name, seed)
+    if run.data.tags.get(MIRRORED) == digest and not moved.lost(run.info.artifact_uri):
+        return
+    run_id = run.info.run_id
+    metrics, weights = read_json(files.metrics), sha256(files.model)
+    times = timing.read(weights)
+    _send(store, run, files, figures(metrics, times), weights)
+    _log_files(store, run_id, files)
+    _log_model(store, run, files.model)
+    _set_tags(store, run_id, metrics, weights)
+    if run.info.status != "FINISHED":  # the training was not followed
+        seconds = times.get("train", {}).get("seconds")
+        store.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
+    store.client.set_tag(run_id, MIRRORED, digest)
+
+
+def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
+    """Final figures, with the same names for all families; those that rest on features carry the extractor's name.
+
+    metrics: the content of `metrics.json`. times: what each stage measured, as `timing.read` returns it.
+    """
+    extractor, on_features = metrics["extractor"]["name"], keys_on_features()
+    found = {f"{extractor}/{key}" if key in on_features else key: value for key, value in metrics.items()}
+    for group in ("modes", "nearest_neighbour"):
+        found |= {f"{group}/{key}": value for key, value in (metrics[group] or {}).items()}
+    for stage, facts in times.items():
+        found |= {f"time/{stage}_{key}": facts[key] for key in ("seconds", "images_per_second") if key in facts}
+    return {key: float(value) for key, value in found.items() if isinstance(value, (int, float)) and key != "seed"}
+
+
+def _send(store: Store, run: Any, files: RunFiles, final: dict[str, float], weights: str) -> None:
+    """Send the points of the learning curves and the final figures that the run lacks.
+
+    Args:
+        store: the store.
+        run: the run in MLflow, as it is before.
+        files: the run's files.
+        final: its final figures.
+        weights: SHA-256 of its model.
+
+    """
+    history = [json.loads(line) for line in files.history.read_text(encoding="utf-8").splitlines()]
+    known, logged = store.points(run), run.data.metrics
+    store.send(run.info.run_id, {point: value for point, value in curves(history).items() if point not in known})
+    if run.data.tags.get(WEIGHTS, weights) != weights:  # MLflow never forgets a figure: void those of other weights
+        final = final | {key: math.nan for key in logged if key.startswith("time/") and key not in final}
+    if (least := least_valid_loss(history)) is not None:
+        final = final | {LEAST: least}
+    # At step 0, so that MLflow draws them as bars, one for each run.
+    store.send(run.info.run_id, {(key, 0): value for key, value in final.items() if logged.get(key) != value})
+
+
+def _log_files(store: Store, run_id: str, files: RunFiles) -> None:
+    """Log the samples, the figures, and every set of pictures as a grid."""
+    from workflow.data.pictures import grid, png
+
+    with tempfile.TemporaryDirectory() as temporary:
+        place, levels = Path(temporary), read_card().levels
+        for file in (files.overview, files.metrics, files.history):
+            (place / file.name).write_bytes(file.read_bytes())
+        for key, images in read_arrays(files.pictures).items():
+            if images.ndim < 4:  # numbers, which the report shows as histograms
+                continue
+            columns = images.shape[1] if images.ndim == 5 else 8
+            flat = images.reshape(-1, *images.shape[-3:])
+            (place / f"{key}.png").write_bytes(png(grid(flat, levels, columns)))
+        store.client.log_artifacts(run_id, temporary)
+
+
+def _log_model(store: Store, run: Any, weights: Path) -> None:
+    """Log the model so that `mlflow.pyfunc.load_model("runs:/<id>/model").predict(...)` draws from it."""
+    import numpy as np
+    import pandas as pd
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import save_model
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    from workflow.tracking import pyfunc  # MLflow runs it again, from its file, when it loads the model
+
+    run_id, package = run.info.run_id, Path(__file__).parents[1]
+    if logged := run.outputs.model_outputs if run.outputs else []:
+        model_id = logged[0].model_id
+    else:
+        model_id = store.client.create_logged_model(store.experiment, "model", run_id).model_id
+        store.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
+    inputs = Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")])
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *read_card().shape))])
+    with tempfile.TemporaryDirectory() as temporary:
+        save_model(
+            temporary,
+            python_model=pyfunc.__file__,
+            artifacts={"model": str(weights)},
+            code_paths=[str(package)],
+            signature=ModelSignature(inputs, outputs),
+            input_example=pd.DataFrame({"n": [16], "seed": [0]}),
+            pip_requirements=[f"{name}=={version(name).split('+')[0]}" for name in REQUIREMENTS],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+        )
+        store.client.log_model_artifacts(model_id, temporary)
+    store.client.finalize_logged_model(model_id, "READY")
+
+
+def _set_tags(store: Store, run_id: str, metrics: dict[str, Any], weights: str) -> None:
+    """Tag the run with what its model is, and with the weights that were measured."""
+    from mlflow.entities import RunTag
+
+    tags = {tag: metrics[tag] or "none" for tag in ("taxonomy", "likelihood", "bits_per_dim_kind")}
+    tags[WEIGHTS] = weights
+    tags["mlflow.note.content"] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
+    store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
