@@ -232,7 +232,7 @@ GENERATION = (
         path="nearest_neighbour.ratio",
         title="neighbour ratio",
         form=2,
-        missing_for="data of which at least half of the test images are training images, too",
+        missing_for="data where at least half of the test images are also training images",
         measures="Median pixel distance from a sample to its nearest training image, relative to that of real test "
         "images: near 1 is healthy, far below 1 suggests memorisation, far above 1 means samples unlike the data.",
         note="It is a distance between pixels: a blurred image is close to everything, an image shifted by one pixel "
