@@ -76,6 +76,7 @@ def test_who_is_slow_to_draw_from_is_judged_by_what_no_machine_changes() -> None
 
 
 SURE = [-0.001, 0.0, 0.001]  # what three seeds scatter by, far less than the differences below
+OFF = [0.0003, -0.0002, 0.0001]  # so that no difference is the same under every seed
 
 
 def _about(value: float) -> list[float]:
@@ -94,8 +95,9 @@ def _about(value: float) -> list[float]:
     ],
 )
 def test_a_claim_is_judged_by_every_pair(vaes: list[float], gans: list[float], verdict: str, why: str) -> None:
-    off = [0.0003, -0.0002, 0.0001]  # so that no difference is the same under every seed
-    models = {f"vae_{i}": {"sharpness": [a + b for a, b in zip(_about(v), off)]} for i, v in enumerate(vaes)}
+    models = {
+        f"vae_{i}": {"sharpness": [a + b for a, b in zip(_about(v), OFF, strict=True)]} for i, v in enumerate(vaes)
+    }
     models |= {f"gan_{i}": {"sharpness": _about(v)} for i, v in enumerate(gans)}
     found = _finding(_summary(**models), "blurrier")
     assert (found.verdict, found.why) == (verdict, why)
@@ -133,7 +135,7 @@ def test_a_claim_says_what_else_differs() -> None:
     ("fid_of_the_better", "verdict"), [(9.0, "holds here"), (1.0, "does not hold here"), (3.0, "not decided")]
 )
 def test_a_counterexample_shows_that_likelihood_is_not_quality(fid_of_the_better: float, verdict: str) -> None:
-    better = {"bits_per_dim": _about(1.8), "fid": [f + o for f, o in zip(_about(fid_of_the_better), (0.01, -0.02, 0.01))]}
+    better = {"bits_per_dim": _about(1.8), "fid": [f + o for f, o in zip(_about(fid_of_the_better), OFF, strict=True)]}
     worse = {"bits_per_dim": [2.0, 1.9, 1.95], "fid": _about(3.0)}
     found = _finding(_summary(vae=better, pixelcnn=worse), "likelihood does not mean")
     assert found.verdict == verdict

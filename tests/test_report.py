@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -21,13 +22,15 @@ from stages import report
 from tests.browser import open_browser
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
+from workflow.data.arrays import read_arrays, write_arrays
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import DASH, MEASURED, UNDERSTANDING, significant
+from workflow.evaluation.columns import DASH, MEASURED, significant
+from workflow.report.answers import answers
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.curves import panels
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise
-from workflow.report.tables import generation, understanding
+from workflow.report.tables import Row, generation, model_groups, understanding
 
 HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
 
@@ -176,7 +179,9 @@ def test_other_images_than_draws_have_rows_of_their_own_and_no_mark(project: Pat
     assert "GAN: mean image" not in rows
 
 
-@pytest.mark.parametrize(("raw", "says"), [(0.5, "linear probe 94.0"), (0.99, "no model is better than raw pixels (99.0")])
+@pytest.mark.parametrize(
+    ("raw", "says"), [(0.5, "linear probe 94.0"), (0.99, "no model is better than raw pixels (99.0")]
+)
 def test_the_best_must_beat_what_needs_no_model(raw: float, says: str, project: Path) -> None:
     edit(project / "data/reference/reference.json", pixel_probe_accuracy=raw)
     (features,) = [one for one in answers(summary_now()) if "features" in one.question]

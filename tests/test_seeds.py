@@ -1,18 +1,16 @@
 """What the report says of several seeds: intervals against all resamples there are, and orders that are known."""
 
-import itertools
 import json
-import math
 import re
 import statistics
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from rich.console import Console
+from scipy import stats
 
 from stages import report
 from tests.invented_project import make_project, small_sets, write
