@@ -40,7 +40,14 @@ def main(name: str, seed: int) -> None:
 
 
 def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> None:
-    """Read the images and train; rank 0 of the group writes the best weights and the history."""
+    """Read the images and train; rank 0 of the group writes the best weights and the history.
+
+    Args:
+        group: this process's place among those that train the model.
+        device: to train on.
+        name: of the model.
+        seed: of the run.
+    """
     settings = params.load()
     entry = settings.models[name]
     card, images = read_card(), read_split("train")
