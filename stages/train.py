@@ -67,7 +67,7 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
         except torch.OutOfMemoryError:
             size = entry.train.batch_size
             raise BakeoffError(
-                f"params.yaml: models.{name}.train.batch_size: {size}: more than the GPU's memory takes; set it lower"
+                f"params.yaml: models.{name}.train.batch_size: {size}: too large for the GPU's memory; set it lower"
             ) from None
         except BakeoffError as error:
             raise BakeoffError(f"params.yaml: models.{name} with seed {seed}: {error}") from None

@@ -62,9 +62,9 @@ def parse(arguments: Sequence[str]) -> Space:
 
 def _range(argument: str, low: Value, high: Value, log: bool) -> Range:
     if isinstance(low, bool | str) or isinstance(high, bool | str) or low >= high:
-        raise BakeoffError(f"{argument!r}: a range goes from a number to a greater one")
+        raise BakeoffError(f"{argument!r}: a range goes from a smaller to a larger number")
     if log and low <= 0:
-        raise BakeoffError(f"{argument!r}: a logarithmic range begins above 0")
+        raise BakeoffError(f"{argument!r}: a logarithmic range must start above 0")
     return Range(low, high, log)
 
 
