@@ -54,11 +54,11 @@ def test_who_is_slow_to_draw_from_is_judged_by_what_no_machine_changes() -> None
     assert not {column.key for column in TIMES} & set(COLUMNS)
     numbers = {"pixelcnn": 64, "ddpm": 50, "gan": 1}
     summary = _summary(**{name: {"passes_in_sequence": passes} for name, passes in numbers.items()})
-    slowest, slower = _finding(summary, "slowest to draw"), _finding(summary, "slower to draw")
+    slowest, slower = _finding(summary, "slowest to sample"), _finding(summary, "slower to sample")
     assert (slowest.verdict, slowest.why) == ("holds here", "in 2 of 2 pairs")
     assert (slower.verdict, slower.evidence) == ("holds here", ("DDPM 50", "GAN 1"))
     summary = _summary(pixelcnn={"passes_in_sequence": 64}, ddpm={"passes_in_sequence": 1000})
-    assert _finding(summary, "slowest to draw").verdict == "does not hold here"
+    assert _finding(summary, "slowest to sample").verdict == "does not hold here"
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_claim_needs_both_sides() -> None:
 
 
 def test_bounds_are_not_held_against_exact_values() -> None:
-    found = _finding(_summary(nice={"bits_per_dim": 2.6}, pixelcnn={"bits_per_dim": 1.8}), "weaker")
+    found = _finding(_summary(nice={"bits_per_dim": 2.6}, pixelcnn={"bits_per_dim": 1.8}), "worse likelihoods")
     assert found.verdict == "not decided"
     assert "upper bound" in found.why
 
@@ -127,7 +127,7 @@ def test_a_claim_must_hold_under_every_seed(vae: list[float], gan: list[float], 
     ("second", "verdict", "why"),
     [
         ([0.1, 0.2], "holds here", "in 2 of 2 pairs under every seed"),
-        ([0.1, 0.9], "mixed", "in 1 of 2 pairs under every seed, in 1 under some"),
+        ([0.1, 0.9], "mixed", "in 1 of 2 pairs under every seed, in 1 under some seeds only"),
         ([0.9, 0.9], "mixed", "in 1 of 2 pairs under every seed"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_counterexample_counts_if_it_is_one_under_every_seed() -> None:
     for fids, verdict, count in (([9.0, 8.0], "holds here", 1), ([9.0, 2.0], "not decided", 0)):
         summary = _summary(vae={"bits_per_dim": [1.8, 1.7], "fid": fids}, nice=worse)
         found = _finding(summary, "likelihood does not mean")
-        assert (found.verdict, found.why.split(" pairs")[0]) == (verdict, f"{count} of 1")
+        assert (found.verdict, f" {count} of 1 pairs " in found.why) == (verdict, True)
     changing = _summary(vae={"bits_per_dim": [1.5, 2.0], "fid": [9.0, 9.0]}, nice=worse)
     assert _finding(changing, "likelihood does not mean").verdict == "not decided"
 

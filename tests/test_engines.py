@@ -99,7 +99,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
     assert set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) == {
         "check", "train_gan_0", "train_nice_0", "sample_nice_0", "evaluate_nice_0",
     }  # fmt: skip
-    assert "missing, as they have no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
+    assert "missing, no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "<dt>Missing</dt><dd><b>gan</b>" in page
     assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}

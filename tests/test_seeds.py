@@ -121,7 +121,7 @@ def test_orders_do_not_cross_kinds(summary: dict[str, Any], exact: float) -> Non
     assert kinds["upper bound"] == bounds["swaps"]
 
 
-def test_a_model_that_was_told_the_classes_is_in_no_order_of_what_it_knows_of_them(summary: dict[str, Any]) -> None:
+def test_a_class_conditional_model_is_in_no_ranking_by_linear_probe(summary: dict[str, Any]) -> None:
     models, probe = summary["models"], COLUMNS["probe_accuracy"]
     models["vqvae"]["told_classes"] = True
     assert rankings(models, [probe], SEEDS)["probe_accuracy"][0]["order"] == ["vae", "nice"]
@@ -153,12 +153,12 @@ def test_tables_give_spread_and_interval_and_doubt_a_best_that_is_not_unanimous(
 
 
 def test_stability_names_who_is_ahead_instead_and_who_swaps(summary: dict[str, Any]) -> None:
-    rows = {row.measure: row for row in stability(summary, MEASURED)}
+    rows = {row.metric: row for row in stability(summary, MEASURED)}
     fid, bits, recall = rows["classifier FID"], rows["bits/dim, upper bound"], rows["recall"]
     assert (fid.best, fid.agree, fid.others) == ("GAN", 2, ("seed 1: Gated PixelCNN",))
-    assert (fid.swapped, fid.pairs, fid.neighbours) == (1, 10, ("GAN and Gated PixelCNN",))
+    assert (fid.swapped, fid.pairs, fid.adjacent) == (1, 10, ("GAN and Gated PixelCNN",))
     assert (bits.best, bits.agree, bits.others, bits.pairs) == ("VAE", 2, ("seed 1: VQ-VAE",), 3)
-    assert (recall.agree, recall.others, recall.swapped, recall.neighbours) == (3, (), 0, ())
+    assert (recall.agree, recall.others, recall.swapped, recall.adjacent) == (3, (), 0, ())
 
 
 def test_the_terminal_shows_both_and_says_what_the_marks_mean(summary: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def test_the_terminal_shows_both_and_says_what_the_marks_mean(summary: dict[str,
     gan = next(i for i, line in enumerate(lines) if line[:1] == ["GAN"])
     assert lines[gan][1:4] == ["–", "0.77±0.07~", "9.65±0.01*"]
     assert lines[gan + 1][:2] == ["0.70–0.84", "9.63–9.66"]
-    assert "~ best of its column by mean, but not under every seed" in captured.get()
+    assert "~ best in its column by mean, but not under every seed" in captured.get()
     assert "…" not in captured.get()
 
 
@@ -187,9 +187,9 @@ def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.Mo
     report.build()
     text = (project / "report/index.html").read_text(encoding="utf-8")
     words = " ".join(re.sub("<[^>]*>", " ", text).replace("\N{NO-BREAK SPACE}", " ").split())
-    assert "How stable is the order over seeds?" in words
+    assert "How stable is the ranking across seeds?" in words
     assert "classifier FID 0.77 ± 0.07 [0.70, 0.84]; best under 2 of 3 seeds" in words
-    assert "Of 13 comparisons, 11 have the same best model under every seed, and 11 the whole order" in words
+    assert "The best model is the same under every seed in 11 of 13 comparisons, the whole ranking in 11." in words
     assert "75 % with three" in words
     assert text.count(">○<") == 3  # in the explanation, FID and bits/dim
 

@@ -222,8 +222,7 @@ GENERATION = (
         form="percent",
         better="higher",
         missing_for="models that are not class-conditional, and data whose classes the feature extractor does not know",
-        measures="Share of images drawn for a requested class that the classifier assigns to that class; for "
-        "class-conditional models.",
+        measures="Share of images drawn for a requested class that the classifier assigns to that class.",
         note="The classifier’s own errors limit it, and it is blind to variety within a class.",
     ),
     Column(

@@ -1,4 +1,4 @@
-"""What several seeds say of a number: its mean, its standard deviation and how far the mean can be trusted."""
+"""Statistics of a metric over seeds: mean, standard deviation and the uncertainty of the mean."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ BATCH = 500  # resamples in memory at once
 
 
 def spread(values: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
-    """`values` of each measure, one a seed, and their `mean`, `std` and `interval`, each with the same keys."""
+    """`values` of each metric, one per seed, and their `mean`, `std` and `interval`, each with the same keys."""
     return {
         "values": {key: list(numbers) for key, numbers in values.items()},
         "mean": {key: mean(numbers) for key, numbers in values.items()},
@@ -23,24 +23,24 @@ def spread(values: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
 
 
 def mean(numbers: Sequence[float | None]) -> float | None:
-    """The mean; None if a number is missing."""
+    """The mean; None if a value is missing."""
     present = _complete(numbers)
     return float(statistics.mean(present)) if present else None
 
 
 def std(numbers: Sequence[float | None]) -> float | None:
-    """The standard deviation of a sample (divided by n - 1); None if a number is missing or there is only one."""
+    """The sample standard deviation (divided by n - 1); None if a value is missing or there is only one."""
     present = _complete(numbers)
     return float(statistics.stdev(present)) if len(present) > 1 else None
 
 
 def interval(numbers: Sequence[float | None]) -> list[float] | None:
-    """Low and high end of `intervals`; None if a number is missing or there is only one."""
+    """Low and high end of the interval of `intervals`; None if a value is missing or there is only one."""
     present = _complete(numbers)
     if len(present) < 2:
         return None
     if len(set(present)) == 1:
-        return [present[0], present[0]]  # whose mean may differ in the last bit
+        return [present[0], present[0]]  # their mean may differ in the last bit
     low, high = intervals([present])[0]
     return [float(low), float(high)]
 
@@ -48,8 +48,8 @@ def interval(numbers: Sequence[float | None]) -> list[float] | None:
 def intervals(rows: Sequence[Sequence[float]]) -> "NDArray[np.float64]":
     """The 95 % bootstrap interval of the mean of each of K rows of n >= 2 numbers: float64 (K, 2).
 
-    The percentile interval (Efron & Tibshirani 1993, chapter 13) of resamples that are the same at every call. The
-    corrected one, BCa, would estimate a skewness from these few numbers, and has no value where all are equal.
+    The percentile interval (Efron & Tibshirani 1993, chapter 13), with the same resamples at every call. The
+    bias-corrected interval, BCa, would estimate a skewness from very few values, and is undefined if all are equal.
     """
     import numpy as np
     from scipy.stats import bootstrap

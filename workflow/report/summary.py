@@ -6,7 +6,7 @@ import io
 import json
 from typing import Any
 
-from workflow.evaluation.columns import MEASURED
+from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION
 from workflow.params import Entry
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
@@ -15,7 +15,7 @@ from workflow.sweeps.trials import VALID, least_valid_loss
 
 
 def summarise(results: Results) -> dict[str, Any]:
-    """All numbers of the report that depend on its inputs alone: nothing of durations, machines or the date."""
+    """All results, which depend only on the inputs of the report: no durations, machines or dates."""
     models, seeds = (
         {name: _model(runs, results.settings.models[name]) for name, runs in results.models.items()},
         results.settings.seeds,
@@ -40,7 +40,7 @@ def summarise(results: Results) -> dict[str, Any]:
 
 
 def _sweep(base: str, results: Results) -> dict[str, Any]:
-    """What was varied, the best trial, and of each its values and its validation loss, nothing of test images."""
+    """What was varied, the best trial, and the values and validation losses of all trials, but no test results."""
     trials = {
         trial.name: {
             "values": trial.values,
@@ -55,12 +55,12 @@ def _sweep(base: str, results: Results) -> dict[str, Any]:
 
 
 def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
-    """What the model is, and its numbers over the seeds, as `spread` puts them; of odd inputs under `oddity`."""
+    """Facts of the model, and its metrics over the seeds in the form of `spread`."""
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
-        "oddity": _oddity(runs),
+        OUT_OF_DISTRIBUTION.key: _out_of_distribution(runs),
         **spread(
             {
                 **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
@@ -70,9 +70,9 @@ def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
     }
 
 
-def _oddity(runs: list[Run]) -> dict[str, Any]:
-    """AUROC of each kind of odd input over the seeds; of no kind for a model without a density."""
-    found = [run.metrics["oddity"] or {} for run in runs]
+def _out_of_distribution(runs: list[Run]) -> dict[str, Any]:
+    """AUROC of each kind of out-of-distribution input over the seeds; empty for a model without a density."""
+    found = [run.metrics[OUT_OF_DISTRIBUTION.key] or {} for run in runs]
     return spread({kind: [one[kind] for one in found] for kind in found[0]})
 
 
@@ -83,7 +83,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def to_csv(summary: dict[str, Any]) -> str:
-    """The runs as comma-separated values, one row a run; a missing number is an empty field."""
+    """The runs as comma-separated values, one row per run; a missing value is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(summary["runs"][0]), lineterminator="\n")
     writer.writeheader()
@@ -92,5 +92,5 @@ def to_csv(summary: dict[str, Any]) -> str:
 
 
 def fingerprint(summary: dict[str, Any]) -> str:
-    """A hash of the summary, which stands in the page that was made of it."""
+    """A hash of the summary, which is written into the page made from it."""
     return hashlib.sha256(json.dumps(summary).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The tables of results: what stands in each cell, and which cells are marked as the best."""
+"""The tables of results: the content of each cell, and which cells are marked as the best."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,22 @@ PLACES: dict[Taxonomy, str] = {
     "explicit approximate": "Explicit density, approximate",
     "implicit": "Implicit density",
 }
-SCALE = "For scale, no models"
+SCALE = "Reference values"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the value. kind: of value, in columns that hold several. best: whether to mark it.
+    """A cell of a table. The value is followed by spread, interval, remark and doubt in small print.
 
-    In small print: spread, "± 0.012"; ends of the interval over several seeds, "1.770" and "1.800"; note, a remark.
-    doubt: what stands against the mark, "best under 2 of 3 seeds".
+    Args:
+        text: the value.
+        kind: of the value, in columns that have several.
+        best: whether it is marked as the best.
+        spread: "± 0.012".
+        ends: of the interval over several seeds: "1.770" and "1.800".
+        remark: why the value is not ranked, or ranks low.
+        doubt: what casts doubt on the mark: "best under 2 of 3 seeds".
+
     """
 
     text: str
@@ -31,19 +38,19 @@ class Cell:
     best: bool = False
     spread: str = ""
     ends: tuple[str, str] | None = None
-    note: str = ""
+    remark: str = ""
     doubt: str = ""
 
     @property
     def small_print(self) -> str:
-        """All that stands below the value."""
+        """Everything below the value."""
         interval = f"[{self.ends[0]},\N{NO-BREAK SPACE}{self.ends[1]}]" if self.ends else ""
-        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.note, self.doubt)))
+        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.remark, self.doubt)))
 
 
 @dataclass(frozen=True)
 class Row:
-    """series: the number of the model's colour, None for a row of reference values."""
+    """A row of a table; series: the number of the model's colour, None for reference values."""
 
     label: str
     series: int | None
@@ -52,7 +59,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """groups: rows under a heading each."""
+    """A table of results; groups: headings and the rows under each."""
 
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
@@ -60,26 +67,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Stability:
-    """How far the seeds agree on the order of the comparable models of a column.
+    """How far the seeds agree on the ranking of the comparable models in a column.
 
-    best: by mean. agree: seeds under which it is the best; others: "seed 1: VAE", the best under each other seed.
-    swapped: of the pairs of models, how many have either ahead under some seed. neighbours: those that are next to
-    each other in the order by mean; some are whenever any pair is.
+    Args:
+        metric: title of the column, with the kind of the values.
+        best: the best model by mean.
+        agree: number of seeds under which it is the best.
+        others: the best model under each other seed: "seed 1: VAE".
+        swapped: number of pairs in which each of the two is ahead under some seed.
+        pairs: number of pairs of models.
+        adjacent: the swapped pairs that are adjacent in the ranking by mean; if any pair is swapped, some of these are.
+
     """
 
-    measure: str
+    metric: str
     best: str
     agree: int
     others: tuple[str, ...]
     swapped: int
     pairs: int
-    neighbours: tuple[str, ...]
+    adjacent: tuple[str, ...]
 
 
 def labels(models: dict[str, Any]) -> dict[str, str]:
-    """How each model is called in print: its title, with its name where several share the title.
+    """The name of each model in print: its title, followed by its name if several models share the title.
 
-    The one whose name is its kind keeps the title alone.
+    The one whose name is its kind has just the title.
     """
     titles = Counter(model["title"] for model in models.values())
     return {
@@ -91,10 +104,7 @@ def labels(models: dict[str, Any]) -> dict[str, str]:
 def model_groups(
     summary: dict[str, Any], columns: Sequence[Column], marked: bool = True
 ) -> list[tuple[str, tuple[Row, ...]]]:
-    """A group of rows for each place of the taxonomy where a model stands.
-
-    marked: whether the best of each column is.
-    """
+    """A group of rows for each place in the taxonomy that has a model; marked: whether to mark the best values."""
     models, names = summary["models"], labels(summary["models"])
     tops = {c.key: best(models, c) if marked else set() for c in columns}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
@@ -117,21 +127,21 @@ def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baselin
         spread = f"± {column.text(own)}" if own is not None else ""
     remarks = []
     if column.key == "bits_per_dim" and value >= baseline:
-        remarks.append("not below independent pixels")
+        remarks.append("no better than independent pixels")
     if not column.ranks(model):
-        remarks.append("was told the classes")
+        remarks.append("class-conditional, not ranked")
     return replace(
         cell,
         kind=model[column.within] if column.within else "",
         best=top,
         spread=spread,
-        note="; ".join(remarks),
+        remark="; ".join(remarks),
         doubt=doubt(summary, column.key, name) if top else "",
     )
 
 
 def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
-    """One of the `numbers` that `seeds.spread` put together, with its spread where the seeds differ."""
+    """A cell for one of the `numbers` from `seeds.spread`, with its spread if the seeds differ."""
     text, deviation, ends = column.text(numbers["mean"][key]), numbers["std"][key], numbers["interval"][key]
     if not deviation:
         return Cell(text)
@@ -145,20 +155,20 @@ def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
 
 
 def present(columns: Sequence[Column], summary: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns in which some model has a number, with the extractor's name."""
+    """The columns in which some model has a value, with the extractor's name."""
     means = [model["mean"] for model in summary["models"].values()]
     return tuple(c for c in named(columns, summary) if any(mean.get(c.key) is not None for mean in means))
 
 
 def generation(summary: dict[str, Any]) -> Table:
-    """How good and how varied the samples are, beside real images and independent pixels at the same counts."""
+    """How good and how diverse the samples are, next to real images and independent pixels at equal sample sizes."""
     columns = present(GENERATION, summary)
     scale = reference_rows(summary, columns)
     return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(scale))))
 
 
 def understanding(summary: dict[str, Any]) -> Table:
-    """What the model knows of the density and of the images, beside what needs no model at all."""
+    """What the models know about the density and the images, next to what needs no model at all."""
     possible = {
         "probe_accuracy": summary["reference"]["pixel_probe_accuracy"] is not None,
         "nats": summary["data"]["levels"] == 2,
@@ -168,10 +178,11 @@ def understanding(summary: dict[str, Any]) -> Table:
 
 
 def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
-    """Rows of values that are no model's, as far as they have any of the columns."""
+    """Rows of values for comparison that have a value in any of the columns."""
     reference = summary["reference"]
     sources = {
-        "Real images": {**reference["real"], "nearest_neighbour": {}},  # training images: each is its own neighbour
+        # Training images: each is its own nearest neighbour.
+        "Real images": {**reference["real"], "nearest_neighbour": {}},
         "Independent pixels": reference["histogram_model"],
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
         "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
@@ -191,7 +202,7 @@ def _reference_cell(column: Column, value: float | None) -> Cell:
 
 
 def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stability]:
-    """A row for each group of comparable models in each of the columns; none with one seed."""
+    """A row for each group of comparable models in each column; none with one seed."""
     names = labels(summary["models"])
     rows = []
     for column in named(columns, summary):
@@ -200,13 +211,13 @@ def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stabil
             adjacent = [pair for pair in pairwise(group["order"]) if list(pair) in group["swaps"]]
             rows.append(
                 Stability(
-                    measure=f"{column.title}, {group['kind']}" if group["kind"] else column.title,
+                    metric=f"{column.title}, {group['kind']}" if group["kind"] else column.title,
                     best=", ".join(names[name] for name in group["best"]),
                     agree=group["agree"],
                     others=tuple(f"seed {seed}: {', '.join(names[n] for n in top)}" for seed, top in others.items()),
                     swapped=len(group["swaps"]),
                     pairs=group["pairs"],
-                    neighbours=tuple(f"{names[a]} and {names[b]}" for a, b in adjacent),
+                    adjacent=tuple(f"{names[a]} and {names[b]}" for a, b in adjacent),
                 )
             )
     return rows

@@ -11,31 +11,31 @@ from workflow.report.tables import Cell, Row, model_groups, present, reference_r
 
 SHOWN = {
     "bits_per_dim": "bits/dim",
-    "fid": "",  # by the name of its features
+    "fid": "",  # its title names the feature extractor
     "inception_score": "Inception\nScore",
     "precision": "precision",
     "recall": "recall",
     "modes_found": "modes\nfound",
     "high_quality": "high\nquality",
     "probe_accuracy": "probe\naccuracy",
-    "gflops_per_sample": "GFLOP\nper image",
+    "gflops_per_sample": "GFLOPs\nper image",
 }
 BOUND: BitsKind = "upper bound"  # printed as ≤
-LEGEND = "* best of its column; in bits/dim exact values and upper bounds (≤) are not ranked against each other"
+LEGEND = "* best in its column; exact bits/dim and upper bounds (≤) are ranked separately"
 SEVERAL = (
     "mean ± standard deviation over seeds; below, the 95 % bootstrap interval of the mean, too narrow for few seeds"
 )
-DOUBT = "~ best of its column by mean, but not under every seed"
+DOUBT = "~ best in its column by mean, but not under every seed"
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """Every model's main numbers, the best marked with a star, and the rows that give them a scale."""
+    """The main results of every model, with a star at the best, and the reference rows."""
     columns = present([next(column for column in MEASURED if column.key == key) for key in SHOWN], summary)
     rows = [row for _, group in model_groups(summary, columns) for row in group]
     seeds, several = ", ".join(str(seed) for seed in summary["seeds"]), len(summary["seeds"]) > 1
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
     doubtful = any(cell.doubt for row in rows for cell in row.cells)
-    missing = [f"missing, as they have no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
+    missing = [f"missing, no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
     swept = [
         f"{sweep['best']}: best of {len(sweep['trials'])} trials of {base} by validation loss"
         for base, sweep in summary["sweeps"].items()
