@@ -64,7 +64,7 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
 
     """
     run, files = run_of(store, name, seed, settings), RunFiles(name, seed)
-    if run.data.tags.get(MIRRORED) == digest and not moved.lost(run.info.artifact_uri):
+    if run.data.tags.get(MIRRORED) == digest and not _files_lost(store, run):
         return
     run_id = run.info.run_id
     metrics, weights = read_json(files.metrics), sha256(files.model)
@@ -77,6 +77,14 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
         seconds = times.get("train", {}).get("seconds")
         store.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
     store.client.set_tag(run_id, MIRRORED, digest)
+
+
+def _files_lost(store: Store, run: Any) -> bool:
+    """Whether files of the run or of its logged model should be in a folder of this machine and are not."""
+    if not moved.is_local(run.info.artifact_uri):
+        return False
+    models = store.client.search_logged_models([store.experiment], f"source_run_id = '{run.info.run_id}'")
+    return any(map(moved.lost, (run.info.artifact_uri, *(model.artifact_location for model in models))))
 
 
 def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
