@@ -206,7 +206,7 @@ def test_without_weights_one_line_says_what_to_do(folder: Path, published: Mirro
         take_inception(None, GREY, folder / "model")
     reason = "its checksum is sha256:" if content else "HTTP 404"
     assert str(caught.value).startswith(
-        f"{inception.WEIGHTS}: could not be fetched; {published.address}weights.pth: {reason}"
+        f"{inception.WEIGHTS}: could not be downloaded; {published.address}weights.pth: {reason}"
     )
     assert str(caught.value).endswith("try again, or put the file there")
     assert not list(folder.rglob("*.pth*"))

@@ -237,7 +237,7 @@ def test_an_engine_that_fails_for_another_reason_ends_the_sweep(project: Path, m
     failure_path("vae_1", 0).write_text("of an earlier run")
     with pytest.raises(BakeoffError, match="ended with exit status 1; fix what it reports"):
         command.main(["vae", "latents=8", "--", "false"])
-    with pytest.raises(BakeoffError, match="has not trained vae_1; give one that trains all models"):
+    with pytest.raises(BakeoffError, match="has not trained vae_1; run one that trains all models"):
         command.main(["vae", "latents=8", "--", "true"])
 
 

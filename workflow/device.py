@@ -62,7 +62,7 @@ def device_kind(compute: Compute) -> str:
 
 
 def warn_of_other_instructions(compute: Compute) -> None:
-    """Say what follows where the processor lacks the instruction set that results are published with."""
+    """Warn if the processor lacks the instruction set of the published results."""
     found = torch.backends.cpu.get_cpu_capability()
     if compute.instructions == "avx2" and found != "AVX2":
         print(

@@ -142,7 +142,7 @@ def read_metadata(path: Path, file: Any) -> str:
     """
     metadata: str = (file.metadata() or {}).get("bakeoff", "")
     if metadata[: len(BLANK_SEAL)] != _digest(path):
-        raise BakeoffError(f"{path}: damaged (SHA-256 is not the one inside); {REMEDY}")
+        raise BakeoffError(f"{path}: damaged (its SHA-256 does not match); {REMEDY}")
     return metadata[len(BLANK_SEAL) :]
 
 

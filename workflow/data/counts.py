@@ -35,9 +35,9 @@ def check_evaluation(settings: Params, card: Card) -> None:
     """Check the parameters of the evaluation, which concern all models."""
     train, test, drawn = card.counts["train"], card.counts["test"], settings.sample.count
     if train < 2:
-        raise BakeoffError(f"data: {train} image to train on; there should be at least 2: {MORE}")
+        raise BakeoffError(f"data: {train} image to train on; at least 2 are needed: {MORE}")
     if test < 2:
-        raise BakeoffError(f"data: {test} image to test with; there should be at least 2: {MORE}")
+        raise BakeoffError(f"data: {test} image to test with; at least 2 are needed: {MORE}")
     least, what = min((test, "test images"), (train, "training images"), (drawn, "samples (sample.count)"))
     if (neighbours := settings.evaluate.neighbours) >= least:
         raise BakeoffError(

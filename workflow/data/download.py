@@ -49,7 +49,7 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
     part.unlink(missing_ok=True)
     present = " (the file there has another checksum)" if path.exists() else ""
     raise BakeoffError(
-        f"{path}{present}: could not be fetched; {'; '.join(failures)}; try again, or put the file there"
+        f"{path}{present}: could not be downloaded; {'; '.join(failures)}; try again, or put the file there"
     )
 
 
@@ -66,7 +66,7 @@ def obtain(name: str, addresses: Sequence[str], checksum: str, own: Path) -> Pat
     """
     if (own / name).exists():
         if (found := _checksum(own / name, checksum)) != checksum:
-            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it, and it is fetched")
+            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it to download it")
         return own / name
     fetch(addresses, FETCHED / name, checksum)
     return FETCHED / name

@@ -43,9 +43,9 @@ def check_names(root: Path) -> None:
         for name in names:
             path = Path(folder, name)
             if not path.exists():
-                raise BakeoffError(f"data.root: {path}: a link to nothing; remove it")
+                raise BakeoffError(f"data.root: {path}: broken link; remove it")
             if not str(path).isprintable():
-                raise BakeoffError(f"data.root: {str(path)!a}: a name that is not plain text; rename it")
+                raise BakeoffError(f"data.root: {str(path)!a}: its name has unprintable characters; rename it")
 
 
 def read_pictures(settings: Folder, raw: Path) -> None:
@@ -77,7 +77,7 @@ def read_pictures(settings: Folder, raw: Path) -> None:
             given[file.split] += 1
         if not labels:
             left_out = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
-            raise BakeoffError(f"data.root: {root}: no picture that can be used ({left_out})")
+            raise BakeoffError(f"data.root: {root}: no usable picture ({left_out})")
         counts["pictures used"] = len(labels)
         classes = sorted(set(labels))
         classes = classes if len(classes) > 1 and "" not in classes else []

@@ -111,7 +111,7 @@ def check_sizes(sizes: Mapping[str, int]) -> None:
     for split, size in sizes.items():
         if not size:
             raise BakeoffError(
-                f"data: no image would be left for the {split} split of {sum(sizes.values())}; add images or change "
+                f"data: the {split} split of {sum(sizes.values())} images would be empty; add images or change "
                 "data.valid and data.test"
             )
 

@@ -70,7 +70,7 @@ def _outputs() -> tuple[dict[str, str], set[str]]:
     from dvc.repo import Repo
 
     with (repo := Repo()).lock:
-        outs = repo.index.outs
+        outs = list(repo.index.outs)
         return {out.def_path: out.get_hash().value for out in outs if out.exists}, {out.def_path for out in outs}
 
 

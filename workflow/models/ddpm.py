@@ -350,7 +350,14 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions with a residual connection; between them, the embedding is added at every pixel."""
+    """Two convolutions with a residual connection; between them, the embedding is added at every pixel.
+
+    Args:
+        inputs: number of input features.
+        outputs: number of output features.
+        embedding: size of the embedding.
+        dropout: during training.
+    """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -413,6 +420,12 @@ def spread_times(n: int, steps: int, generator: Generator, device: torch.device)
 
     Means over them are unbiased, with a lower variance than over independent times (after Kingma et al. 2021,
     Variational Diffusion Models, appendix I.1).
+
+    Args:
+        n: number of times.
+        steps: T.
+        generator: on `device`.
+        device: of the result.
     """
     within = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
     return ((torch.arange(n, device=device) + within) * (steps / n)).long().clamp(max=steps - 1) + 1

@@ -158,13 +158,26 @@ class Gan(Model):
         return torch.cat([values.flatten(1), F.one_hot(y, self.classes)], 1) if self.classes else values
 
     def _logit(self, images: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """The critic's logit, (N, 1), of images scaled to [-1, 1]; weights: replace the critic's own, by name."""
+        """The critic's logits, (N, 1).
+
+        Args:
+            images: scaled to [-1, 1], (N, C, H, W).
+            y: classes, int64 (N,), ignored if the model has none.
+            weights: replace the critic's own, by name.
+        """
         outputs: Tensor = functional_call(self.critic, weights, (images,))
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs[:, :1] + outputs[:, 1:].gather(1, y.unsqueeze(1)) if self.classes else outputs
 
     def _critic_terms(self, real: Tensor, fake: Tensor, y: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The critic's loss on images scaled to [-1, 1], (N, C, H, W) each, and its terms."""
+        """The critic's loss and its terms.
+
+        Args:
+            real: images scaled to [-1, 1], (N, C, H, W).
+            fake: likewise.
+            y: classes of both, int64 (N,), ignored if the model has none.
+            weights: replace the critic's own, by name.
+        """
         real = real.detach().requires_grad_(self.r1 > 0)
         on_real, on_fake = self._logit(real, y, weights), self._logit(fake, y, weights)
         terms = {"loss": critic_loss(on_real, on_fake), **accuracy(on_real, on_fake)}

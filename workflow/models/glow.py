@@ -143,6 +143,11 @@ class Coupling(Step):
     """Scales and shifts one half of the channels by a network of the other half (table 1).
 
     The scale is a sigmoid, near 1 at first, as in the authors' code: it cannot explode.
+
+    Args:
+        features: channels of the input, even.
+        channels: of the hidden layers.
+        dropout: in these layers, during training.
     """
 
     def __init__(self, features: int, channels: int, dropout: float) -> None:

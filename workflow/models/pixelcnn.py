@@ -22,6 +22,11 @@ class MaskedBlock(PixelLayer):
 
     The receptive field grows by only one column per row: a cone that opens upwards. Pixels to its right are never seen,
     the blind spot (van den Oord et al. 2016b, figure 1).
+
+    Args:
+        channels: within the block; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: during training.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:

@@ -34,6 +34,11 @@ class RowLstm(PixelLayer):
 
     The receptive field is a triangle above the pixel. Like all layers here, it narrows to half the features, widens
     again and has a residual connection (figure 5).
+
+    Args:
+        channels: of an LSTM's state; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: on the states, during training.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
@@ -150,6 +155,11 @@ class DiagonalBiLstm(PixelLayer):
     The direction from the right is delayed by one row, because it sees later pixels of its own row. Not in the paper:
     features do not depend on their own pixel's last colour, so the next row would miss the last pixel of a row, except
     where the first convolution reaches it. A blank column on the right, whose features do depend on it, fixes this.
+
+    Args:
+        channels: of an LSTM's state; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: on the states, during training.
     """
 
     sees_whole_rows = True

@@ -108,7 +108,14 @@ class Coupling(Step):
 
 
 class ResidualNetwork(nn.Module):
-    """Two numbers for each of the features (N, C, H, W), by residual blocks of 3x3 convolutions: (N, 2C, H, W)."""
+    """Two numbers for each of the features (N, C, H, W), by residual blocks of 3x3 convolutions: (N, 2C, H, W).
+
+    Args:
+        size: of the features, (C, H, W).
+        channels: of the convolutions.
+        blocks: number of residual blocks.
+        dropout: in the blocks, during training.
+    """
 
     def __init__(self, size: Size, channels: int, blocks: int, dropout: float) -> None:
         super().__init__()

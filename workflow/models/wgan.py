@@ -65,7 +65,7 @@ class Wgan(Model):
     ) -> None:
         super().__init__(shape, levels)
         if (clipping > 0) == (penalty > 0):
-            raise ValueError("one of clipping and penalty must be above zero, and the other not")
+            raise ValueError("exactly one of clipping and penalty must be above zero")
         self.latents, self.critic_steps, self.clipping, self.penalty = latents, critic_steps, clipping, penalty
         self.generator = generator_network(shape, latents, channels, network)
         self.critic = critic_network(shape, channels, features, 1, network)

@@ -88,6 +88,11 @@ class TransformerLayer(nn.Module):
     """Causal self-attention and a two-layer network, each with layer normalisation before and a residual connection.
 
     Vaswani et al. 2017, Attention Is All You Need, section 3, with the normalisation first, as in GPT-2.
+
+    Args:
+        width: number of features.
+        heads: of the attention.
+        dropout: during training.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:

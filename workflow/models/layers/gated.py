@@ -286,6 +286,12 @@ class _Pen:
 
     Each layer is two matrix products, because a convolution of a single pixel takes longer to set up than to compute. A
     colour's block of features depends only on earlier blocks, so the pass for a colour computes only that block.
+
+    Args:
+        network: to draw from.
+        n: number of images.
+        generator: on the network's device.
+        allowed: levels that may be drawn, bool (levels,); all if None.
     """
 
     def __init__(self, network: GatedPixelCNN, n: int, generator: Generator, allowed: Tensor | None) -> None:

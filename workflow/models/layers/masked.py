@@ -94,6 +94,12 @@ class Seen:
 
     Features of a pixel are contiguous, and so are pixels: the receptive field of a pixel is a row of a matrix product,
     which takes a fraction of the time that setting up a convolution takes.
+
+    Args:
+        conv: the convolution.
+        n: number of images.
+        height: of an image.
+        width: of an image.
     """
 
     def __init__(self, conv: MaskedConv2d, n: int, height: int, width: int) -> None:

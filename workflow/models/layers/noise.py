@@ -14,9 +14,14 @@ from torch import Generator, Tensor
 class PartOfBatch(Generator):
     """A generator for some of the images of a batch: images first..first+count-1 of `total`.
 
-    Afterwards it is in the state in which the whole batch would have left its generator. The constructor takes the
-    device; the state of the whole batch's generator before the batch, uint8, from `Generator.get_state`; and first,
-    count and total.
+    Afterwards it is in the state in which the whole batch would have left its generator. The first argument is the
+    device.
+
+    Args:
+        before: state of the whole batch's generator before the batch, uint8, from `Generator.get_state`.
+        first: index of the first image.
+        count: number of images.
+        total: number of images in the batch.
     """
 
     def __new__(cls, device: torch.device, *_: object) -> "PartOfBatch":
