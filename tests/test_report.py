@@ -89,7 +89,7 @@ def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
     low, high = vae["interval"]["fid"]
     assert low < vae["mean"]["fid"] < high
     assert vae["interval"]["gflops_per_sample"] is None  # counted
-    assert summary["varied"] == {"seeds": 1, "draws": 3, "extractors": 3, "test_images": 20}
+    assert summary["varied"] == {"seeds": 1, "draws": 3, "extractors": 3, "test_images": 40}
     assert summary["ranking"] == {}
     assert summary["reference"]["real"]["fid"] == 0.4
 
@@ -115,16 +115,16 @@ def test_aggregates_are_mean_and_sample_deviation_over_seeds(hostile: Path) -> N
     assert summary_of(hostile)["models"]["gan"]["std"]["bits_per_dim"] is None
 
 
-@pytest.mark.parametrize(("exact", "best"), [(0.5, ["pixelcnn"]), (9.0, ["vae", "vqvae", "nice"])])
+@pytest.mark.parametrize(("exact", "best"), [(0.5, ["pixelcnn"]), (9.0, ["nice", "vae", "vqvae"])])
 def test_a_bound_is_ranked_only_below_an_exact_value(project: Path, exact: float, best: list[str]) -> None:
     edit(project / "runs/pixelcnn/0/metrics.json", bits_per_dim=exact)
     edit(project / "runs/gan/0/metrics.json", bits_per_dim=9.5, bits_per_dim_kind="exact")
     for name in ("pixelcnn", "gan", "vae", "vqvae", "nice"):
         arrays = read_arrays(path := project / f"runs/{name}/0/pictures.safetensors")
         value = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
-        scatter = np.linspace(-0.1, 0.1, 20) * (1 + len(name))
+        scatter = np.linspace(-0.1, 0.1, 40) * (1 + len(name))
         write_arrays(path, {**arrays, "per_image/bits_per_dim": (value + scatter).astype(np.float32)})
-    assert list(summary_now()["verdicts"]["bits_per_dim"]["best"]) == best
+    assert sorted(summary_now()["verdicts"]["bits_per_dim"]["best"]) == best
 
 
 def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Path) -> None:
@@ -195,7 +195,7 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert {label: row.cells[0].kind for label, row in rows.items() if row.series is not None} == {
         "NICE": "upper bound", "Gated PixelCNN": "exact", "VAE": "upper bound", "VQ-VAE": "upper bound", "GAN": "none",
     }  # fmt: skip
-    assert rows["NICE"].cells[0].small_print == "± 0.010; no better than independent pixels"
+    assert rows["NICE"].cells[0].small_print.endswith("]; no better than independent pixels")
     assert rows["Independent pixels"].cells[0].text == "2.430"
     assert rows["Uniform noise"].cells[0].text == f"{math.log2(5):.3f}"
     assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"
@@ -375,8 +375,9 @@ def test_show_prints_the_table_and_makes_a_missing_or_other_page_again(
     assert page.read_text(encoding="utf-8") == kept
     printed = capsys.readouterr().out
     assert str(page.resolve()) in printed
-    assert re.search(r"VAE +≤ 1\.860\* +2\.70 ", printed)
+    assert re.search(r"VAE +≤ 1\.860 +2\.70 ", printed)
     assert re.search(r"GAN +– +0\.70\* ", printed)
+    assert "interval, over 3 draws, 3 extractors and the choice of 40 test images; not over another" in printed
 
 
 def test_the_command_reports_an_error_in_one_line(project: Path) -> None:

@@ -49,11 +49,13 @@ class Verdict:
 
     Args:
         best: the models that are best, several if they cannot be told apart, the best by its mean first.
+        compared: the number of models.
         p_values: of the difference of each model from the first of `best`, adjusted for their number.
 
     """
 
     best: tuple[str, ...]
+    compared: int
     p_values: dict[str, float]
 
 
@@ -95,10 +97,10 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
     won = [name for name in won if _ahead(bounds[name], exact[first], better)]
     if won:  # the exact values have lost, and the bounds cannot be told apart
         first = _first({name: bounds[name] for name in won}, better)
-        return Verdict((first, *(name for name in won if name != first)), {})
+        return Verdict((first, *(name for name in won if name != first)), len(models), {})
     p_values = _p_values({name: one for name, one in exact.items() if name != first}, exact[first], counted)
     tied = sorted((name for name in p_values if p_values[name] >= SIGNIFICANT), key=lambda name: -p_values[name])
-    return Verdict((first, *tied), p_values)
+    return Verdict((first, *tied), len(models), p_values)
 
 
 def decides(less: Measurement, more: Measurement) -> bool:

@@ -213,7 +213,8 @@ def _differs(sides: list[list[str]], summary: dict[str, Any]) -> str:
 def _likelihood_and_samples(summary: dict[str, Any], found: Measurements) -> Finding | None:
     """A counterexample: of two models, one is better in bits/dim, beyond doubt, and worse in FID."""
     (bits, fid), names = named([COLUMNS["bits_per_dim"], COLUMNS["fid"]], summary), labels(summary["models"])
-    known, quality = found["bits_per_dim"], found["fid"]
+    quality = found["fid"]
+    known = {name: one for name, one in found["bits_per_dim"].items() if name in quality}
     pairs = [(a, b) for a, b in product(known, known) if known[a].mean < known[b].mean and decides(known[a], known[b])]
     if not pairs:
         return None

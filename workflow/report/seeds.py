@@ -31,7 +31,10 @@ def std(numbers: Sequence[float | None]) -> float | None:
 
 def interval(numbers: Sequence[float | None]) -> list[float] | None:
     """Low and high end of Student's 95 % interval of the mean; None if a value is missing or there is only one."""
-    found = estimate([[number] for number in _complete(numbers)])
+    present = _complete(numbers)
+    if len(present) > 1 and len(set(present)) == 1:
+        return [present[0], present[0]]  # their mean may differ in the last bit
+    found = estimate([[number] for number in present])
     return list(found.interval) if found else None
 
 

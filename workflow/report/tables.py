@@ -116,9 +116,7 @@ def model_groups(
     """
     models, names = summary["models"], labels(summary["models"])
     # Where all are tied, a mark at each would say nothing.
-    judged = {
-        key: one for key, one in summary["verdicts"].items() if marked and len(one["p_values"]) >= len(one["best"])
-    }
+    judged = {key: one for key, one in summary["verdicts"].items() if marked and len(one["best"]) < one["compared"]}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[Taxonomy, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):
