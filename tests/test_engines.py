@@ -145,6 +145,8 @@ def test_outputs_are_never_passed_off_as_new_ones(by_snakemake: Project, tmp_pat
     before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
     printed = project.run(*SNAKEMAKE, "--touch", good=False)
     assert re.findall(r"^error: --touch: .*; run without it, nothing has been touched$", printed, re.MULTILINE)
+    printed = project.run(*SNAKEMAKE, "--immediate-submit", "--notemp", good=False)
+    assert "\nerror: --immediate-submit: ends jobs before they have run; run without it\n" in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
     assert "train@nice-0" in project.run("dvc", "status")
 
