@@ -1,6 +1,6 @@
 """Make the summary, its table and the page: `python -m stages.report`.
 
-`--show` prints the results and the path of the page. `--partial` makes the report of the models that have results,
+`--show` prints the results and the path of the page, `--markdown` the results as a Markdown table. `--partial` makes the report of the models that have results,
 while others have failed or have not been run, and prints it. Both also update the durations of this machine, in
 `report/speed.html`.
 """
@@ -65,6 +65,13 @@ def unfinished() -> tuple[str, ...]:
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
 
 
+def print_markdown() -> None:
+    """Print the main results as a Markdown table."""
+    from workflow.report.markdown import table
+
+    print(table(read_json(SUMMARY)), end="")
+
+
 def main(showing: bool, partial: bool) -> None:
     """Do what the command line asks for."""
     if not showing:
@@ -77,7 +84,11 @@ if __name__ == "__main__":
     arguments = reader(__doc__)
     either = arguments.add_mutually_exclusive_group()
     either.add_argument("--show", action="store_true", help="print the results and the path of the page")
+    either.add_argument("--markdown", action="store_true", help="print the results as a Markdown table")
     either.add_argument("--partial", action="store_true", help="report only models that have results, and print them")
     given = arguments.parse_args()
     with one_line(), stage_lock.exclusive():
-        main(given.show, given.partial)
+        if given.markdown:
+            print_markdown()
+        else:
+            main(given.show, given.partial)
