@@ -1,8 +1,8 @@
 """Make the summary, its table and the page: `python -m stages.report`.
 
-`--show` prints the results and the path of the page, `--markdown` the results as a Markdown table. `--partial` makes the report of the models that have results,
-while others have failed or have not been run, and prints it. Both also update the durations of this machine, in
-`report/speed.html`.
+`--show` prints the results and the path of the page, `--markdown` the results as a Markdown table. `--partial` makes
+the report of the models that have results, while others have failed or have not been run, and prints it. All but
+`--markdown` also update the durations of this machine, in `report/speed.html`.
 """
 
 import sys
