@@ -6,10 +6,10 @@ from typing import Any, get_args
 import pytest
 
 from workflow.evaluation.comparison import Measurement
+from workflow.evaluation.measurements import Measurements
 from workflow.models import kinds
 from workflow.models.taxonomy import Family
 from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
-from workflow.report.measurements import Measurements
 from workflow.report.seeds import spread
 from workflow.report.speed import TIMES
 

@@ -58,6 +58,11 @@ class Verdict:
     compared: int
     p_values: dict[str, float]
 
+    @property
+    def decided(self) -> bool:
+        """Whether some model is worse than the best."""
+        return len(self.best) < self.compared
+
 
 def difference(one: Measurement, other: Measurement) -> Estimate | None:
     """How much more the one has than the other; None if nothing was varied.

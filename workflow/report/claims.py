@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
 from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, p_value
+from workflow.evaluation.measurements import Measurements
 from workflow.evaluation.statistics import holm
-from workflow.report.measurements import Measurements
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]

@@ -8,6 +8,7 @@ import yaml
 from workflow import params
 from workflow.data.arrays import read_images
 from workflow.evaluation.columns import COST, MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.measurements import measurements
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
 from workflow.paths import PREPARED
@@ -15,7 +16,6 @@ from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
 from workflow.report.charts import MANY
 from workflow.report.html import fill
-from workflow.report.measurements import measurements
 from workflow.report.model_views import ModelView, first_images, model_views
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
@@ -79,7 +79,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
-        claims=claims.judge(summary, measurements(results)),
+        claims=claims.judge(summary, measurements(results.measured)),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],

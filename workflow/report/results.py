@@ -9,6 +9,7 @@ from typing import Any
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, look_up
+from workflow.evaluation.measurements import Measured
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
@@ -87,6 +88,14 @@ class Results:
         """The runs of each model, models in order of the taxonomy."""
         names = dict.fromkeys(run.name for run in self.runs)
         return {name: [run for run in self.runs if run.name == name] for name in names}
+
+    @property
+    def measured(self) -> dict[str, list[Measured]]:
+        """The same as the comparison takes them."""
+        return {
+            name: [Measured(run.metrics, RunFiles(name, run.seed).pictures) for run in runs]
+            for name, runs in self.models.items()
+        }
 
 
 def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
