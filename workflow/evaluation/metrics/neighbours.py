@@ -1,5 +1,7 @@
 """Are the samples copies of training images? Nearest neighbours in pixel space."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -37,19 +39,20 @@ def _nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tens
     return distance.float(), index
 
 
-def memorisation(samples: Tensor, test: Tensor, train: Tensor, levels: int) -> dict[str, float]:
+def memorisation(draws: Sequence[Tensor], test: Tensor, train: Tensor, levels: int) -> list[dict[str, float]]:
     """Median distance to the nearest training image, of samples and of real test images, and the share of copies.
 
-    All uint8 (N, C, H, W). Samples much nearer than test images are a sign of memorisation; a copy is the same image to
-    the last pixel, of any training image. The distances are to at most `SEARCHED` training images, of at most `ASKED`
-    test images, both evenly spaced: the same for samples and test images, so that they stay comparable.
+    Of each draw of samples by itself. All uint8 (N, C, H, W). Samples much nearer than test images are a sign of
+    memorisation; a copy is the same image to the last pixel, of any training image. The distances are to at most
+    `SEARCHED` training images, of at most `ASKED` test images, both evenly spaced: the same for samples and test
+    images, so that they stay comparable.
     """
     known = train[spread(len(train), SEARCHED)]
-    return {
-        "samples": float(nearest(samples, known, levels)[0].median()),
-        "test": float(nearest(test[spread(len(test), ASKED)], known, levels)[0].median()),
-        "copies": _copies(samples, train),
-    }
+    real = float(nearest(test[spread(len(test), ASKED)], known, levels)[0].median())
+    return [
+        {"samples": float(nearest(samples, known, levels)[0].median()), "test": real, "copies": copies}
+        for samples, copies in zip(draws, _copies(draws, train), strict=True)
+    ]
 
 
 def spread(n: int, most: int) -> Tensor | slice:
@@ -57,9 +60,9 @@ def spread(n: int, most: int) -> Tensor | slice:
     return slice(None) if n <= most else torch.arange(most) * n // most
 
 
-def _copies(samples: Tensor, train: Tensor) -> float:
+def _copies(draws: Sequence[Tensor], train: Tensor) -> list[float]:
     """Share of samples that are a training image. The samples' bytes are kept, as they are the fewer."""
-    drawn = [image.tobytes() for image in samples.cpu().numpy()]
-    wanted = set(drawn)
+    drawn = [[image.tobytes() for image in samples.cpu().numpy()] for samples in draws]
+    wanted = {content for draw in drawn for content in draw}
     found = {content for image in train.cpu().numpy() if (content := image.tobytes()) in wanted}
-    return sum(content in found for content in drawn) / len(drawn)
+    return [sum(content in found for content in draw) / len(draw) for draw in drawn]

@@ -11,6 +11,12 @@ def sharpness(images: Tensor, levels: int) -> float | None:
     images: uint8 (N, C, H, W). None for images of fewer than 3x3 pixels. Blur lowers it, noise raises it, so it is to
     be compared with that of real images (Pech-Pacheco et al. 2000, Diatom autofocusing in brightfield microscopy).
     """
+    found = sharpness_of_each(images, levels)
+    return None if found is None else float(found.mean())
+
+
+def sharpness_of_each(images: Tensor, levels: int) -> Tensor | None:
+    """The same of each image and channel, float64 (N, C)."""
     if min(images.shape[2:]) < 3:
         return None
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)[None, None]
@@ -18,4 +24,4 @@ def sharpness(images: Tensor, levels: int) -> float | None:
     found = [
         F.conv2d(part.double() / (levels - 1), kernel).flatten(1).var(1, correction=0) for part in single.split(4096)
     ]
-    return float(torch.cat(found).mean())
+    return torch.cat(found).view(images.shape[:2])
