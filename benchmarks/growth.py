@@ -26,7 +26,7 @@ from workflow.evaluation.classifier import Classifier
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
-from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, overlap
 from workflow.evaluation.metrics.neighbours import memorisation
 from workflow.models import registry
 from workflow.models.base import Model
@@ -125,7 +125,7 @@ def _evaluation() -> Iterator[Row]:
     network = Classifier((1, 8, 8), 17, classes=10, channels=16, features=64, dropout=0.0).eval()
 
     def manifolds(n: int) -> object:
-        return manifold_scores(fit_manifold(features[:n], 5), fit_manifold(real[:n], 5), 5)
+        return manifold_scores(overlap(fit_manifold(features[:n], 5), fit_manifold(real[:n], 5)), 5)
 
     many, few = _doubled(1000, 5), _doubled(250, 5)
     works: list[tuple[str, list[int], Callable[[int], object], int]] = [
@@ -134,7 +134,7 @@ def _evaluation() -> Iterator[Row]:
         ("Inception Score", many, lambda n: inception_score(features[:n, :10], 10), 1),
         ("precision, recall, density, coverage", few, manifolds, 2),
         ("features", few, lambda n: network.outputs(images[:n], 256), 1),
-        ("memorisation", few, lambda n: memorisation(images[:n], images, images, 17), 1),
+        ("memorisation", few, lambda n: memorisation([images[:n]], images, images, 17), 1),
     ]
     for what, sizes, work, expected in works:
         yield _row(what, "samples", sizes, lambda n, work=work: partial(work, n), expected)  # type: ignore[misc]

@@ -21,7 +21,7 @@ from benchmarks.compare import Row, compare
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
-from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, overlap
 
 K, SUBSETS, SUBSET_SIZE, CLASSES = 5, 5, 1000, 1008
 SIZES = ((10_000, 64), (50_000, 64), (10_000, 512), (50_000, 512), (10_000, 2048), (50_000, 2048))
@@ -141,7 +141,7 @@ def _manifold(samples: Tensor, real: Tensor) -> Iterator[Row]:
         return [found["precision"], found["recall"]]
 
     def ours() -> list[float]:
-        return list(manifold_scores(fit_manifold(samples, K), fit_manifold(real, K), K).values())
+        return list(manifold_scores(overlap(fit_manifold(samples, K), fit_manifold(real, K)), K).values())
 
     size = f"{len(samples):,} x {samples.shape[1]}"
     yield _row(f"precision, recall, {size}", "torch-fidelity", lambda: ours()[:2], fidelity, 1)

@@ -8,12 +8,13 @@ from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.index import write_entry
-from workflow.evaluation.evaluator import evaluate, read_evaluator, read_real
+from workflow.evaluation.evaluator import evaluate, read_evaluator
+from workflow.evaluation.scores import read_real
 from workflow.files import read_json, write_json
 from workflow.models import registry
 from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
-NOT_REPEATED = ("classes", "about", "comparable")  # facts of the extractor that are not copied
+NOT_REPEATED = ("classes", "classifiers", "about", "comparable")  # of the extractor's facts
 
 
 def main(name: str, seed: int) -> None:
@@ -23,10 +24,11 @@ def main(name: str, seed: int) -> None:
     device = prepare_torch(settings.compute)
     files, evaluator = RunFiles(name, seed), read_evaluator(settings, device, read_real())
     loaded = registry.load(files.model)
-    samples = read_tensors(files.samples)[0]["images"]
+    samples, _ = read_tensors(files.samples)
+    draws = samples.pop("images").chunk(settings.evaluate.draws)
 
     model = loaded.model.to(device)
-    metrics, pictures = evaluate(model, samples, evaluator, seed)
+    metrics, pictures = evaluate(model, draws, evaluator, seed, samples)
     facts = ("title", "paper", "family", "taxonomy", "likelihood", "objective", "about")
     content = {
         "name": name,

@@ -1,6 +1,7 @@
-"""Provide the network whose features the metrics use: train a classifier, or take Inception."""
+"""Make the networks whose features the metrics use: train classifiers on the images, or take Inception."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -10,31 +11,35 @@ from workflow.data.arrays import Card, read_card
 from workflow.data.tensors import read_split
 from workflow.device import prepare_torch
 from workflow.engines.command import run
-from workflow.evaluation.classifier import accuracy, fit_classifier, save_classifier
+from workflow.evaluation.classifier import accuracy, fit_classifier, save_classifiers
 from workflow.evaluation.inception import FACTS, take_inception
 from workflow.files import sha256, write_json
 from workflow.paths import EXTRACTOR, EXTRACTOR_METRICS
 
 
 def train(settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
-    """Train a classifier, write it to `path` and return facts about it."""
-    valid, test = read_split("valid"), read_split("test")
-    model = fit_classifier(
-        read_split("train"),
-        valid,
-        card.levels,
-        len(card.classes),
-        settings.extractor,
-        device,
-        channelwise=card.channelwise,
-    )
-    save_classifier(model, path)
-    batch = settings.extractor.batch_size
+    """Train a classifier with each seed, write them to `path` and return what there is to know of them."""
+    fit, valid, test = read_split("train"), read_split("valid"), read_split("test")
+    chosen, classes = settings.extractor, len(card.classes)
+    models = [
+        fit_classifier(fit, valid, card.levels, classes, chosen, device, seed=seed, channelwise=card.channelwise)
+        for seed in chosen.seeds
+    ]
+    save_classifiers(models, path)
+    each = [
+        {
+            "seed": seed,
+            "accuracy": accuracy(*model.answers(test, chosen.batch_size)),
+            "valid_accuracy": accuracy(*model.answers(valid, chosen.batch_size)),
+        }
+        for seed, model in zip(chosen.seeds, models, strict=True)
+    ]
     return {
-        **model.facts,
-        "features": settings.extractor.features,
-        "accuracy": accuracy(*model.answers(test, batch)),
-        "valid_accuracy": accuracy(*model.answers(valid, batch)),
+        **models[0].facts,
+        "features": chosen.features,
+        "accuracy": fmean(one["accuracy"] for one in each),
+        "valid_accuracy": fmean(one["valid_accuracy"] for one in each),
+        "classifiers": each,
         "classes": list(card.classes),
         "sha256": sha256(path),
     }

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch import Tensor
 
 from workflow import params
 from workflow.data.pictures import overview, png
@@ -26,15 +27,19 @@ def main(name: str, seed: int) -> None:
     model = registry.load(files.model).model.to(device)
     drop_if_recorded(name, seed)
 
-    count, batch = settings.sample.count, settings.sample.batch_size
+    count, batch, draws = settings.sample.count, settings.sample.batch_size, settings.evaluate.draws
     random = make_generator(device, seed, Stream.SAMPLES)
+
+    def draw() -> list[Tensor]:
+        return in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random)
+
     start = time.perf_counter()
-    images = torch.cat(in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random))
+    images = torch.cat([part for _ in range(draws) for part in draw()])  # one stream: the first draw is always the same
     seconds = time.perf_counter() - start
 
     write_tensors(files.samples, {"images": images})
-    write_bytes(files.overview, png(overview(images.numpy(), model.levels)))
-    facts = {"seconds": seconds, "images": count, "images_per_second": count / seconds}
+    write_bytes(files.overview, png(overview(images[:count].numpy(), model.levels)))
+    facts = {"seconds": seconds, "images": len(images), "images_per_second": len(images) / seconds}
     timing.record(files.model, "sample", facts, device)
 
 

@@ -89,7 +89,15 @@ def evaluator(digits: Tensor, digit_labels: Tensor) -> "Evaluator":
     """An evaluator on the digits, its classifier trained on a few of them."""
     from tests.evaluated import make_evaluator
 
-    return make_evaluator(digits, digit_labels)
+    return make_evaluator(digits, digit_labels, [0])
+
+
+@pytest.fixture(scope="session")
+def two_eyes(digits: Tensor, digit_labels: Tensor) -> "Evaluator":
+    """The same with two classifiers, the first of which is that one's."""
+    from tests.evaluated import make_evaluator
+
+    return make_evaluator(digits, digit_labels, [0, 1])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""A model with every capability, one that can only sample, and an evaluator on the digits."""
+"""A model with every capability, one that can only sample, and evaluators on the digits."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -9,25 +9,25 @@ from torch import Generator, Tensor, nn
 from tests.cards import card
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.classifier import fit_classifier
-from workflow.evaluation.evaluator import Evaluator
+from workflow.evaluation.evaluator import Evaluator, evaluate
 from workflow.models.base import Model
 from workflow.models.taxonomy import Likelihood
 from workflow.params import Evaluate, Extractor
 
 SHAPE, LEVELS, TRAIN, TEST = (1, 8, 8), 17, 150, 60
 SETTINGS = Evaluate(
-    extractor="trained", batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30,
+    extractor="trained", draws=1, batch_size=16, splits=2, neighbours=3, kid_subsets=4, kid_subset_size=30,
     probe_regularisation=1.0,
 )  # fmt: skip
 MEASURES = {
     *("counts", "fid", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall", "density"),
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
-    *("sharpness", "high_quality", "oddity", "class_accuracy"),
+    *("sharpness", "high_quality", "oddity", "class_accuracy", "fid_infinity", "repeats", "decoded"),
 }
 SAMPLES_ALONE = MEASURES - {
     *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
-    *("oddity", "class_accuracy"),
+    *("oddity", "class_accuracy", "repeats", "decoded"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
 }
 
@@ -86,14 +86,19 @@ class Exact(Everything):
     likelihood: ClassVar[Likelihood] = "exact"
 
 
-def make_evaluator(digits: Tensor, labels: Tensor) -> Evaluator:
-    """An evaluator whose classifier was trained on the first digits."""
+def make_evaluator(digits: Tensor, labels: Tensor, seeds: list[int]) -> Evaluator:
+    """An evaluator whose classifiers, one with each seed, were trained on the first digits."""
     torch.set_num_threads(1)
     train = ImageSet(digits[:TRAIN], labels[:TRAIN])
     test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
-    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seed=0)
-    classifier = fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"))
-    return Evaluator(classifier, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seeds=seeds)
+    classifiers = [fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"), seed=seed) for seed in seeds]
+    return Evaluator(classifiers, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+
+
+def measure(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """All measures of a model, of which there is one draw."""
+    return evaluate(model, [samples], evaluator, seed, {})
 
 
 def spoilt(digits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from workflow.evaluation.columns import MEASURED, keys_on_features
 
 def test_figures_on_features_are_known_by_name_with_their_spreads() -> None:
     assert keys_on_features() == {
-        *("fid", "kid", "kid_std", "inception_score", "inception_score_std"),
+        *("fid", "fid_infinity", "kid", "kid_std", "inception_score", "inception_score_std"),
         *("precision", "recall", "density", "coverage"),
     }
 

@@ -135,13 +135,13 @@ def test_images_that_do_not_fit_on_a_gpu_go_there_batch_by_batch(kind: str, monk
 def test_the_classifier_trains_on_images_that_do_not_fit_on_a_gpu(
     classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Extractor(channels=4, features=8, dropout=0.0, epochs=1, batch_size=8, lr=0.01, seed=0)
+    settings = Extractor(channels=4, features=8, dropout=0.0, epochs=1, batch_size=8, lr=0.01, seeds=[0])
     images, size = _images(16), _images(16).images.nbytes
     moved, found = _moved(monkeypatch), []
     for free in (2 * size, 2 * size - 1):
         monkeypatch.setattr(tensors, "free_memory", lambda _, free=free: free)
         with pretend_gpu(monkeypatch) as gpu:
-            model = fit_classifier(images, _images(4), LEVELS, classes, settings, gpu)
+            model = fit_classifier(images, _images(4), LEVELS, classes, settings, gpu, seed=0)
             found.append({name: value.cpu() for name, value in model.state_dict().items()})
     assert moved == [16]  # when there was room
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])

@@ -23,18 +23,21 @@ from tests.evaluated import (
     Everything,
     Exact,
     OnlySamples,
+    measure,
 )
 from workflow.data.arrays import Mixture
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
-from workflow.evaluation.evaluator import Evaluator, Real, evaluate, read_real, reference, write_real
+from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.metrics.extrapolation import infinite_fid
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
-from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, overlap
 from workflow.evaluation.metrics.modes import mode_coverage
 from workflow.evaluation.metrics.neighbours import nearest
 from workflow.evaluation.metrics.sharpness import sharpness
+from workflow.evaluation.scores import PER_IMAGE, read_real, write_real
 from workflow.models.base import Model
 from workflow.paths import REAL_FEATURES
 
@@ -47,6 +50,11 @@ def _numbers(content: Any) -> Iterator[float]:
         yield content
 
 
+def _shown(pictures: dict[str, Any]) -> dict[str, Any]:
+    """Those that are images."""
+    return {name: value for name, value in pictures.items() if not name.startswith(("bits of ", PER_IMAGE))}
+
+
 def _sharp(images: Tensor) -> float:
     found = sharpness(images, LEVELS)
     assert found is not None
@@ -55,17 +63,20 @@ def _sharp(images: Tensor) -> float:
 
 def test_every_model_is_reported_by_the_same_keys(evaluator: Evaluator, samples: Tensor) -> None:
     for model in (Everything(), OnlySamples()):
-        assert evaluate(model, samples, evaluator, 0)[0].keys() == MEASURES
+        assert measure(model, samples, evaluator, 0)[0].keys() == MEASURES
 
 
 def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: Evaluator, samples: Tensor) -> None:
-    metrics, pictures = evaluate(OnlySamples(), samples, evaluator, 0)
+    metrics, pictures = measure(OnlySamples(), samples, evaluator, 0)
     absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
     absent |= {"oddity", "class_accuracy", "high_quality"}
     assert {key for key, value in metrics.items() if value is None} == absent
-    assert pictures.keys() == {"neighbours_samples", "neighbours_train"}
-    full, _ = evaluate(Everything(), samples, evaluator, 0)
+    assert _shown(pictures).keys() == {"neighbours_samples", "neighbours_train"}
+    full, _ = measure(Everything(), samples, evaluator, 0)
     assert {key for key, value in full.items() if value is None} == {"high_quality"}  # of points alone
+    repeats = full.pop("repeats")
+    assert repeats.pop("class_accuracy") == [[full["class_accuracy"]]]
+    assert repeats == metrics["repeats"]
     assert {key: full[key] for key in full.keys() - absent} == {key: metrics[key] for key in full.keys() - absent}
 
 
@@ -73,13 +84,13 @@ def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: 
     ("model", "kind"), [(Exact(), "exact"), (Everything(), "upper bound"), (OnlySamples(), None)], ids=repr
 )
 def test_says_what_its_bits_are(evaluator: Evaluator, samples: Tensor, model: Model, kind: str | None) -> None:
-    metrics, _ = evaluate(model, samples, evaluator, 0)
+    metrics, _ = measure(model, samples, evaluator, 0)
     assert metrics["bits_per_dim_kind"] == kind
     assert (metrics["bits_per_dim"] is None) == (kind is None)
 
 
 def test_bits_and_their_standard_error_are_those_of_the_test_images(evaluator: Evaluator, samples: Tensor) -> None:
-    metrics, _ = evaluate(Everything(), samples, evaluator, 0)
+    metrics, _ = measure(Everything(), samples, evaluator, 0)
     bits = evaluator.test.images.numpy().mean((1, 2, 3))
     assert metrics["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
     assert metrics["bits_per_dim_sem"] == pytest.approx(bits.std(ddof=1) / math.sqrt(TEST), rel=1e-5)
@@ -89,7 +100,7 @@ def test_probe_and_reconstruction_are_those_of_the_models_features(evaluator: Ev
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    metrics, _ = evaluate(Everything(), samples, evaluator, 0)
+    metrics, _ = measure(Everything(), samples, evaluator, 0)
     x, test = (part.images.flatten(1)[:, 20:40].double().numpy() for part in (evaluator.train, evaluator.test))
     scaler = StandardScaler().fit(x)
     probe = LogisticRegression(max_iter=1000).fit(scaler.transform(x), evaluator.train.labels)
@@ -100,8 +111,8 @@ def test_probe_and_reconstruction_are_those_of_the_models_features(evaluator: Ev
 
 
 def test_counts_and_operations_are_recorded(evaluator: Evaluator, samples: Tensor) -> None:
-    metrics, _ = evaluate(OnlySamples(), samples, evaluator, 0)
-    assert metrics["counts"] == {"samples": 90, "train": TRAIN, "test": TEST}
+    metrics, _ = measure(OnlySamples(), samples, evaluator, 0)
+    assert metrics["counts"] == {"samples": 90, "draws": 1, "train": TRAIN, "test": TEST}
     assert metrics["gflops_per_sample"] == pytest.approx(2 * 3 * 64 / 1e9)
     assert metrics["passes_in_sequence"] == 1
 
@@ -114,19 +125,19 @@ def test_repeats_and_depends_on_its_seed_alone(evaluator: Evaluator, samples: Te
     for seed, disturbance in ((1, 1), (1, 2), (2, 1)):
         torch.manual_seed(disturbance)
         np.random.seed(disturbance)
-        results.append(evaluate(model, samples, evaluator, seed))
+        results.append(measure(model, samples, evaluator, seed))
     (first, pictures), (again, pictures_again), (other, pictures_other) = results
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
     assert {key for key in first if first[key] != other[key]} == {"bits_per_dim", "bits_per_dim_sem", "oddity"}
     assert all(torch.equal(pictures[name], pictures_again[name]) for name in pictures)
     changed = {n for n in pictures if not torch.equal(pictures[n], pictures_other[n])}
-    assert {n for n in changed if not n.startswith("bits of ")} == {"completions"}
+    assert _shown(dict.fromkeys(changed)).keys() == {"completions"}
     assert torch.equal(samples, kept)
 
 
 def test_results_are_finite_and_survive_json(evaluator: Evaluator, samples: Tensor) -> None:
-    for content in (evaluate(Everything(), samples, evaluator, 0)[0], reference(evaluator, 40)):
+    for content in (measure(Everything(), samples, evaluator, 0)[0], reference(evaluator, 40)[0]):
         assert json.loads(json.dumps(content, allow_nan=False)) == content
         assert all(math.isfinite(number) for number in _numbers(content))
         assert len(list(_numbers(content))) > 30
@@ -135,7 +146,7 @@ def test_results_are_finite_and_survive_json(evaluator: Evaluator, samples: Tens
 def test_out_of_distribution_inputs_are_ranked_by_bits(evaluator: Evaluator, samples: Tensor) -> None:
     from sklearn.metrics import roc_auc_score
 
-    metrics, pictures = evaluate(Everything(), samples, evaluator, 0)
+    metrics, pictures = measure(Everything(), samples, evaluator, 0)
     bits = {name.removeprefix("bits of "): value for name, value in pictures.items() if name.startswith("bits of ")}
     assert bits["test images"].mean().item() == pytest.approx(metrics["bits_per_dim"], rel=1e-5)
     assert metrics["oddity"].keys() == bits.keys() - {"test images"}
@@ -150,9 +161,9 @@ def test_out_of_distribution_inputs_are_ranked_by_bits(evaluator: Evaluator, sam
 
 def test_the_classifier_checks_the_requested_classes(evaluator: Evaluator, samples: Tensor) -> None:
     model = Everything()
-    metrics, pictures = evaluate(model, samples, evaluator, 0)
+    metrics, pictures = measure(model, samples, evaluator, 0)
     asked = torch.arange(4)
-    seen = evaluator.outputs(model.sample_given(asked, torch.Generator())).classes
+    seen = evaluator.outputs(model.sample_given(asked, torch.Generator()))[0].classes
     assert seen is not None
     right = seen == asked
     repeats = torch.bincount(torch.arange(len(samples)) % 4)
@@ -168,12 +179,12 @@ def test_of_a_known_mixture_modes_are_found_by_distance(evaluator: Evaluator, sa
     points = torch.tensor([[40, 43], [42, 38], [199, 41], [120, 190]], dtype=torch.uint8).view(-1, 1, 1, 2)
     plane = card((1, 1, 2), 256, 3, mixture=Mixture(centres, 2.0))
     known = replace(evaluator, test=ImageSet(points, torch.tensor([0, 0, 1, 2])), card=plane)
-    classes = torch.zeros(4, dtype=torch.long)
-    found = known._modes(points, classes, classes)
+    found, influence = known._modes(points)
+    assert influence["modes.kl"].tolist() == pytest.approx([-2 / 27, -2 / 27, 4 / 27, 0])
     assert found["high_quality"] == 0.75
     assert found["modes"]["found"] == 2
     assert found["modes"]["histogram"] == pytest.approx([2 / 3, 1 / 3, 0])
-    nowhere = known._modes(points * 0, classes, classes)
+    nowhere, _ = known._modes(points * 0)
     assert (nowhere["high_quality"], nowhere["modes"]["found"], nowhere["modes"]["kl"]) == (0, 0, 0)
 
 
@@ -186,12 +197,14 @@ def test_the_probe_of_stacked_pictures_is_the_mean_of_one_a_channel(evaluator: E
     stacked = replace(evaluator, card=card((3, 8, 8), LEVELS, 8, channelwise=True), train=known, test=unseen)
     guess = digits[:200, 2].bincount().argmax()
     expected = (2 + (digits[200:, 2] == guess).double().mean().item()) / 3
-    assert stacked.probe(features[:200], features[200:]) == pytest.approx(expected, abs=0.03)
+    hits = stacked.probe(features[:200], features[200:])
+    assert hits.shape == (3, 200)
+    assert hits.double().mean().item() == pytest.approx(expected, abs=0.03)
 
 
 def test_pictures_are_images_that_fit_in_a_file(evaluator: Evaluator, samples: Tensor, tmp_path: Path) -> None:
-    _, pictures = evaluate(Everything(), samples, evaluator, 0)
-    pictures = {name: picture for name, picture in pictures.items() if not name.startswith("bits of ")}
+    _, pictures = measure(Everything(), samples, evaluator, 0)
+    pictures = _shown(pictures)
     row = (16, *SHAPE)
     assert {name: picture.shape for name, picture in pictures.items()} == {
         **dict.fromkeys(["neighbours_samples", "neighbours_train", "reconstruct_originals", "reconstructions"], row),
@@ -211,14 +224,14 @@ def test_pictures_of_the_same_images_fit_in_a_file_when_each_is_shown(
     """Tensors that share memory would be refused, and of so few images those shown lie side by side in it."""
     for n, walks in ((20, 6), (8, 4)):
         few = replace(evaluator, test=ImageSet(evaluator.test.images[:n], evaluator.test.labels[:n]))
-        _, pictures = evaluate(Everything(), samples, few, 0)
+        _, pictures = measure(Everything(), samples, few, 0)
         write_tensors(tmp_path / "pictures", pictures)
         assert pictures["interpolations"].shape == (walks, 10, *SHAPE)
 
 
 def test_pictures_show_what_they_say(evaluator: Evaluator, samples: Tensor) -> None:
     images = evaluator.test.images.clone()
-    _, shown = evaluate(Everything(), samples, evaluator, 0)
+    _, shown = measure(Everything(), samples, evaluator, 0)
     assert torch.equal(shown["neighbours_samples"], samples[:16])
     assert torch.equal(
         shown["neighbours_train"], evaluator.train.images[nearest(samples[:16], evaluator.train.images, LEVELS)[1]]
@@ -240,8 +253,8 @@ def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(evaluat
 
 
 def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: Tensor) -> None:
-    fake, real = evaluator.outputs(samples), evaluator.outputs(evaluator.test.images)
-    torch.testing.assert_close(fake.features, evaluator.extractor.outputs(samples, 1000).features)
+    (fake,), (real,) = evaluator.outputs(samples), evaluator.outputs(evaluator.test.images)
+    torch.testing.assert_close(fake.features, evaluator.extractors[0].outputs(samples, 1000).features)
     assert fake.logits is not None
     assert fake.classes is not None
     assert real.classes is not None
@@ -251,15 +264,16 @@ def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: T
         "fid": frechet_distance(fit_gaussian(fake.features), fit_gaussian(real.features)),
         **dict(zip(("kid", "kid_std"), kid, strict=True)),
         **dict(zip(("inception_score", "inception_score_std"), score, strict=True)),
-        **manifold_scores(fit_manifold(fake.features, 3), fit_manifold(real.features, 3), 3),
+        "fid_infinity": infinite_fid(fake.features, fit_gaussian(real.features)),
+        **manifold_scores(overlap(fit_manifold(fake.features, 3), fit_manifold(real.features, 3)), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
         "high_quality": None,
         "sharpness": _sharp(samples) / _sharp(evaluator.test.images),
     }
-    found = evaluator.scores(samples)
+    found = evaluator.scores([samples]).means
     assert found == expected
     assert found.keys() == SAMPLES_ALONE
-    metrics, _ = evaluate(OnlySamples(), samples, evaluator, 0)
+    metrics, _ = measure(OnlySamples(), samples, evaluator, 0)
     assert {key: metrics[key] for key in SAMPLES_ALONE} == expected
 
 
@@ -268,15 +282,16 @@ def test_real_images_are_measured_once_and_the_same_from_a_file(
 ) -> None:
     """Of images whose classes are known and of others; what was read leaves nothing to do but the samples' own part."""
     monkeypatch.chdir(tmp_path)
-    unknown = Real(evaluator.real.gaussian, evaluator.real.manifold, None)
-    for real in (evaluator.real, unknown):
-        write_real(real)
+    known = evaluator.real[0]
+    unknown = replace(known, classes=None)
+    for real in ([known], [unknown], [known, unknown]):
+        write_real(real, {})
         content = REAL_FEATURES.read_bytes()
-        write_real(read_real())
+        write_real(read_real(), {})
         assert REAL_FEATURES.read_bytes() == content
-        assert (read_real().classes is None) == (real is unknown)
-    write_real(evaluator.real)
-    expected = evaluate(Everything(), samples, evaluator, 0)[0]
+        assert [one.classes is None for one in read_real()] == [one is unknown for one in real]
+    write_real([known], {"real/per_image/fid": torch.zeros(3)})
+    expected = measure(Everything(), samples, evaluator, 0)[0]
     seen, whole = [], Classifier.outputs
 
     def outputs(self: Classifier, x: Tensor, batch_size: int) -> Outputs:
@@ -284,22 +299,23 @@ def test_real_images_are_measured_once_and_the_same_from_a_file(
         return whole(self, x, batch_size)
 
     monkeypatch.setattr(Classifier, "outputs", outputs)
-    assert evaluate(OnlySamples(), samples, replace(evaluator, measured=read_real()), 0)[0].keys() == MEASURES
+    assert measure(OnlySamples(), samples, replace(evaluator, measured=read_real()), 0)[0].keys() == MEASURES
     assert seen == [len(samples)]
-    assert evaluate(Everything(), samples, replace(evaluator, measured=read_real()), 0)[0] == expected
+    assert measure(Everything(), samples, replace(evaluator, measured=read_real()), 0)[0] == expected
 
 
 def test_classifier_sees_no_more_images_at_once_than_a_batch(evaluator: Evaluator, samples: Tensor) -> None:
     sizes: list[int] = []
-    assert isinstance(evaluator.extractor, Classifier)
-    hook = evaluator.extractor.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
+    (extractor,) = evaluator.extractors
+    assert isinstance(extractor, Classifier)
+    hook = extractor.body.register_forward_pre_hook(lambda _, x: sizes.append(len(x[0])))
     evaluator.outputs(samples)
     hook.remove()
     assert sizes == [16, 16, 16, 16, 16, 10]
 
 
 def test_test_images_score_best_against_themselves(evaluator: Evaluator) -> None:
-    found = evaluator.scores(evaluator.test.images)
+    found = evaluator.scores([evaluator.test.images]).means
     assert found["fid"] == pytest.approx(0, abs=1e-9)
     assert found["kid"] == pytest.approx(0, abs=10 * found["kid_std"])
     assert found["precision"] == found["recall"] == found["coverage"] == 1
@@ -309,5 +325,6 @@ def test_test_images_score_best_against_themselves(evaluator: Evaluator) -> None
 
 def test_copies_of_training_images_are_found_out(evaluator: Evaluator) -> None:
     test = nearest(evaluator.test.images, evaluator.train.images, LEVELS)[0].median()
-    assert evaluator.memorisation(evaluator.train.images[:30]) == {"samples": 0, "test": test, "copies": 1}
-    assert evaluator.memorisation(evaluator.test.images) == {"samples": test, "test": test, "copies": 0}
+    copied, own = {"samples": 0, "test": test, "copies": 1}, {"samples": test, "test": test, "copies": 0}
+    for images, expected in ((evaluator.train.images[:30], copied), (evaluator.test.images, own)):
+        assert evaluator.memorisation([images]).means == {"nearest_neighbour": expected}

@@ -8,14 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workflow.data.tensors import ImageSet, write_tensors
+from stages import extractor
+from tests.conftest import ROOT
+from workflow import params
+from workflow.data.arrays import read_card, write_prepared
+from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.errors import BakeoffError
 from workflow.evaluation import classifier
-from workflow.evaluation.classifier import Classifier, accuracy, fit_classifier, load_classifier, save_classifier
+from workflow.evaluation.classifier import Classifier, accuracy, fit_classifier, load_classifiers, save_classifiers
+from workflow.files import sha256
 from workflow.params import Extractor
 
 CPU = torch.device("cpu")
-SETTINGS = Extractor(channels=12, features=32, dropout=0.1, epochs=10, batch_size=32, lr=0.01, seed=0)
+SETTINGS = Extractor(channels=12, features=32, dropout=0.1, epochs=10, batch_size=32, lr=0.01, seeds=[0])
 BRIEF = SETTINGS.model_copy(update={"epochs": 3, "channels": 2, "features": 8})
 
 
@@ -31,7 +36,7 @@ def sets(digits: Tensor) -> tuple[ImageSet, ImageSet]:
 @pytest.fixture(scope="module")
 def fitted(sets: tuple[ImageSet, ImageSet]) -> Classifier:
     torch.set_num_threads(1)
-    return fit_classifier(*sets, 17, 10, SETTINGS, CPU)
+    return fit_classifier(*sets, 17, 10, SETTINGS, CPU, seed=0)
 
 
 def _untrained(shape: tuple[int, int, int] = (1, 8, 8), levels: int = 17, dropout: float = 0.5) -> Classifier:
@@ -62,8 +67,8 @@ def test_accuracy_is_the_share_of_right_answers() -> None:
 def test_training_repeats_to_the_byte_and_depends_on_its_seed(sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     for name, seed, disturbance in (("one", 0, 1), ("two", 0, 2), ("other", 1, 1)):
         torch.manual_seed(disturbance)
-        model = fit_classifier(*sets, 17, 10, BRIEF.model_copy(update={"seed": seed}), CPU)
-        save_classifier(model, tmp_path / name)
+        model = fit_classifier(*sets, 17, 10, BRIEF, CPU, seed=seed)
+        save_classifiers([model], tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert (tmp_path / "one").read_bytes() != (tmp_path / "other").read_bytes()
 
@@ -81,7 +86,7 @@ def test_keeps_the_weights_that_did_best_and_of_equals_the_surest(
         return scores[len(seen) - 1]
 
     monkeypatch.setattr(classifier, "accuracy", scripted)
-    kept = _logits(fit_classifier(train, valid, 17, 10, BRIEF, CPU), valid.images, 32)
+    kept = _logits(fit_classifier(train, valid, 17, 10, BRIEF, CPU, seed=0), valid.images, 32)
     assert len(seen) == BRIEF.epochs
     order = [(score, -F.cross_entropy(logits, valid.labels).item()) for score, logits in zip(scores, seen, strict=True)]
     assert torch.equal(kept, seen[order.index(max(order))])
@@ -92,7 +97,7 @@ def test_keeps_the_weights_that_did_best_and_of_equals_the_surest(
 def test_sets_smaller_and_odder_than_a_batch_are_trained_on(sets: tuple[ImageSet, ImageSet], n: int) -> None:
     train, valid = sets
     few = ImageSet(train.images[:n], train.labels[:n])
-    model = fit_classifier(few, valid, 17, 10, BRIEF, CPU)
+    model = fit_classifier(few, valid, 17, 10, BRIEF, CPU, seed=0)
     assert torch.isfinite(_logits(model, valid.images, 32)).all()
 
 
@@ -135,21 +140,74 @@ def test_dropout_works_in_training_alone() -> None:
 
 def test_survives_its_file(fitted: Classifier, sets: tuple[ImageSet, ImageSet], tmp_path: Path) -> None:
     images = sets[1].images[:40]
-    save_classifier(fitted, tmp_path / "model")
-    loaded = load_classifier(tmp_path / "model")
+    save_classifiers([fitted], tmp_path / "model")
+    (loaded,) = load_classifiers(tmp_path / "model")
     assert not loaded.training
     assert (loaded.shape, loaded.levels, loaded.arguments) == (fitted.shape, 17, fitted.arguments)
     assert loaded.arguments == {"classes": 10, "channels": 12, "features": 32, "dropout": 0.1, "channelwise": False}
     assert torch.equal(loaded.outputs(images, 40).features, fitted.outputs(images, 40).features)
     assert torch.equal(_logits(loaded, images), _logits(fitted, images))
-    save_classifier(loaded, tmp_path / "again")
+    save_classifiers([loaded], tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+
+
+def test_several_survive_one_file_in_their_order(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    models, images = [_untrained(), _untrained(), _untrained()], _images(9)
+    save_classifiers(models, tmp_path / "model")
+    loaded = load_classifiers(tmp_path / "model")
+    assert len(loaded) == 3
+    for model, read in zip(models, loaded, strict=True):
+        assert not read.training
+        assert torch.equal(read.outputs(images, 4).features, model.outputs(images, 4).features)
+    save_classifiers(models[:2], tmp_path / "two")
+    tensors, _ = read_tensors(tmp_path / "model")
+    of_two, _ = read_tensors(tmp_path / "two")
+    write_tensors(tmp_path / "model", of_two, json.dumps(_about(models[0], 3)))
+    assert "not a classifier" in _refused(tmp_path / "model")  # one is missing
+    write_tensors(tmp_path / "model", tensors, json.dumps(_about(models[0], 2)))
+    assert "not a classifier" in _refused(tmp_path / "model")  # one too many
+
+
+def test_each_is_trained_by_its_own_seed_whatever_the_others(
+    digits: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stage with several seeds: each comes out as if it were the only one, and accuracies are means."""
+    from sklearn.datasets import load_digits
+
+    monkeypatch.chdir(tmp_path)
+    labels = torch.from_numpy(load_digits().target).long()
+    places = {"train": slice(0, 200), "valid": slice(200, 260), "test": slice(260, 330)}
+    sets = {split: ImageSet(digits[place], labels[place]) for split, place in places.items()}
+    about = {"name": "digits", "source": "a source", "licence": "mine", "split": "in order"}
+    classes = [str(digit) for digit in range(10)]
+    write_prepared(Path("data/prepared"), sets, **about, shape=[1, 8, 8], levels=17, classes=classes)
+    smoke = params.load(ROOT / "presets/smoke.yaml")
+    found = {}
+    for seeds in ([0], [1, 0]):
+        settings = smoke.model_copy(update={"extractor": BRIEF.model_copy(update={"seeds": seeds})})
+        facts = extractor.train(settings, read_card(), CPU, tmp_path / "model")
+        assert [one["seed"] for one in facts["classifiers"]] == seeds
+        for key in ("accuracy", "valid_accuracy"):
+            assert facts[key] == pytest.approx(sum(one[key] for one in facts["classifiers"]) / len(seeds))
+        assert facts["sha256"] == sha256(tmp_path / "model")
+        found[len(seeds)] = facts["classifiers"], load_classifiers(tmp_path / "model")
+    (alone,), (model,) = found[1]
+    (_, beside), (other, again) = found[2]
+    assert beside == alone
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in again.state_dict().items())
+    assert not all(torch.equal(weights[name], tensor) for name, tensor in other.state_dict().items())
+
+
+def _about(model: Classifier, count: int) -> dict[str, object]:
+    return {"shape": model.shape, "levels": 17, "arguments": model.arguments, "classifiers": count}
 
 
 def _refused(path: Path) -> str:
     """The one line with which a file is refused, which names the file."""
     with pytest.raises(BakeoffError) as caught:
-        load_classifier(path)
+        load_classifiers(path)
     message = str(caught.value)
     assert message.startswith(f"{path}: ")
     assert "\n" not in message
@@ -159,7 +217,7 @@ def _refused(path: Path) -> str:
 def test_a_missing_or_damaged_file_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "model"
     assert "missing" in _refused(path)
-    save_classifier(_untrained(), path)
+    save_classifiers([_untrained()], path)
     whole = path.read_bytes()
     for damaged in (b"", whole[:20], whole[:-5], b"no safetensors at all"):
         path.write_bytes(damaged)
@@ -168,22 +226,22 @@ def test_a_missing_or_damaged_file_is_refused_in_one_line(tmp_path: Path) -> Non
 
 def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path) -> None:
     model, path = _untrained(), tmp_path / "model"
-    about = {"shape": model.shape, "levels": 17, "arguments": model.arguments}
+    about = _about(model, 1)
+    weights = {f"0.{name}": tensor for name, tensor in model.state_dict().items()}
     wrong = [
         {},
         {**about, "shape": [8, 8]},
+        {**about, "classifiers": None},
         {**about, "arguments": {**model.arguments, "features": 6}},
         {**about, "arguments": {**model.arguments, "invented": 1}},
     ]
     for metadata in ("", "null", *map(json.dumps, wrong)):
-        write_tensors(path, model.state_dict(), metadata)
+        write_tensors(path, weights, metadata)
         assert "not a classifier" in _refused(path)
-    weights = model.state_dict()
-    del weights["head.1.bias"]
-    write_tensors(path, weights, json.dumps(about))
+    write_tensors(path, {k: v for k, v in weights.items() if k != "0.head.1.bias"}, json.dumps(about))
     assert "not a classifier" in _refused(path)
-    write_tensors(path, model.state_dict(), json.dumps(about))
-    load_classifier(path)  # and with all of it in place it is read
+    write_tensors(path, weights, json.dumps(about))
+    load_classifiers(path)  # and with all of it in place it is read
 
 
 def test_channelwise_it_reads_each_channel_by_itself(fitted: Classifier, sets: tuple[ImageSet, ImageSet]) -> None:

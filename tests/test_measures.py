@@ -16,7 +16,7 @@ from workflow.evaluation.metrics import baseline, neighbours
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.modes import class_shares, kl_divergence, mode_coverage
 from workflow.evaluation.metrics.neighbours import memorisation, nearest
-from workflow.evaluation.metrics.probe import probe_accuracy
+from workflow.evaluation.metrics.probe import probe_hits
 
 few_examples = settings(max_examples=25, derandomize=True, deadline=None)
 
@@ -85,7 +85,7 @@ def test_copies_are_images_equal_to_the_last_pixel(digits: Tensor) -> None:
     train, test, samples = digits[:80], digits[100:141], digits[:9].clone()
     samples[0, 0, 3, 3] += 1
     samples[1:3] = digits[200:202]  # of nine, one is one pixel off and two are others
-    found = memorisation(samples, test, train, 17)
+    found = memorisation([samples], test, train, 17)[0]
     assert found["copies"] == pytest.approx(6 / 9)
     assert found["samples"] == pytest.approx(0, abs=1e-3)
     nearest_of_test = [min(math.dist(t, x) for x in train.flatten(1).tolist()) for t in test.flatten(1).tolist()]
@@ -98,7 +98,7 @@ def test_of_many_images_some_evenly_spaced_are_searched_but_copies_of_any_are_fo
     train, test, samples = digits[:90], digits[100:160], digits[:10]
     monkeypatch.setattr(neighbours, "SEARCHED", 45)
     monkeypatch.setattr(neighbours, "ASKED", 20)
-    found = memorisation(samples, test, train, 17)
+    found = memorisation([samples], test, train, 17)[0]
     assert found["copies"] == 1
     assert found["samples"] == pytest.approx(float(nearest(samples, train[::2], 17)[0].median()))
     assert found["test"] == pytest.approx(float(nearest(test[::3], train[::2], 17)[0].median()))
@@ -146,6 +146,10 @@ def test_baselines_pixels_stay_in_their_places() -> None:
 # The linear probe
 
 
+def _probe_accuracy(train: Tensor, labels: Tensor, test: Tensor, test_labels: Tensor, regularisation: float) -> float:
+    return float(probe_hits(train, labels, test, test_labels, regularisation).double().mean())
+
+
 def _classes(n: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
     """Three clusters, float64 (n, 6), whose last feature is large and says nothing."""
     generator = _generator(seed)
@@ -158,11 +162,11 @@ def _classes(n: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def test_probe_is_perfect_on_separable_classes_and_guesses_without_a_signal() -> None:
     train, test = _classes(300, 0.05, 1), _classes(900, 0.05, 2)
-    assert probe_accuracy(*train, *test, 1.0) == 1
+    assert _probe_accuracy(*train, *test, 1.0) == 1
     blind = torch.randn(1200, 6, generator=_generator(), dtype=torch.float64)
-    guessed = probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
+    guessed = _probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
     assert abs(guessed - 1 / 3) < 4 * math.sqrt(1 / 3 * 2 / 3 / 900)
-    assert guessed == probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
+    assert guessed == _probe_accuracy(blind[:300], train[1], blind[300:], test[1], 1.0)
 
 
 @pytest.mark.parametrize("regularisation", [0.001, 1.0])
@@ -171,4 +175,4 @@ def test_probe_is_penalised_logistic_regression_on_standardised_features(regular
     scaled, scaled_test = ((part - x.mean(0)) / x.std(0, correction=0) for part in (x, test))
     oracle = LogisticRegression(C=regularisation, tol=1e-9, max_iter=10_000).fit(scaled, y)
     expected = oracle.score(scaled_test, truth)
-    assert probe_accuracy(x.float(), y, test, truth, regularisation) == pytest.approx(expected, abs=0.0006)
+    assert _probe_accuracy(x.float(), y, test, truth, regularisation) == pytest.approx(expected, abs=0.0006)

@@ -15,9 +15,9 @@ import resource, sys
 from pathlib import Path
 import torch
 from tests.cards import card
-from tests.evaluated import SETTINGS, OnlySamples
+from tests.evaluated import SETTINGS, OnlySamples, measure
 from workflow.evaluation import evaluator as module
-from workflow.evaluation.evaluator import Evaluator, evaluate, reference
+from workflow.evaluation.evaluator import Evaluator, reference
 from workflow.evaluation.classifier import Classifier
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.metrics import neighbours
@@ -45,20 +45,20 @@ class Able(OnlySamples):
 
 extractor = Classifier(shape, 256, classes=classes, channels=2, features=8, dropout=0).eval()
 test = ImageSet(images[:50].clone(), labels[:50])
-evaluator = Evaluator(extractor, ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS)
+evaluator = Evaluator([extractor], ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS)
 model = Able()
 samples = model.sample(60, torch.Generator().manual_seed(0))
 samples[:6] = images[-6:]
 # What is loaded and warmed up only once.
-evaluate(model, samples, Evaluator(extractor, test, test, evaluator.card, SETTINGS), 0)
+measure(model, samples, Evaluator([extractor], test, test, evaluator.card, SETTINGS), 0)
 
 def data():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmData"))
 
 resource.setrlimit(resource.RLIMIT_DATA, (data() + allowed, resource.RLIM_INFINITY))
-metrics, pictures = evaluate(model, samples, evaluator, 0)
-found = reference(evaluator, 60)
+metrics, pictures = measure(model, samples, evaluator, 0)
+found, _ = reference(evaluator, 60)
 assert metrics["nearest_neighbour"]["copies"] == 0.1, metrics
 assert pictures["neighbours_train"].shape == (16, *shape)
 assert metrics["probe_accuracy"] is not None and found["pixel_probe_accuracy"] is not None

@@ -16,7 +16,7 @@ from workflow.evaluation.metrics import frechet, inception, kernel, manifold
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance, squared_mmd
-from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores
+from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, overlap
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 few_examples = settings(max_examples=25, derandomize=True, deadline=None)
@@ -243,7 +243,7 @@ def test_inception_score_lies_between_one_and_the_number_of_classes(
 
 
 def _manifold_scores(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
-    return manifold_scores(fit_manifold(samples, k), fit_manifold(real, k), k)
+    return manifold_scores(overlap(fit_manifold(samples, k), fit_manifold(real, k)), k)
 
 
 def _by_definition(samples: Tensor, real: Tensor, k: int) -> dict[str, float]:
@@ -296,7 +296,7 @@ def test_equal_points_are_in_each_others_balls() -> None:
     lattice = torch.randn(12, 40, generator=_generator(1))
     samples, real = (lattice[torch.randint(0, 12, (300,), generator=_generator(seed))] for seed in (2, 3))
     samples = samples[(samples != lattice[0]).any(1)]  # one place has no sample
-    found = manifold_scores(fit_manifold(samples, 5), fit_manifold(real, 5), 5)
+    found = manifold_scores(overlap(fit_manifold(samples, 5), fit_manifold(real, 5)), 5)
     there = (real[:, None] == samples).all(2)
     assert found["recall"] == found["coverage"] == there.any(1).double().mean().item() < 1
     assert found["precision"] == 1

@@ -384,8 +384,8 @@ images = ImageSet(torch.arange(64 * 64).remainder(17).byte().view(64, 1, 8, 8), 
 hyperparameters = {"latents": 2, "channels": 4, "features": 4, "objective": "minimax", "critic_steps": 1, "r1": 0.1}
 settings = Train(epochs=2, batch_size=32, lr=0.01, ema=0.9, clip=1.0)
 fit(registry.build("gan", (1, 8, 8), 17, hyperparameters), images, images, settings, 0, lambda record: None)
-classifier = Extractor(channels=4, features=4, dropout=0.1, epochs=1, batch_size=32, lr=0.01, seed=0)
-fit_classifier(images, images, 17, 4, classifier, torch.device("cpu"))
+classifier = Extractor(channels=4, features=4, dropout=0.1, epochs=1, batch_size=32, lr=0.01, seeds=[0])
+fit_classifier(images, images, 17, 4, classifier, torch.device("cpu"), seed=0)
 print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
 """
 

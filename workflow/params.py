@@ -1,7 +1,7 @@
 """`params.yaml`: its schema and the one function that loads it.
 
 Every number of the project stands in that file, so nothing here has a default that a result depends on, but for
-options that are off unless asked for, and the split of a user's own pictures.
+options that are off unless asked for, how often measures are repeated, and the split of a user's own pictures.
 """
 
 import re
@@ -26,6 +26,12 @@ def _below_one(data: Any) -> Any:
     if data.valid + data.test >= 1:
         raise ValueError("valid + test must be below 1")
     return data
+
+
+def _distinct(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the same seed stands twice")
+    return seeds
 
 
 class Section(BaseModel):
@@ -97,7 +103,10 @@ class Compute(Section):
 
 
 class Extractor(Section):
-    """The network that is trained on the same images for its features, if `evaluate.extractor` is trained."""
+    """The networks that are trained on the same images for their features, if `evaluate.extractor` is trained.
+
+    seeds: a classifier is trained with each, and measures on features are means over all of them.
+    """
 
     channels: Count
     features: Count
@@ -105,21 +114,26 @@ class Extractor(Section):
     epochs: Count
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
-    seed: Seed
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0, 1, 2]
 
 
 class Sample(Section):
-    """How many images each model draws for the metrics, and how many at once."""
+    """How many images each model draws for the metrics, `evaluate.draws` times, and how many at once."""
 
     count: Annotated[int, Field(ge=10)]
     batch_size: Count
 
 
 class Evaluate(Section):
-    """Settings of the metrics; inception_weights: a file to take Inception from instead of downloading it."""
+    """Settings of the metrics.
+
+    draws: how many times `sample.count` images are drawn of each model; measures of samples are means over them.
+    inception_weights: a file to take Inception from instead of downloading it.
+    """
 
     extractor: Literal["trained", "inception"]
     inception_weights: str | None = None
+    draws: Count = 3
     batch_size: Count
     splits: Annotated[int, Field(ge=2)]
     neighbours: Count
@@ -197,12 +211,6 @@ def _file_name(name: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,39}", name):
         raise ValueError("a model's name must be 1 to 40 of a-z, 0-9 and _, as it names files and stages")
     return name
-
-
-def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("the same seed stands twice")
-    return seeds
 
 
 class Params(Section):

@@ -10,7 +10,7 @@ Inception. It is discriminative, so the contract of the generative models does n
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -176,6 +176,7 @@ def fit_classifier(
     settings: Extractor,
     device: torch.device,
     *,
+    seed: int,
     channelwise: bool = False,
 ) -> Classifier:
     """Train a classifier and keep the weights that did best on the validation images.
@@ -187,12 +188,13 @@ def fit_classifier(
         classes: of the data; 0 if there are none.
         settings: the section `extractor` of the parameters.
         device: to train on.
+        seed: one of the settings' seeds.
         channelwise: whether each colour channel has a class of its own.
 
     Returns:
         The classifier, in evaluation mode on `device`.
     """
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     shape = tuple(train.images.shape[1:])
     assert len(shape) == 3
     model = Classifier(
@@ -205,7 +207,7 @@ def fit_classifier(
         channelwise=channelwise,
     ).to(device)
     train = train.to_device_if_it_fits(device)
-    generator = make_generator(torch.device("cpu"), settings.seed, Stream.CLASSIFIER)
+    generator = make_generator(torch.device("cpu"), seed, Stream.CLASSIFIER)
     steps = max(1, len(train) // settings.batch_size)
     optimiser, schedule = AdamW(model.parameters()), one_cycle(settings.lr, steps * settings.epochs)
     best, best_score = copy.deepcopy(model.state_dict()), (-1.0, 0.0)
@@ -251,19 +253,22 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
     return float((logits.argmax(1) == labels).double().mean())
 
 
-def save_classifier(model: Classifier, path: Path) -> None:
-    """Write the weights and what is needed to rebuild the model."""
-    about = {"shape": model.shape, "levels": model.levels, "arguments": model.arguments}
-    write_tensors(path, model.state_dict(), json.dumps(about, sort_keys=True))
+def save_classifiers(models: Sequence[Classifier], path: Path) -> None:
+    """Write the weights of classifiers that differ in nothing else, and what is needed to build them again."""
+    first = models[0]
+    about = {"shape": first.shape, "levels": first.levels, "arguments": first.arguments, "classifiers": len(models)}
+    tensors = {f"{place}.{name}": tensor for place, m in enumerate(models) for name, tensor in m.state_dict().items()}
+    write_tensors(path, tensors, json.dumps(about, sort_keys=True))
 
 
-def load_classifier(path: Path) -> Classifier:
-    """Read what `save_classifier` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged."""
+def load_classifiers(path: Path) -> list[Classifier]:
+    """Read what `save_classifiers` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged."""
     tensors, metadata = read_tensors(path)
     try:
         about = json.loads(metadata)
-        model = Classifier(tuple(about["shape"]), about["levels"], **about["arguments"])
-        model.load_state_dict(tensors)
+        shape, levels, arguments = tuple(about["shape"]), about["levels"], about["arguments"]
+        models = [Classifier(shape, levels, **arguments) for _ in range(about["classifiers"])]
+        nn.ModuleList(models).load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise BakeoffError(f"{path}: not a classifier ({str(error).splitlines()[0]}); train it again") from None
-    return model.eval()
+    return [model.eval() for model in models]

@@ -248,6 +248,17 @@ GENERATION = (
         measures="Share of samples that equal a training image in every pixel.",
         note="It finds exact copies only: look at the nearest neighbours, too.",
     ),
+    Column(
+        key="fid_infinity",
+        title="FID∞",
+        form=2,
+        better="lower",
+        on_features=True,
+        measures="FID extrapolated to infinitely many samples: it is measured at several sample sizes N, and a "
+        "straight line through its values against 1/N is followed to 1/N = 0 (Chong & Forsyth 2020).",
+        note="It is free of the bias from the number of samples, but not of that from the number of test images. It "
+        "scatters more than FID, and may be negative by chance.",
+    ),
 )
 UNDERSTANDING = (
     Column(

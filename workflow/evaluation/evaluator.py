@@ -3,7 +3,7 @@
 What is measured depends on what a model can do (the protocols in `models/base.py`), never on its family.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,21 +13,18 @@ import torch
 from torch import Tensor
 
 from workflow.data.arrays import Card, read_card
-from workflow.data.tensors import ImageSet, read_split, read_tensors, write_tensors
+from workflow.data.tensors import ImageSet, read_split
 from workflow.evaluation.batching import in_batches
-from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifier
+from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifiers
 from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.metrics.baseline import PixelHistogram
-from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
-from workflow.evaluation.metrics.inception import inception_score
-from workflow.evaluation.metrics.kernel import kernel_distance
-from workflow.evaluation.metrics.manifold import Manifold, fit_manifold, manifold_scores
-from workflow.evaluation.metrics.modes import mode_coverage, nearest_mode
+from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.operations import operations
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
-from workflow.evaluation.metrics.probe import probe_accuracy
-from workflow.evaluation.metrics.sharpness import sharpness
+from workflow.evaluation.metrics.probe import probe_hits
+from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
+from workflow.evaluation.scores import PER_IMAGE, Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.models.base import (
     HasComplete,
     HasEncode,
@@ -40,10 +37,13 @@ from workflow.models.base import (
 )
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.params import Evaluate, Params
-from workflow.paths import EXTRACTOR, REAL_FEATURES
+from workflow.paths import EXTRACTOR
 from workflow.random_streams import Stream, make_generator
 
-LOADERS: dict[str, Callable[[Path], Classifier | Inception]] = {"trained": load_classifier, "inception": load_inception}
+LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
+    "trained": load_classifiers,
+    "inception": lambda path: [load_inception(path)],
+}
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
 PROBED = 20_000  # training images that a linear probe is fitted to, at most
@@ -53,35 +53,23 @@ BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
-class Real:
-    """Statistics of the test images' features, the same for all models and seeds.
-
-    gaussian, manifold: fitted to the features. classes: predicted, int64 (N,); None if the extractor knows none.
-    """
-
-    gaussian: Gaussian
-    manifold: Manifold
-    classes: Tensor | None
-
-
-@dataclass(frozen=True)
 class Evaluator:
-    """The feature extractor and the real images that samples are compared with.
+    """The extractors of features and the real images against which all samples are judged.
 
     extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
     `evaluate` of the parameters. measured: the value of `real`, if it is known already.
     """
 
-    extractor: FeatureExtractor
+    extractors: Sequence[FeatureExtractor]
     train: ImageSet
     test: ImageSet
     card: Card
     settings: Evaluate
-    measured: Real | None = None
+    measured: Sequence[Real] | None = None
 
-    def outputs(self, images: Tensor) -> Outputs:
-        """Features, and logits and classes if there are any, of images, uint8 (N, C, H, W)."""
-        return self.extractor.outputs(images, self.settings.batch_size)
+    def outputs(self, images: Tensor) -> list[Outputs]:
+        """Features and logits of images, uint8 (N, C, H, W), from each extractor."""
+        return [extractor.outputs(images, self.settings.batch_size) for extractor in self.extractors]
 
     def over(
         self,
@@ -105,52 +93,53 @@ class Evaluator:
         return torch.cat(in_batches(of_batch, len(x), self.settings.batch_size, generator))
 
     @cached_property
-    def real(self) -> Real:
-        """Statistics of the test images."""
+    def real(self) -> Sequence[Real]:
+        """Of the test images, by each extractor."""
         if self.measured:
             return self.measured
-        found = self.outputs(self.test.images)
-        manifold = fit_manifold(found.features, self.settings.neighbours)
-        return Real(fit_gaussian(found.features), manifold, found.classes)
+        return [fit_real(found, self.settings.neighbours) for found in self.outputs(self.test.images)]
 
-    def scores(self, samples: Tensor) -> dict[str, Any]:
-        """The metrics that need only samples, uint8 (N, C, H, W), and the test images.
+    def scores(self, draws: Sequence[Tensor]) -> Scores:
+        """The measures that need samples alone, uint8 (N, C, H, W) a draw, against the test images."""
+        classes = 0 if self.card.mixture else len(self.card.classes)
+        columns, together = [], []
+        for extractor, real in zip(self.extractors, self.real, strict=True):
+            fakes = [extractor.outputs(draw, self.settings.batch_size) for draw in draws]
+            columns.append([of_draw(fake, real, self.settings, classes) for fake in fakes])
+            together.append(of_all_draws(fakes, real))
+        without = [[self._without_extractor(draw)] for draw in draws]
+        return combine(list(zip(*columns, strict=True))) | combine([together]) | combine(without)
 
-        Those that need classes are None if the extractor has none.
-        """
-        fake, real, settings = self.outputs(samples), self.real, self.settings
-        points = real.manifold.points
-        kid, kid_std = kernel_distance(fake.features, points, settings.kid_subsets, settings.kid_subset_size)
-        score, score_std = (None, None) if fake.logits is None else inception_score(fake.logits, settings.splits)
-        manifold = fit_manifold(fake.features, settings.neighbours)
-        return {
-            "fid": frechet_distance(fit_gaussian(fake.features), real.gaussian),
-            "kid": kid,
-            "kid_std": kid_std,
-            "inception_score": score,
-            "inception_score_std": score_std,
-            **manifold_scores(manifold, real.manifold, settings.neighbours),
-            **self._modes(samples, fake.classes, real.classes),
-            "sharpness": self._sharpness(samples),
-        }
+    def _without_extractor(self, samples: Tensor) -> Cell:
+        """The measures of one draw that no extractor is involved in; modes are those of a known mixture."""
+        sharp, sharp_influence = self._sharpness(samples)
+        modes, modes_influence = self._modes(samples) if self.card.mixture else ({"high_quality": None}, {})
+        return {**modes, "sharpness": sharp}, {**modes_influence, **sharp_influence}
 
-    def _modes(self, samples: Tensor, fake: Tensor | None, real: Tensor | None) -> dict[str, Any]:
-        """Mode coverage: of classes, int64 (N,), or of the components of a known mixture, by the points near them."""
-        if self.card.mixture is None:
-            if fake is None or real is None:
-                return {"modes": None, "high_quality": None}
-            return {"modes": mode_coverage(fake, real, len(self.card.classes)), "high_quality": None}
+    def _modes(self, samples: Tensor) -> Cell:
+        """Coverage of a known mixture's components, by the samples that are near one."""
+        assert self.card.mixture
         centres, std = torch.tensor(self.card.mixture.centres), self.card.mixture.std
         (mode, near), (real_mode, real_near) = (
             nearest_mode(images, centres, std) for images in (samples, self.test.images)
         )
-        coverage = mode_coverage(mode[near], real_mode[real_near], len(centres))
-        return {"modes": coverage, "high_quality": float(near.double().mean())}
+        found = mode[near], real_mode[real_near], len(centres)
+        influence = torch.zeros(len(real_mode), dtype=torch.float64)
+        influence[real_near] = kl_influence(*found) * len(real_mode) / max(1, int(real_near.sum()))
+        scores = {"modes": mode_coverage(*found), "high_quality": float(near.double().mean())}
+        return scores, {"modes.kl": influence}
 
-    def _sharpness(self, samples: Tensor) -> float | None:
-        """Sharpness of the samples relative to the test images."""
-        own, real = sharpness(samples, self.card.levels), sharpness(self.test.images, self.card.levels)
-        return own / real if own is not None and real else None
+    @cached_property
+    def _real_sharpness(self) -> Tensor | None:
+        """Of each test image and channel."""
+        return sharpness_of_each(self.test.images, self.card.levels)
+
+    def _sharpness(self, samples: Tensor) -> tuple[float | None, dict[str, Tensor]]:
+        """Sharpness of the samples over that of the test images, and what each of these adds."""
+        own, each = sharpness(samples, self.card.levels), self._real_sharpness
+        if own is None or each is None or not (real := float(each.mean())):
+            return None, {}
+        return own / real, {"sharpness": own / real * (1 - each.mean(1) / real)}
 
     @cached_property
     def probed(self) -> ImageSet:
@@ -158,17 +147,15 @@ class Evaluator:
         chosen = spread(len(self.train), PROBED)
         return ImageSet(self.train.images[chosen], self.train.labels[chosen])
 
-    def probe(self, train: Tensor, test: Tensor) -> float:
-        """Accuracy of a linear probe; if each channel has a class of its own, the mean over one probe per channel.
+    def probe(self, train: Tensor, test: Tensor) -> Tensor:
+        """Which test images a linear probe on features (N, d) of the probed and the test images gets right.
 
-        Args:
-            train: features of the images `probed`, (N, d).
-            test: features of the test images, (M, d).
+        bool (parts, N) of data with classes; one part, but of pictures whose channels have classes of their own a part
+        for each channel's.
         """
         strength, known = self.settings.probe_regularisation, (self.probed.labels, self.test.labels)
         pairs = zip(*map(self._parts, known), strict=True)
-        found = [probe_accuracy(train, labels, test, test_labels, strength) for labels, test_labels in pairs]
-        return sum(found) / len(found)
+        return torch.stack([probe_hits(train, labels, test, test_labels, strength) for labels, test_labels in pairs])
 
     def _parts(self, labels: Tensor) -> list[Tensor]:
         """Classes, int64 (N,); for stacked images the digits that spell them, one int64 (N,) per channel."""
@@ -178,64 +165,49 @@ class Evaluator:
         base = round(len(self.card.classes) ** (1 / channels))
         return [labels // base**place % base for place in reversed(range(channels))]
 
-    def memorisation(self, samples: Tensor) -> dict[str, float]:
-        """How near samples, uint8 (N, C, H, W), are to training images."""
-        return memorisation(samples, self.test.images, self.train.images, self.card.levels)
+    def memorisation(self, draws: Sequence[Tensor]) -> Scores:
+        """How near samples are to training images. uint8 (N, C, H, W) a draw."""
+        found = memorisation(draws, self.test.images, self.train.images, self.card.levels)
+        scores = combine([[({"nearest_neighbour": near}, {})] for near in found])
+        if test := found[0]["test"]:
+            scores.repeats["nearest_neighbour.ratio"] = [[near["samples"] / test] for near in found]
+        del scores.repeats["nearest_neighbour.test"]  # the same for all
+        return scores
 
 
-def read_evaluator(settings: Params, device: torch.device, measured: Real | None = None) -> Evaluator:
-    """The evaluator of the prepared data; raises BakeoffError if a file is missing.
-
-    Args:
-        settings: the whole parameters.
-        device: for the extractor.
-        measured: statistics of the real images, if they are known already.
-    """
-    extractor = LOADERS[settings.evaluate.extractor](EXTRACTOR).to(device)
-    return Evaluator(extractor, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
-
-
-def write_real(real: Real) -> None:
-    """Write statistics of real images for `read_real`."""
-    gaussian, manifold = real.gaussian, real.manifold
-    tensors = {"features": manifold.points, "squared_radii": manifold.squared_radii}
-    classes = {} if real.classes is None else {"classes": real.classes}
-    write_tensors(REAL_FEATURES, {**tensors, "mean": gaussian.mean, "factor": gaussian.factor, **classes})
-
-
-def read_real() -> Real:
-    """What `write_real` wrote; raises BakeoffError if it is missing or damaged."""
-    tensors, _ = read_tensors(REAL_FEATURES)
-    gaussian = Gaussian(tensors["mean"], tensors["factor"], len(tensors["features"]))
-    return Real(gaussian, Manifold(tensors["features"], tensors["squared_radii"]), tensors.get("classes"))
+def read_evaluator(settings: Params, device: torch.device, measured: Sequence[Real] | None = None) -> Evaluator:
+    """The evaluator of the prepared data, with the extractors on `device`; raises BakeoffError if a file is missing."""
+    extractors = [extractor.to(device) for extractor in LOADERS[settings.evaluate.extractor](EXTRACTOR)]
+    return Evaluator(extractors, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
 
 
 def evaluate(
-    model: Model, samples: Tensor, evaluator: Evaluator, seed: int
+    model: Model, draws: Sequence[Tensor], evaluator: Evaluator, seed: int, decoded: Mapping[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """All metrics of a model and its samples, and pictures for the report.
+    """All measures of a model and its samples, uint8 (N, C, H, W) a draw, and pictures for the report.
 
-    Args:
-        model: in evaluation mode.
-        samples: drawn from it, uint8 (N, C, H, W).
-        evaluator: of the data.
-        seed: of the random streams.
-
-    Returns:
-        Metrics by name, None where the model does not allow one; and tensors by name, absent where it does not.
+    A measure that the model does not allow is None; a picture of what it cannot do is absent. decoded: images of other
+    decodings than draws, such as the mode, by name; they are scored by themselves.
     """
-    counts = {"samples": len(samples), "train": len(evaluator.train), "test": len(evaluator.test)}
+    counts = {"samples": len(draws[0]), "draws": len(draws), "train": len(evaluator.train), "test": len(evaluator.test)}
+    scores = evaluator.scores(draws) | evaluator.memorisation(draws)
+    density, bits = _density(model, evaluator, seed)
+    if evaluator.real[0].classes is None:
+        obedience, drawn = _conditional(model, evaluator, None, seed)
+    else:
+        obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
+    representation, errors = _representation(model, evaluator)
+    scores |= obedience
     metrics = {
         "counts": counts,
-        **evaluator.scores(samples),
-        "nearest_neighbour": evaluator.memorisation(samples),
-        **_representation(model, evaluator),
+        **scores.means,
+        "repeats": scores.repeats,
+        "decoded": {name: evaluator.scores([images]).means for name, images in decoded.items()},
+        **representation,
         "gflops_per_sample": _gflops_per_sample(model),
         "passes_in_sequence": model.passes_in_sequence,
     }
-    density, bits = _density(model, evaluator, seed)
-    accuracy, drawn = _conditional(model, evaluator, len(samples) if evaluator.real.classes is not None else None, seed)
-    return metrics | density | accuracy, _pictures(model, samples, evaluator, seed) | bits | drawn
+    return metrics | density, _pictures(model, draws[0], evaluator, seed) | bits | drawn | scores.pictures | errors
 
 
 @torch.no_grad()
@@ -257,49 +229,53 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
         "bits_per_dim_sem": float(inside.std() / len(inside) ** 0.5),
         "oddity": {name: auroc(-inside, -bits[name]) for name in outside},
     }
-    return metrics, {f"{BITS}{name}": values.float() for name, values in bits.items()}
+    pictures = {f"{BITS}{name}": values.float() for name, values in bits.items()}
+    return metrics, pictures | {f"{PER_IMAGE}bits_per_dim": inside.float()}
 
 
 @torch.no_grad()
-def _conditional(
-    model: Model, evaluator: Evaluator, count: int | None, seed: int
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Share of class-conditional samples that the extractor assigns to the requested class, and a grid of some.
+def _conditional(model: Model, evaluator: Evaluator, count: int | None, seed: int) -> tuple[Scores, dict[str, Tensor]]:
+    """Share of `count` images drawn of a class that the extractors put into it, and some of them, a column a class.
 
-    Args:
-        model: conditional or not.
-        evaluator: of the data.
-        count: number of samples; None if the extractor does not know the classes.
-        seed: of the random streams.
+    count: None if the extractors do not know the classes.
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
-        return {"class_accuracy": None}, {}
+        return combine([[({"class_accuracy": None}, {})]]), {}
     generator = make_generator(model.device, seed, Stream.CLASS_SAMPLES)
     y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
     images = evaluator.over(model, model.sample_given, y, generator)
-    seen = evaluator.outputs(images).classes if count else None
-    accuracy = None if seen is None else float((seen == y).double().mean())
+    seen = [found.classes for found in evaluator.outputs(images)] if count else [None]
+    shares = [None if classes is None else float((classes == y).double().mean()) for classes in seen]
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
-    return {"class_accuracy": accuracy}, {"class_grid": torch.stack(rows)}
+    return combine([[({"class_accuracy": share}, {}) for share in shares]]), {"class_grid": torch.stack(rows)}
 
 
 @torch.no_grad()
-def _representation(model: Model, evaluator: Evaluator) -> dict[str, Any]:
-    probe = error = None
+def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Accuracy of a linear probe and error of reconstructions, and both of each test image."""
+    probe, error, per_image = None, None, {}
     if evaluator.card.classes and isinstance(model, HasEncode):
         encode = model.encode
         train, test = (
             evaluator.over(model, lambda x, _: encode(x), part.images) for part in (evaluator.probed, evaluator.test)
         )
-        probe = evaluator.probe(train, test)
+        hits = evaluator.probe(train, test)
+        probe, per_image["probe_accuracy"] = _accuracy(hits), hits.float().mean(0)
     if isinstance(model, HasReconstruct):
         x, reconstruct = evaluator.test.images, model.reconstruct
         back = evaluator.over(model, lambda x, _: reconstruct(x), x)
         pairs = zip(back.split(CONVERTED), x.split(CONVERTED), strict=True)
-        squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square().sum() for b, a in pairs]
-        error = float(sum(squares) / x.numel())
-    return {"probe_accuracy": probe, "reconstruction_mse": error}
+        squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square() for b, a in pairs]
+        error = float(sum(part.sum() for part in squares) / x.numel())
+        per_image["reconstruction_mse"] = torch.cat([part.flatten(1).mean(1) for part in squares]).float()
+    metrics = {"probe_accuracy": probe, "reconstruction_mse": error}
+    return metrics, {f"{PER_IMAGE}{key}": values for key, values in per_image.items()}
+
+
+def _accuracy(hits: Tensor) -> float:
+    """The share of hits, bool (parts, N), as a mean over parts."""
+    return sum(map(float, hits.double().mean(1))) / len(hits)
 
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:
@@ -324,26 +300,30 @@ def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) ->
     return pictures
 
 
-def reference(evaluator: Evaluator, count: int) -> dict[str, Any]:
-    """Scores of real images, the floor of every distance and the ceiling of every score, and those of the baseline.
+def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Real against real, the floor of every distance, and the baseline to beat; and how much each test image adds.
 
-    Args:
-        evaluator: of the data.
-        count: training images that stand in for a model's samples; all, if there are fewer.
+    `count` training images (all, if there are fewer) stand where a model's samples do, in as many draws as there are
+    training images for, none of which is in two.
     """
-    cpu = torch.device("cpu")
-    drawn = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))[:count]
+    cpu, draws = torch.device("cpu"), evaluator.settings.draws
+    order = torch.randperm(len(evaluator.train), generator=make_generator(cpu, 0, Stream.REAL_SAMPLES))
+    subsets = [rows for rows in order.split(count)[:draws] if len(rows) == min(count, len(order))]
     histogram = PixelHistogram(evaluator.train.images, evaluator.card.levels)
+    random = make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES)
+    real = evaluator.scores([evaluator.train.images[rows] for rows in subsets])
+    baseline = evaluator.scores([histogram.sample(len(subsets[0]), random) for _ in range(draws)])
     shape = tuple(evaluator.test.images.shape[1:])
     assert len(shape) == 3
+    bits = bits_per_dim(histogram.log_prob(evaluator.test.images), shape)
+    baseline.per_image["bits_per_dim"] = bits
     train, test = (images.images.flatten(1) for images in (evaluator.probed, evaluator.test))
-    return {
-        "counts": {"samples": len(drawn), "test": len(evaluator.test)},
-        "real": evaluator.scores(evaluator.train.images[drawn]),
-        "histogram_model": {
-            **evaluator.scores(histogram.sample(len(drawn), make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES))),
-            "bits_per_dim": float(bits_per_dim(histogram.log_prob(evaluator.test.images), shape).mean()),
-        },
+    found = {
+        "counts": {"samples": len(subsets[0]), "test": len(evaluator.test)},
+        "real": {**real.means, "repeats": real.repeats},
+        "histogram_model": {**baseline.means, "repeats": baseline.repeats, "bits_per_dim": float(bits.mean())},
         "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
-        "pixel_probe_accuracy": evaluator.probe(train, test) if evaluator.card.classes else None,
+        "pixel_probe_accuracy": _accuracy(evaluator.probe(train, test)) if evaluator.card.classes else None,
     }
+    rows = {"real": real, "histogram_model": baseline}
+    return found, {f"{row}/{name}": values for row, scores in rows.items() for name, values in scores.pictures.items()}

@@ -8,6 +8,7 @@ from torch import Tensor
 
 NUMBERS = 2**18  # converted to float64 at once (2 MB), or four times as many samples as dimensions
 UNEXPLAINED = 1e-4  # share of a feature's deviation not explained by earlier ones, below which Cholesky is inaccurate
+RANK = 1e-12  # share of the greatest variance below which a direction counts as constant
 ACCURACY = 1e-9  # bound on the relative error of a sum of singular values; the actual error is a thousandth of it
 
 
@@ -68,6 +69,31 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     root = _nuclear_norm(a.factor @ b.factor.T) / math.sqrt(scale_a * scale_b)
     trace = a.factor.square().sum() / scale_a + b.factor.square().sum() / scale_b
     return max(0.0, float((a.mean - b.mean).square().sum() + trace - 2 * root))
+
+
+def frechet_influence(samples: Gaussian, real: Gaussian, points: Tensor) -> Tensor:
+    """What each real image adds to the Fréchet distance, to first order: float64 (N,).
+
+    That is its influence function at the real images' own distribution: for an image c = x - μ₂,
+
+        -2 (μ₁ - μ₂)·c + cᵀ(I - T)c - tr(Σ₂(I - T)),  T = Σ₂^-½ (Σ₂^½ Σ₁ Σ₂^½)^½ Σ₂^-½,
+
+    as I - T is the gradient in Σ₂ (Bhatia, Jain & Lim 2019, On the Bures-Wasserstein distance between positive definite
+    matrices). The variance of these values over N is that of the distance by the choice of real images. Directions in
+    which the real images do not vary are left out. points: float (N, d), whose moments are `real`.
+    """
+    spread, axes = torch.linalg.eigh(real.factor.T @ real.factor / (real.count - 1))
+    varies = spread > RANK * spread[-1]
+    deviations, axes = spread[varies].sqrt(), axes[:, varies]
+    turned = samples.factor @ (axes * deviations)
+    squares, optimal = torch.linalg.eigh(turned.T @ turned / (samples.count - 1))
+    roots = squares.clamp(min=0).sqrt()
+    whiten, shift, total = (axes / deviations) @ optimal, samples.mean - real.mean, spread.clamp(min=0).sum()
+    found = []
+    for part in points.split(max(1, NUMBERS // points.shape[1])):
+        c = part.double() - real.mean
+        found.append(c.square().sum(1) - 2 * c @ shift - (c @ whiten).square() @ roots - total + roots.sum())
+    return torch.cat(found)
 
 
 def _nuclear_norm(matrix: Tensor) -> float:

@@ -45,6 +45,30 @@ def _within(a: Array) -> float:
     return pairs - float((((a * a).sum(1) + a.shape[1]) ** 3).sum())
 
 
+def mean_kernels(points: Tensor, others: Tensor) -> Tensor:
+    """Mean kernel of each point with those of another set, float64 (N,). points: float (N, d), others: float (M, d)."""
+    b, d = others.double().numpy(), points.shape[1]
+    parts = [((part.double().numpy() @ b.T / d + 1) ** 3).mean(1) for part in points.split(ROWS)]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def mean_other_kernels(points: Tensor) -> Tensor:
+    """Mean kernel of each point with all others of the same set, float64 (N,). points: float (N, d), N at least 2."""
+    n, d = points.shape
+    own = (points.double().square().sum(1) / d + 1) ** 3
+    return (mean_kernels(points, points) * n - own) / (n - 1)
+
+
+def kernel_influence(with_samples: Tensor, with_real: Tensor) -> Tensor:
+    """What each real image adds to the squared MMD, to first order: float64 (N,), with a mean of 0.
+
+    The variance of these values over N is that of the distance by the choice of real images, as long as the samples'
+    distribution is not that of the real images: there the first order vanishes. Both: mean kernel of each real image.
+    """
+    values = 2 * (with_real - with_samples)
+    return values - values.mean()
+
+
 def kernel_distance(a: Tensor, b: Tensor, subsets: int, subset_size: int, seed: int = 0) -> tuple[float, float]:
     """Mean and standard deviation of the squared MMD over random subsets.
 

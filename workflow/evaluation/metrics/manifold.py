@@ -10,8 +10,9 @@ from torch import Tensor
 
 from workflow.errors import BakeoffError
 
-ROWS = 1024  # of each set, whose pairwise distances are in memory at once: 8 MB, which fit into the cache
-ROUNDING = 1e-13  # tolerance of squared distances relative to the greatest squared length: equal points are neighbours
+ROWS = 1024  # of each set whose distances from each other are in memory at once, 8 MB: they stay in the cache
+ROUNDING = 1e-13  # of squared distances, a share of the greatest squared length: equal points are in each other's balls
+NEIGHBOUR_ROWS = 256  # whose distances from all others are in memory at once
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
@@ -76,7 +77,49 @@ def fit_manifold(points: Tensor, k: int) -> Manifold:
     return Manifold(points, _squared_radii(lifted, k) + ROUNDING * float(lifted[:, -1].max()))
 
 
-def manifold_scores(samples: Manifold, real: Manifold, k: int) -> dict[str, float]:
+def nearest_others(points: Tensor, k: int) -> Tensor:
+    """The k nearest other points of each, int64 (N, k). points: float (N, d), more than k of them."""
+    lifted = _lift(points, points.double().mean(0))
+    found = []
+    for i in range(0, len(points), NEIGHBOUR_ROWS):
+        x, ones, lengths = np.split(lifted[i : i + NEIGHBOUR_ROWS], [-2, -1], axis=1)
+        squares = torch.from_numpy(np.hstack([-2 * x, lengths, ones]) @ lifted.T)
+        squares[torch.arange(len(x)), torch.arange(i, i + len(x))] = torch.inf
+        found.append(squares.topk(k, dim=1, largest=False).indices)
+    return torch.cat(found)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which balls of real images samples are in, and the other way round, counted.
+
+    hits: int64 (M,), real balls that each sample is in. inside: int64 (N,), samples in the ball of each real image.
+    alone: int64 (N,), those that are in no other. recalled: bool (N,), whether each real image is in a sample's ball.
+    """
+
+    hits: Tensor
+    inside: Tensor
+    alone: Tensor
+    recalled: Tensor
+
+
+def overlap(samples: Manifold, real: Manifold) -> Overlap:
+    """Look at all pairs of a sample and a real image once."""
+    centre = real.points.double().mean(0)
+    hits, ball = np.zeros((2, len(samples.points)), int)
+    inside, recalled = np.zeros(len(real.points), int), np.zeros(len(real.points), bool)
+    for here, there, squares in _squares(_lift(samples.points, centre), _lift(real.points, centre)):
+        within = squares <= real.squared_radii[there].numpy()
+        counts = np.count_nonzero(within, axis=1)
+        hits[here] += counts
+        ball[here] = np.where(counts > 0, there.start + within.argmax(1), ball[here])
+        inside[there] += np.count_nonzero(within, axis=0)
+        recalled[there] |= (squares <= samples.squared_radii[here, None].numpy()).any(0)
+    alone = np.bincount(ball[hits == 1], minlength=len(inside))
+    return Overlap(*map(torch.from_numpy, (hits, inside, alone, recalled)))
+
+
+def manifold_scores(found: Overlap, k: int) -> dict[str, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) and density and coverage (Naeem et al. 2020).
 
     precision: share of samples inside some real image's ball. recall: share of real images inside some sample's ball.
@@ -84,29 +127,47 @@ def manifold_scores(samples: Manifold, real: Manifold, k: int) -> dict[str, floa
     regions exceed it. coverage: share of real images with a sample inside their ball.
 
     Args:
-        samples: fitted to features of samples.
-        real: fitted to features of real images.
-        k: with which both were fitted.
+        found: which balls of real images the samples are in, and the other way round.
+        k: with which both manifolds were fitted.
 
     One of two samples lies near two of three real images. The other is so far away that its ball contains everything:
 
     >>> real = fit_manifold(torch.tensor([[0.0], [1.0], [9.0]]), k=1)
     >>> samples = fit_manifold(torch.tensor([[0.5], [100.0]]), k=1)
-    >>> scores = manifold_scores(samples, real, k=1)
+    >>> scores = manifold_scores(overlap(samples, real), k=1)
     >>> {name: round(score, 3) for name, score in scores.items()}
     {'precision': 0.5, 'recall': 1.0, 'density': 1.0, 'coverage': 0.667}
     """
-    centre = real.points.double().mean(0)
-    hits = np.zeros(len(samples.points), int)
-    covered, recalled = np.zeros((2, len(real.points)), bool)
-    for here, there, squares in _squares(_lift(samples.points, centre), _lift(real.points, centre)):
-        inside = squares <= real.squared_radii[there].numpy()
-        hits[here] += np.count_nonzero(inside, axis=1)
-        covered[there] |= inside.any(0)
-        recalled[there] |= (squares <= samples.squared_radii[here, None].numpy()).any(0)
     return {
-        "precision": float((hits > 0).mean()),
-        "recall": float(recalled.mean()),
-        "density": float(hits.mean()) / k,
-        "coverage": float(covered.mean()),
+        "precision": float((found.hits > 0).double().mean()),
+        "recall": float(found.recalled.double().mean()),
+        "density": float(found.hits.double().mean()) / k,
+        "coverage": float((found.inside > 0).double().mean()),
+    }
+
+
+def manifold_influence(found: Overlap, others: Tensor) -> dict[str, Tensor]:
+    """What each real image adds to these scores, to first order: float64 (N,) each, as many times as there are images.
+
+    Recall, density and coverage are means over real images, and so are these values. Each image also holds the balls
+    small whose k nearest it is among: growing by 1/k of its content, a ball gains as many samples as that share of what
+    it has, and is filled for the first time as often as one such sample is its only one. For precision, what a real
+    image adds are the samples that no other ball has; that balls would grow without it is left out, which errs on the
+    side of too wide an interval. others: int64 (N, k), as `nearest_others` has them.
+    """
+    n, k = others.shape
+    inside, samples = found.inside.double(), len(found.hits)
+
+    def with_balls(values: Tensor, gained: Tensor) -> Tensor:
+        """The values less what the balls of others would gain without each image; the mean stays."""
+        lost = torch.zeros(n, dtype=torch.float64)
+        lost.index_add_(0, others.flatten(), (gained / k).repeat_interleave(k))
+        return values - lost + lost.mean()
+
+    density = inside * n / samples / k
+    return {
+        "precision": found.alone.double() * n / samples,
+        "recall": found.recalled.double(),
+        "density": with_balls(density, density),
+        "coverage": with_balls((inside > 0).double(), (inside == 1).double()),
     }

@@ -52,6 +52,13 @@ def mode_coverage(predicted: Tensor, predicted_real: Tensor, classes: int) -> di
     }
 
 
+def kl_influence(predicted: Tensor, predicted_real: Tensor, classes: int) -> Tensor:
+    """What each real image adds to the KL of `mode_coverage`, to first order: float64 (N,), with a mean of 0."""
+    counts, n = predicted_real.bincount(minlength=classes).double(), len(predicted_real)
+    ratios = class_shares(predicted, classes) * n / (counts + 1)
+    return ratios @ counts / n - ratios[predicted_real]
+
+
 def nearest_mode(images: Tensor, centres: Tensor, std: float) -> tuple[Tensor, Tensor]:
     """The nearest Gaussian to each point, int64 (N,), and whether the point is of high quality, bool (N,).
 

@@ -1,5 +1,7 @@
 """Memorisation: are samples copies of training images? Nearest neighbours in pixel space."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,7 @@ def _nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tens
     return distance.float(), index
 
 
-def memorisation(samples: Tensor, test: Tensor, train: Tensor, levels: int) -> dict[str, float]:
+def memorisation(draws: Sequence[Tensor], test: Tensor, train: Tensor, levels: int) -> list[dict[str, float]]:
     """Median distances of samples and of test images to the nearest training image, and the share of copies.
 
     Samples that are much nearer than test images indicate memorisation. A copy equals some training image in every
@@ -54,21 +56,21 @@ def memorisation(samples: Tensor, test: Tensor, train: Tensor, levels: int) -> d
     the training images are the same for both, so that the distances can be compared.
 
     Args:
-        samples: uint8 (N, C, H, W).
-        test: likewise.
+        draws: of samples, uint8 (N, C, H, W) each; each is measured by itself.
+        test: uint8 (N, C, H, W).
         train: likewise.
         levels: pixel values are 0..levels-1.
 
     >>> train = torch.tensor([0, 8], dtype=torch.uint8).view(2, 1, 1, 1)
-    >>> memorisation(samples=train[[0, 0, 1]], test=train + 2, train=train, levels=17)
-    {'samples': 0.0, 'test': 0.125, 'copies': 1.0}
+    >>> memorisation([train[[0, 0, 1]]], test=train + 2, train=train, levels=17)
+    [{'samples': 0.0, 'test': 0.125, 'copies': 1.0}]
     """
     known = train[spread(len(train), SEARCHED)]
-    return {
-        "samples": float(nearest(samples, known, levels)[0].median()),
-        "test": float(nearest(test[spread(len(test), ASKED)], known, levels)[0].median()),
-        "copies": _copies(samples, train),
-    }
+    real = float(nearest(test[spread(len(test), ASKED)], known, levels)[0].median())
+    return [
+        {"samples": float(nearest(samples, known, levels)[0].median()), "test": real, "copies": copies}
+        for samples, copies in zip(draws, _copies(draws, train), strict=True)
+    ]
 
 
 def spread(n: int, most: int) -> Tensor | slice:
@@ -80,9 +82,9 @@ def spread(n: int, most: int) -> Tensor | slice:
     return slice(None) if n <= most else torch.arange(most) * n // most
 
 
-def _copies(samples: Tensor, train: Tensor) -> float:
-    """Share of samples that equal a training image. The bytes of the samples are kept, because they are fewer."""
-    drawn = [image.tobytes() for image in samples.cpu().numpy()]
-    wanted = set(drawn)
+def _copies(draws: Sequence[Tensor], train: Tensor) -> list[float]:
+    """Share of samples that are a training image. The samples' bytes are kept, as they are the fewer."""
+    drawn = [[image.tobytes() for image in samples.cpu().numpy()] for samples in draws]
+    wanted = {content for draw in drawn for content in draw}
     found = {content for image in train.cpu().numpy() if (content := image.tobytes()) in wanted}
-    return sum(content in found for content in drawn) / len(drawn)
+    return [sum(content in found for content in draw) / len(draw) for draw in drawn]

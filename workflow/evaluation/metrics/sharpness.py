@@ -23,6 +23,12 @@ def sharpness(images: Tensor, levels: int) -> float | None:
     >>> sharpness(torch.ones_like(column), levels=3)
     0.0
     """
+    found = sharpness_of_each(images, levels)
+    return None if found is None else float(found.mean())
+
+
+def sharpness_of_each(images: Tensor, levels: int) -> Tensor | None:
+    """The same of each image and channel, float64 (N, C)."""
     if min(images.shape[2:]) < 3:
         return None
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)[None, None]
@@ -30,4 +36,4 @@ def sharpness(images: Tensor, levels: int) -> float | None:
     found = [
         F.conv2d(part.double() / (levels - 1), kernel).flatten(1).var(1, correction=0) for part in single.split(4096)
     ]
-    return float(torch.cat(found).mean())
+    return torch.cat(found).view(images.shape[:2])
