@@ -24,8 +24,8 @@ def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
         regularisation: C, the inverse strength of the L2 penalty.
 
     >>> train, test = torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([[2.0], [7.0], [6.0], [3.0]])
-    >>> probe_accuracy(train, torch.tensor([0, 0, 1, 1]), test, torch.tensor([0, 1, 1, 1]), regularisation=1.0)
-    0.75
+    >>> probe_hits(train, torch.tensor([0, 0, 1, 1]), test, torch.tensor([0, 1, 1, 1]), regularisation=1.0)
+    tensor([ True,  True,  True, False])
     """
     train = train.double()
     mean, scale = train.mean(0), train.std(0, correction=0)
