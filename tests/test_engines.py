@@ -76,6 +76,7 @@ def test_an_edited_file_of_a_model_concerns_its_chain_alone(by_dvc: Project, tmp
     assert set(changed) == {"check", *_chain("gan"), "track"}
 
 
+@pytest.mark.slow
 def test_dvc_runs_again_only_what_an_edited_file_changed_as_snakemake_would(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
     project.edit("workflow/report/templates/page.html.j2", "</body>", "<!-- new --></body>")
@@ -119,6 +120,7 @@ def test_file_times_mean_nothing(by_snakemake: Project, tmp_path: Path) -> None:
     project.assert_settled_for(SNAKEMAKE)
 
 
+@pytest.mark.slow
 def test_what_is_asked_for_again_runs_with_all_that_depends_on_it(by_snakemake: Project) -> None:
     behind = {"track", "report"}
     assert by_snakemake.ran(*SNAKEMAKE, "-n", "-R", "evaluate_nice_0") == {"evaluate@nice-0", *behind}
@@ -133,6 +135,7 @@ def test_what_is_asked_for_again_runs_with_all_that_depends_on_it(by_snakemake: 
     by_snakemake.assert_settled_for(SNAKEMAKE)
 
 
+@pytest.mark.slow
 def test_a_kind_of_stage_is_a_target(by_snakemake: Project, tmp_path: Path) -> None:
     project = by_snakemake.copy(tmp_path)
     project.edit("params.yaml", "couplings: 2", "couplings: 3")

@@ -222,6 +222,7 @@ def test_a_file_of_another_network_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("_known")
+@pytest.mark.slow
 def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor, digit_labels: Tensor) -> None:
     settings = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
     settings["models"] = {"gan": settings["models"]["gan"] | {"classes": 10}}

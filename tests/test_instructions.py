@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,7 @@ print("ASKED", json.dumps({
 WIDER = "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else False
 
 
+@cache
 def _ask(instructions: str) -> tuple[dict[str, object], str]:
     """What the libraries of a process say of themselves, and all that oneDNN and MKL print."""
     known = {name for limits in LIMITS.values() for name in limits}

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from collections.abc import Callable
 from functools import cache
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -165,26 +166,30 @@ def plan_of_dvc() -> set[str]:
     return {stage.addressing for stage in changed | behind}
 
 
-def plans(file: Path, text: str, project: Project) -> tuple[set[str], set[str]]:
-    """What DVC and what Snakemake would run with this text in a file of the project; the file is put back."""
-    path = project.folder / file
-    before = path.read_bytes()
+def plans(change: Callable[[Path, str], str], files: list[Path], project: Project) -> tuple[set[str], set[str]]:
+    """What DVC and what Snakemake would run with a change in these files of the project; they are put back."""
+    before = {file: (project.folder / file).read_bytes() for file in files}
     try:
-        path.write_text(text, encoding="utf-8")
+        for file, content in before.items():
+            (project.folder / file).write_text(change(file, content.decode()), encoding="utf-8")
         with contextlib.chdir(project.folder):
             planned = {stage.name for stage in Graph(params.load()).stages if stage.changed}
             return plan_of_dvc(), planned
     finally:
-        path.write_bytes(before)
+        for file, content in before.items():
+            (project.folder / file).write_bytes(content)
+
+
+@pytest.mark.slow
+def test_both_engines_plan_nothing_for_comments_in_all_files(by_snakemake: Project) -> None:
+    assert plans(commented, FILES, by_snakemake) == (set(), set())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES, ids=str)
-def test_both_engines_plan_nothing_for_a_comment_and_alike_for_a_statement(file: Path, by_snakemake: Project) -> None:
-    text = (ROOT / file).read_text(encoding="utf-8")
-    assert plans(file, commented(file, text), by_snakemake) == (set(), set())
+def test_both_engines_plan_alike_for_a_statement(file: Path, by_snakemake: Project) -> None:
     planned = expected(file)
-    assert plans(file, extended(file, text), by_snakemake) == (planned, planned)
+    assert plans(extended, [file], by_snakemake) == (planned, planned)
 
 
 @pytest.mark.slow

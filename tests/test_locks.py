@@ -45,6 +45,7 @@ def _holder(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     return {"pid": process.pid, "cmd": "dvc repro"}
 
 
+@pytest.mark.slow
 def test_after_a_kill_while_dvc_wrote_its_locks_snakemake_plans_and_dvc_does_after_the_repair(tmp_path: Path) -> None:
     project = Project(tmp_path, ("nice",))
     locks = project.folder / ".dvc/tmp/rwlock"

@@ -30,7 +30,7 @@ def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path
     assert "report/index.html" in clone.outputs()
 
 
-@pytest.mark.parametrize("engine", [DVC, SNAKEMAKE])
+@pytest.mark.parametrize("engine", [DVC, pytest.param(SNAKEMAKE, marks=pytest.mark.slow)])
 def test_a_page_that_was_removed_comes_back_the_same(engine: tuple[str, ...], by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
     (page := project.folder / "report/index.html").unlink()
