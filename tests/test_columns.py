@@ -22,3 +22,10 @@ def test_reading_the_tables_of_measures_and_kinds_loads_no_heavy_library() -> No
     code = "import sys, workflow.evaluation.columns, workflow.models.taxonomy; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "numpy", "matplotlib", "mlflow"} & set(loaded)
+
+
+def test_no_interval_reaches_beyond_what_is_possible() -> None:
+    columns = {column.key: column for column in MEASURED}
+    assert columns["precision"].within_limits((-0.1, 1.2)) == [0, 1]
+    assert columns["fid"].within_limits((-0.5, 1.5)) == [0, 1.5]
+    assert columns["kid"].within_limits((-0.5, 1.5)) == [-0.5, 1.5]

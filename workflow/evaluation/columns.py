@@ -4,11 +4,13 @@ The report's tables, its CSV file and the table in the terminal are made from th
 the metrics in MLflow.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 DASH = "–"
+SHARE = (0.0, 1.0)
 EXTRACTOR_NAME = "<extractor>"  # in a title: stands for the name of the feature extractor
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -28,6 +30,7 @@ class Column:
             default the key.
         spread: key of the measure's own standard deviation within one run, in `metrics.json`.
         within: key of the fact that two models must share for their values to be comparable.
+        limits: the least and the greatest value that there can be; no interval reaches beyond them.
         unconditional: values are comparable only between models that are not class-conditional.
         counted: it is counted rather than estimated, so any difference between two models is one.
         on_features: it is measured on the extractor's features, so values of two extractors are not comparable.
@@ -44,6 +47,7 @@ class Column:
     path: str = ""
     spread: str = ""
     within: str = ""
+    limits: tuple[float, float] = (0.0, math.inf)
     unconditional: bool = False
     counted: bool = False
     on_features: bool = False
@@ -57,6 +61,10 @@ class Column:
     def read(self, metrics: Mapping[str, Any]) -> float | None:
         """The value in the content of a `metrics.json`; None if there is none."""
         return look_up(metrics, self.path or self.key)
+
+    def within_limits(self, interval: Sequence[float]) -> list[float]:
+        """The part of an interval of the value that is possible."""
+        return [min(max(end, self.limits[0]), self.limits[1]) for end in interval]
 
     def ranks(self, model: Mapping[str, Any]) -> bool:
         """Whether a model of the summary has a value that may be compared with those of other models."""
@@ -117,6 +125,7 @@ GENERATION = (
     ),
     Column(
         key="kid",
+        limits=(-math.inf, math.inf),
         title="KID",
         form=3,
         better="lower",
@@ -140,6 +149,7 @@ GENERATION = (
     ),
     Column(
         key="precision",
+        limits=SHARE,
         title="precision",
         form=3,
         better="higher",
@@ -150,6 +160,7 @@ GENERATION = (
     ),
     Column(
         key="recall",
+        limits=SHARE,
         title="recall",
         form=3,
         better="higher",
@@ -170,6 +181,7 @@ GENERATION = (
     ),
     Column(
         key="coverage",
+        limits=SHARE,
         title="coverage",
         form=3,
         better="higher",
@@ -191,6 +203,7 @@ GENERATION = (
     ),
     Column(
         key="high_quality",
+        limits=SHARE,
         title="high quality",
         form="percent",
         better="higher",
@@ -220,6 +233,7 @@ GENERATION = (
     ),
     Column(
         key="class_accuracy",
+        limits=SHARE,
         title="class accuracy",
         form="percent",
         better="higher",
@@ -241,6 +255,7 @@ GENERATION = (
     ),
     Column(
         key="copies",
+        limits=SHARE,
         path="nearest_neighbour.copies",
         title="copies",
         form="percent",
@@ -250,6 +265,7 @@ GENERATION = (
     ),
     Column(
         key="fid_infinity",
+        limits=(-math.inf, math.inf),
         title="FID∞",
         form=2,
         better="lower",
@@ -286,6 +302,7 @@ UNDERSTANDING = (
     ),
     Column(
         key="probe_accuracy",
+        limits=SHARE,
         title="linear probe accuracy",
         form="percent",
         better="higher",
@@ -341,6 +358,7 @@ COST = (
 )
 OUT_OF_DISTRIBUTION = Column(
     key="oddity",
+    limits=SHARE,
     title="AUROC",
     form=3,
     better="higher",

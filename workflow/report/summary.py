@@ -93,7 +93,8 @@ def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict
             VALID: [least_valid_loss(run.history()) for run in runs],
         }
     )
-    intervals = {key: list(one.estimate.interval) for key, one in found.items() if one.estimate}
+    columns = {column.key: column for column in MEASURED}
+    intervals = {key: columns[key].within_limits(one.estimate.interval) for key, one in found.items() if one.estimate}
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
