@@ -29,6 +29,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
                 "bits_per_dim_kind": kinds_of_bits.get(kind),
                 "oddity": _spread(numbers.get("oddity", {})),
                 "told_classes": False,
+                "decoded": numbers.get("decoded", {}),
                 **_spread({column: numbers.get(column) for column in COLUMNS}),
             }
             for name, numbers in models.items()
@@ -103,6 +104,13 @@ def test_a_claim_is_judged_by_every_pair(vaes: list[float], gans: list[float], v
     assert (found.verdict, found.why) == (verdict, why)
     assert len(found.evidence) == 2
     assert all(f"{value:.2f}" in found.evidence[0] for value in vaes)
+
+
+def test_blur_is_judged_on_the_mean_image() -> None:
+    vae, gan = {"sharpness": _about(1.1), "decoded": {"mean": {"sharpness": 0.65}}}, {"sharpness": _about(0.9)}
+    found = _finding(_summary(vae=vae, gan=gan), "blurrier")
+    assert found.verdict == "holds here"  # though noise makes its draws sharper than the GAN's
+    assert found.evidence[0] == "VAE (mean image) 0.65"
 
 
 def test_a_claim_needs_both_sides() -> None:

@@ -24,13 +24,13 @@ from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.data.arrays import read_arrays, write_arrays
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import DASH, MEASURED, significant
+from workflow.evaluation.columns import DASH, GENERATION, MEASURED, significant
 from workflow.report.answers import answers
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.curves import panels
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise
-from workflow.report.tables import Row, generation, model_groups, understanding
+from workflow.report.tables import Row, above_real, generation, model_groups, understanding
 
 HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
 
@@ -177,6 +177,17 @@ def test_other_images_than_draws_have_rows_of_their_own_and_no_mark(project: Pat
     assert rows["VAE: mean image"].text == f"{2.7 * 1.3:.2f}"
     assert not rows["VAE: mean image"].best
     assert "GAN: mean image" not in rows
+
+
+def test_where_models_do_better_than_real_images_these_are_no_ceiling(project: Path) -> None:
+    real = json.loads((project / "data/reference/reference.json").read_text(encoding="utf-8"))["real"]
+    edit(project / "data/reference/reference.json", real={**real, "recall": 0.9})
+    summary = summary_now()
+    higher = sum(model["mean"]["recall"] > 0.9 for model in summary["models"].values())
+    assert ("recall", higher) in above_real(summary, GENERATION)
+    report.build()
+    page = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert f"the ceiling of every score, except where models do better: recall ({higher} of 5)" in page
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import yaml
 
 from workflow import params
 from workflow.data.arrays import read_images
-from workflow.evaluation.columns import COST, MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.columns import COST, GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.measurements import measurements
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
@@ -67,6 +67,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         places=_places(shown),
         cards=_cards(shown, results.settings),
         covers=tables.covers(summary),
+        above_real=tables.above_real(summary, GENERATION),
         answers=answers(summary),
         class_shares=any(view.classes for view in shown),
         omitted=_omitted(results),

@@ -197,6 +197,18 @@ def understanding(summary: dict[str, Any]) -> Table:
     return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(reference_rows(summary, columns)))))
 
 
+def above_real(summary: dict[str, Any], columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """The columns in which real images are no ceiling or floor, and how many models are better than they are."""
+    real, counted = summary["reference"]["real"], []
+    for column in named(columns, summary):
+        if column.better and (limit := column.read(real)) is not None:
+            means = [model["mean"].get(column.key) for model in summary["models"].values()]
+            known = [mean for mean in means if mean is not None]
+            better = sum(mean < limit if column.better == "lower" else mean > limit for mean in known)
+            counted.append((column.title, better))
+    return [(title, better) for title, better in counted if better]
+
+
 def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
     """Rows of values for comparison that have a value in any of the columns."""
     reference = summary["reference"]
