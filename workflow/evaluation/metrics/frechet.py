@@ -8,7 +8,7 @@ from torch import Tensor
 
 NUMBERS = 2**18  # turned into float64 at once, 2 MB, or four times as many samples as dimensions
 UNEXPLAINED = 1e-4  # share of a feature's deviation that those before it must leave for Cholesky to be accurate
-RANK = 1e-12  # of the greatest variance: a direction with less of it is one in which nothing varies
+RANK = 1e-6  # of the greatest standard deviation: in a direction with less of it nothing varies
 ACCURACY = 1e-9  # bound on what squares may take from a sum of singular values; it loses a thousandth of that
 
 
@@ -68,14 +68,14 @@ def frechet_influence(samples: Gaussian, real: Gaussian, points: Tensor) -> Tens
     matrices). The variance of these values over N is that of the distance by the choice of real images. Directions in
     which the real images do not vary are left out. points: float (N, d), whose moments are `real`.
     """
-    spread, axes = torch.linalg.eigh(real.factor.T @ real.factor / (real.count - 1))
-    varies = spread > RANK * spread[-1]
-    deviations, axes = spread[varies].sqrt(), axes[:, varies]
+    _, deviations, axes = torch.linalg.svd(real.factor / math.sqrt(real.count - 1), full_matrices=False)
+    varies = deviations > RANK * deviations[0]
+    deviations, axes = deviations[varies], axes[varies].T
     turned = samples.factor @ (axes * deviations)
     squares, optimal = torch.linalg.eigh(turned.T @ turned / (samples.count - 1))
     roots = squares.clamp(min=0).sqrt()
-    whiten, shift, total = (axes / deviations) @ optimal, samples.mean - real.mean, spread.clamp(min=0).sum()
-    found = []
+    whiten, shift = (axes / deviations) @ optimal, samples.mean - real.mean
+    total, found = deviations.square().sum(), []
     for part in points.split(max(1, NUMBERS // points.shape[1])):
         c = part.double() - real.mean
         found.append(c.square().sum(1) - 2 * c @ shift - (c @ whiten).square() @ roots - total + roots.sum())
