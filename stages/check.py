@@ -13,7 +13,7 @@ from workflow.paths import CHECKED
 
 
 def check(settings: params.Params) -> None:
-    """Raise BakeoffError for the first parameter that is wrong, or that this machine cannot give."""
+    """Raise BakeoffError for the first parameter that is invalid, or that this machine cannot satisfy."""
     if not settings.data.root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
     if isinstance(settings.data, params.Folder):
@@ -27,12 +27,12 @@ def check(settings: params.Params) -> None:
 
 
 def record() -> None:
-    """Say that they are good, in the same bytes always: who waits for this file never runs again because of it."""
+    """Write that they are valid, always with the same bytes, so that no other stage runs again because of it."""
     write_json(CHECKED, {"parameters": "checked"})
 
 
 def main() -> None:
-    """Check, and say so."""
+    """Check the parameters, and record it."""
     check(params.load())
     record()
 

@@ -1,4 +1,4 @@
-"""Fetch the data set as it comes."""
+"""Download the data set."""
 
 from workflow import params
 from workflow.data import catalogue
@@ -7,7 +7,7 @@ from workflow.paths import RAW
 
 
 def main() -> None:
-    """Fetch it into a folder of its name."""
+    """Download it into a folder of its name."""
     settings = params.load().data
     catalogue.download(settings, RAW / settings.name)
 

@@ -1,4 +1,4 @@
-"""Measure a model and its samples: `python -m stages.evaluate <name> <seed>`."""
+"""Evaluate a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
 import time
 

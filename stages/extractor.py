@@ -46,7 +46,7 @@ def train(settings: params.Params, card: Card, device: torch.device, path: Path)
 
 
 def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> dict[str, Any]:
-    """Write the Inception network to `path` and return what there is to know of it."""
+    """Write the Inception network to `path` and return facts about it."""
     take_inception(settings.evaluate.inception_weights, card, path)
     return {**FACTS}
 
@@ -55,7 +55,7 @@ MAKERS = {"trained": train, "inception": take}
 
 
 def main() -> None:
-    """Make it, and write what there is to know of it."""
+    """Write the network and facts about it."""
     settings = params.load()
     device = prepare_torch(settings.compute)
     make = MAKERS[settings.evaluate.extractor]

@@ -1,4 +1,4 @@
-"""Write down which code each stage and each model is made of, so that a change runs what is made of it, and no more."""
+"""Record the code of each stage and model, so that a change in the code reruns exactly what depends on it."""
 
 from workflow import params
 from workflow.engines.command import run
@@ -6,7 +6,7 @@ from workflow.engines.ledger import bring_up_to_date
 
 
 def main() -> None:
-    """Do so for the parameters as they are."""
+    """Bring the ledger up to date with the code and the parameters."""
     bring_up_to_date(params.load())
 
 

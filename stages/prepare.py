@@ -1,4 +1,4 @@
-"""Turn the fetched data set into the three splits that every family sees."""
+"""Split the downloaded data set into the three splits that every family sees."""
 
 from workflow import params
 from workflow.data import catalogue
@@ -9,7 +9,7 @@ from workflow.paths import PREPARED, RAW
 
 
 def main() -> None:
-    """Split it, and write the splits and their card, if there are enough images for all that comes after."""
+    """Write the splits and their card, if there are enough images for the later stages."""
     settings = params.load()
     sets, about = catalogue.prepare(settings.data, RAW / settings.data.name)
     counts = {split: len(images) for split, images in sets.items()}

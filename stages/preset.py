@@ -1,4 +1,4 @@
-"""Put a preset in place of `params.yaml`: `python -m stages.preset mnist`. No stage of the graph: `make` calls it."""
+"""Replace `params.yaml` by a preset: `python -m stages.preset mnist`. Not a stage of the graph: `make` calls it."""
 
 import subprocess
 from pathlib import Path
@@ -10,13 +10,13 @@ from workflow.errors import BakeoffError, one_line
 from workflow.files import write_bytes
 
 FOLDER = Path("presets")
-NO_SUCH = 1  # exit status of `git rev-parse --verify`, if it works and there is no such thing
+NO_SUCH = 1  # exit status of `git rev-parse --verify` if the object does not exist
 
 
 def use(name: str) -> None:
-    """Copy `presets/<name>.yaml`; raises BakeoffError if there is none, or if `params.yaml` holds changes of one's own.
+    """Copy `presets/<name>.yaml`; raises BakeoffError if there is none, or if `params.yaml` has unsaved changes.
 
-    What is nowhere else, neither in git nor among the presets, is not written over.
+    Content that exists nowhere else, neither in git nor among the presets, is never overwritten.
     """
     known = {str(file.relative_to(FOLDER).with_suffix("")): file for file in sorted(FOLDER.rglob("*.yaml"))}
     if name not in known:
@@ -25,26 +25,26 @@ def use(name: str) -> None:
         keep = f"as a preset: mv {params.PATH} presets/mine.yaml"
         if not in_git():
             raise BakeoffError(
-                f"{params.PATH}: preset {name!r} would replace it, and nothing else here has what it says: it is none "
-                f"of the presets, and this folder no git clone; keep it {keep}"
+                f"{params.PATH}: preset {name!r} would replace it, and its content is saved nowhere else: it is none "
+                f"of the presets, and this folder is no git clone; keep it {keep}"
             )
         raise BakeoffError(
-            f"{params.PATH}: holds changes of your own, which preset {name!r} would replace; commit them, or keep them "
+            f"{params.PATH}: has changes of your own, which preset {name!r} would replace; commit them, or keep them "
             f"{keep}"
         )
     write_bytes(params.PATH, known[name].read_bytes())
 
 
 def _is_elsewhere(content: bytes, presets: list[Path]) -> bool:
-    """Whether a preset, or the commit that is checked out, has this content for `params.yaml`.
+    """Whether a preset, or `params.yaml` in the checked-out commit, has this content.
 
-    Raises BakeoffError with git's own words if that is for git to say, and git refuses to.
+    Raises BakeoffError with git's message if git cannot tell.
     """
     if content in [file.read_bytes() for file in presets]:
         return True
     if not in_git():
         return False
-    keep = f"mend that, or keep {params.PATH} as a preset: mv {params.PATH} presets/mine.yaml"
+    keep = f"fix that, or keep {params.PATH} as a preset: mv {params.PATH} presets/mine.yaml"
     try:
         found = _git("rev-parse", "--quiet", "--verify", f"HEAD:./{params.PATH}")
         if found.returncode == NO_SUCH:
@@ -55,7 +55,7 @@ def _is_elsewhere(content: bytes, presets: list[Path]) -> bool:
         raise BakeoffError(f"git: {error.strerror}; {keep}") from None
     if found.returncode:
         said = " ".join(found.stderr.decode(errors="replace").split())
-        raise BakeoffError(f"git cannot say whether {params.PATH} is as it was committed ({said}); {keep}")
+        raise BakeoffError(f"git cannot tell whether {params.PATH} is committed ({said}); {keep}")
     return found.stdout == content
 
 
@@ -65,6 +65,6 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 if __name__ == "__main__":
     arguments = reader(__doc__)
-    arguments.add_argument("preset", metavar="PRESET", help="a file of presets/, without its ending")
+    arguments.add_argument("preset", metavar="PRESET", help="a file in presets/, without its extension")
     with one_line():
         use(arguments.parse_args().preset)

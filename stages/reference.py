@@ -1,4 +1,4 @@
-"""Measure real images by themselves, against real ones, and the baseline of independent pixels."""
+"""Compute reference scores: of real images, and of the baseline of independent pixels."""
 
 from workflow import params
 from workflow.device import prepare_torch

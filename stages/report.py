@@ -1,7 +1,8 @@
-"""Compile the tables and the page: `python -m stages.report`.
+"""Make the summary, its table and the page: `python -m stages.report`.
 
-`--show` prints the results and where the page is; `--partial` does both of the models that have results, while others
-have failed or are yet to come. Each brings the mirror of what this machine measured (`report/speed.html`) up to date.
+`--show` prints the results and the path of the page, `--markdown` the results as a Markdown table. `--partial` makes
+the report of the models that have results, while others have failed or have not been run, and prints it. All but
+`--markdown` also update the durations of this machine, in `report/speed.html`.
 """
 
 import sys
@@ -19,8 +20,11 @@ from workflow.report.summary import fingerprint, summarise, to_csv
 
 
 def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read the results, but of `missing` models, and write the summary, which is returned, its table and the pages."""
-    from workflow.report.page import render  # matplotlib, which showing has no use for
+    """Read the results of all models except `missing` ones; write the summary, its table and the pages.
+
+    Returns the summary.
+    """
+    from workflow.report.page import render  # loads matplotlib, which showing does not need
 
     results = read_results(params.load(), missing)
     summary = summarise(results)
@@ -33,7 +37,7 @@ def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def show() -> None:
-    """Print the results, and where the page is; make the page again if it is not of this summary."""
+    """Print the results and the path of the page; make the page again if it does not belong to the summary."""
     from rich.console import Console
 
     from workflow.report.terminal import table
@@ -48,21 +52,28 @@ def show() -> None:
 
 
 def unfinished() -> tuple[str, ...]:
-    """Models of which some evaluation has not been run as parameters, data and code are now.
+    """The models that have an evaluation that is out of date or has not been run.
 
-    Raises BakeoffError if what all are measured by has not.
+    Raises BakeoffError if the data, the feature extractor or the reference values are out of date.
     """
     from workflow.engines.snakemake import Graph
 
     settings = params.load()
     changed = {stage.name for stage in Graph(settings).stages if stage.changed}
     if behind := changed & {"prepare", "extractor", "reference"}:
-        raise BakeoffError(f"{', '.join(sorted(behind))}: not run as things are now; run `dvc repro reference` first")
+        raise BakeoffError(f"out of date: {', '.join(sorted(behind))}; first run `dvc repro reference`")
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
 
 
+def print_markdown() -> None:
+    """Print the main results as a Markdown table."""
+    from workflow.report.markdown import table
+
+    print(table(read_json(SUMMARY)), end="")
+
+
 def main(showing: bool, partial: bool) -> None:
-    """Do what the command line says."""
+    """Do what the command line asks for."""
     if not showing:
         build(unfinished() if partial else ())
     if showing or partial:
@@ -72,8 +83,12 @@ def main(showing: bool, partial: bool) -> None:
 if __name__ == "__main__":
     arguments = reader(__doc__)
     either = arguments.add_mutually_exclusive_group()
-    either.add_argument("--show", action="store_true", help="print the results and where the page is")
-    either.add_argument("--partial", action="store_true", help="of the models that have results; show them as well")
+    either.add_argument("--show", action="store_true", help="print the results and the path of the page")
+    either.add_argument("--markdown", action="store_true", help="print the results as a Markdown table")
+    either.add_argument("--partial", action="store_true", help="report only models that have results, and print them")
     given = arguments.parse_args()
     with one_line(), stage_lock.exclusive():
-        main(given.show, given.partial)
+        if given.markdown:
+            print_markdown()
+        else:
+            main(given.show, given.partial)

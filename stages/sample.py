@@ -20,7 +20,7 @@ from workflow.training.checkpoint import drop_if_recorded
 
 
 def main(name: str, seed: int) -> None:
-    """Load the model, draw, and write the images and a picture of the first hundred."""
+    """Load the model, draw images, and write them and a picture of the first hundred."""
     settings = params.load()
     device = prepare_torch(settings.compute)
     files = RunFiles(name, seed)

@@ -40,7 +40,14 @@ def main(name: str, seed: int) -> None:
 
 
 def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> None:
-    """Read the images and train; rank 0 of the group writes the best weights and the history."""
+    """Read the images and train; rank 0 of the group writes the best weights and the history.
+
+    Args:
+        group: this process's place among those that train the model.
+        device: to train on.
+        name: of the model.
+        seed: of the run.
+    """
     settings = params.load()
     entry = settings.models[name]
     card, images = read_card(), read_split("train")
@@ -60,7 +67,7 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
         except torch.OutOfMemoryError:
             size = entry.train.batch_size
             raise BakeoffError(
-                f"params.yaml: models.{name}.train.batch_size: {size}: more than the GPU's memory takes; set it lower"
+                f"params.yaml: models.{name}.train.batch_size: {size}: too large for the GPU's memory; set it lower"
             ) from None
         except BakeoffError as error:
             raise BakeoffError(f"params.yaml: models.{name} with seed {seed}: {error}") from None

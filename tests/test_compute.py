@@ -63,7 +63,7 @@ def test_each_stage_has_a_gpu_of_its_own_and_leaves_it_however_it_ends(start: St
     assert _line(second) == "b"
     third = start("a,b")
     assert third.stderr
-    assert third.stderr.readline() == "waiting: other stages have all GPUs (2)\n"
+    assert third.stderr.readline() == "waiting: all GPUs (2) are in use by other stages\n"
     first.kill()
     assert _line(third) == "a"
 

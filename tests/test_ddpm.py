@@ -331,7 +331,7 @@ def test_great_circle_turns_evenly_and_keeps_the_length() -> None:
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="sampling_steps 26 is more than there are steps"):
+    with pytest.raises(ValueError, match="sampling_steps 26 exceeds steps"):
         tiny_ddpm(25, sampling_steps=26)
     with pytest.raises(ValueError, match="20 steps are too few for the linear schedule"):
         tiny_ddpm(20)

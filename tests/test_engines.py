@@ -99,7 +99,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
     assert set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) == {
         "check", "train_gan_0", "train_nice_0", "sample_nice_0", "evaluate_nice_0",
     }  # fmt: skip
-    assert "missing, as they have no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
+    assert "missing, no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
     assert "<dt>Missing</dt><dd><b>gan</b>" in page
     assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}
@@ -145,6 +145,8 @@ def test_outputs_are_never_passed_off_as_new_ones(by_snakemake: Project, tmp_pat
     before = (project.outputs(), (project.folder / "dvc.lock").read_bytes())
     printed = project.run(*SNAKEMAKE, "--touch", good=False)
     assert re.findall(r"^error: --touch: .*; run without it, nothing has been touched$", printed, re.MULTILINE)
+    printed = project.run(*SNAKEMAKE, "--immediate-submit", "--notemp", good=False)
+    assert "\nerror: --immediate-submit: ends jobs before they have run; run without it\n" in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
     assert "train@nice-0" in project.run("dvc", "status")
 

@@ -206,7 +206,7 @@ def test_without_weights_one_line_says_what_to_do(folder: Path, published: Mirro
         take_inception(None, GREY, folder / "model")
     reason = "its checksum is sha256:" if content else "HTTP 404"
     assert str(caught.value).startswith(
-        f"{inception.WEIGHTS}: could not be fetched; {published.address}weights.pth: {reason}"
+        f"{inception.WEIGHTS}: could not be downloaded; {published.address}weights.pth: {reason}"
     )
     assert str(caught.value).endswith("try again, or put the file there")
     assert not list(folder.rglob("*.pth*"))
@@ -253,4 +253,4 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     assert "(2048 features)" in text
     reason = "Modes and class shares: the network whose features are used does not know the classes of these images."
     assert text.count(reason) == 1
-    assert text.count("was told the classes") == 1
+    assert text.count("class-conditional, not ranked") == 1

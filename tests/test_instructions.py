@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from workflow.device import warn_of_other_instructions
 from workflow.instructions import LIMITS, check, limit, requested
+from workflow.params import Compute
 
 # Sizes at which every library uses the widest registers that it may.
 COMPUTE = """
@@ -70,6 +72,17 @@ def test_a_process_that_was_not_limited_in_time_computes_nothing(monkeypatch: py
     with pytest.raises(RuntimeError, match="ATEN_CPU_CAPABILITY not set before torch was loaded"):
         check("avx2")
     check("native")
+
+
+@pytest.mark.parametrize(("found", "warned"), [("AVX2", False), ("AVX512", False), ("NO AVX", True), ("DEFAULT", True)])
+def test_a_processor_without_them_is_told_what_follows(
+    found: str, warned: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: found)
+    warn_of_other_instructions(Compute(device="cpu", threads=1))
+    assert ("not byte for byte those of other machines" in capsys.readouterr().err) == warned
+    warn_of_other_instructions(Compute(device="cpu", threads=1, instructions="native"))
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

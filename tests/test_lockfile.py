@@ -44,6 +44,6 @@ def test_what_another_process_wrote_meanwhile_is_read(lock: Path) -> None:
 def test_a_conflict_of_gits_is_refused(lock: Path) -> None:
     content = "<<<<<<< HEAD\n" + dumps_yaml(ODD)
     lock.write_text(content, encoding="utf-8")
-    with pytest.raises(BakeoffError, match=r"dvc\.lock.*take it from git again, or delete it"):
+    with pytest.raises(BakeoffError, match=r"dvc\.lock.*restore it from git, or delete it"):
         _Lock().read()
     assert lock.read_text(encoding="utf-8") == content

@@ -109,4 +109,4 @@ def test_half_of_dvc_lock_is_set_aside_and_a_whole_one_is_not(
     repair(locks.parent)
     assert not recorded.exists()
     assert aside.read_text(encoding="utf-8") == whole[:kept]
-    assert capsys.readouterr().err.startswith("warning: dvc.lock: cut off by a kill, so set aside as ")
+    assert capsys.readouterr().err.startswith("warning: dvc.lock: cut off by a kill, so moved to ")

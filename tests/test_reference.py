@@ -115,7 +115,7 @@ def test_parts_do_not_change_the_reconstruction_error(
     evaluator: Evaluator, samples: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = measure(Everything(), samples, evaluator, 0)[0]["reconstruction_mse"]
-    monkeypatch.setattr(module, "SOME", 7)
+    monkeypatch.setattr(module, "CONVERTED", 7)
     assert measure(Everything(), samples, evaluator, 0)[0]["reconstruction_mse"] == pytest.approx(whole, rel=1e-12)
 
 

@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -21,14 +22,15 @@ from stages import report
 from tests.browser import open_browser
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
+from workflow.data.arrays import read_arrays, write_arrays
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import DASH, MEASURED, UNDERSTANDING, significant
+from workflow.evaluation.columns import DASH, MEASURED, significant
+from workflow.report.answers import answers
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.curves import panels
-from workflow.report.ranking import best
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise
-from workflow.report.tables import generation, understanding
+from workflow.report.tables import Row, generation, model_groups, understanding
 
 HOSTILE = """<script>alert(1)</script>" onmouseover="alert(2)" '&"""
 
@@ -83,7 +85,11 @@ def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
     assert vae["mean"]["nearest_neighbour_ratio"] == pytest.approx((1.1 + 0.27) / 1.1, rel=1e-12)
     assert vae["mean"]["modes_kl"] == 2.7 / 50
     assert summary["models"]["gan"]["mean"]["bits_per_dim"] is None
-    assert set(vae["std"].values()) == set(vae["interval"].values()) == {None}
+    assert set(vae["std"].values()) == {None}
+    low, high = vae["interval"]["fid"]
+    assert low < vae["mean"]["fid"] < high
+    assert vae["interval"]["gflops_per_sample"] is None  # counted
+    assert summary["varied"] == {"seeds": 1, "draws": 3, "extractors": 3, "test_images": 40}
     assert summary["ranking"] == {}
     assert summary["reference"]["real"]["fid"] == 0.4
 
@@ -109,17 +115,19 @@ def test_aggregates_are_mean_and_sample_deviation_over_seeds(hostile: Path) -> N
     assert summary_of(hostile)["models"]["gan"]["std"]["bits_per_dim"] is None
 
 
-@pytest.mark.parametrize("exact", [0.5, 1.9, 9.0])
-def test_bits_per_dim_are_never_ranked_across_kinds(project: Path, exact: float) -> None:
+@pytest.mark.parametrize(("exact", "best"), [(0.5, ["pixelcnn"]), (9.0, ["nice", "vae", "vqvae"])])
+def test_a_bound_is_ranked_only_below_an_exact_value(project: Path, exact: float, best: list[str]) -> None:
     edit(project / "runs/pixelcnn/0/metrics.json", bits_per_dim=exact)
-    summary = summary_now()
-    assert best(summary["models"], UNDERSTANDING[0]) == {"vae"}  # the least bound; the one exact value has no rival
-    summary["models"]["gan"] |= {"bits_per_dim_kind": "exact"}
-    summary["models"]["gan"]["mean"]["bits_per_dim"] = 1.0
-    assert best(summary["models"], UNDERSTANDING[0]) == {"vae", "pixelcnn" if exact < 1 else "gan"}
+    edit(project / "runs/gan/0/metrics.json", bits_per_dim=9.5, bits_per_dim_kind="exact")
+    for name in ("pixelcnn", "gan", "vae", "vqvae", "nice"):
+        arrays = read_arrays(path := project / f"runs/{name}/0/pictures.safetensors")
+        value = json.loads((path.parent / "metrics.json").read_text(encoding="utf-8"))["bits_per_dim"]
+        scatter = np.linspace(-0.1, 0.1, 40) * (1 + len(name))
+        write_arrays(path, {**arrays, "per_image/bits_per_dim": (value + scatter).astype(np.float32)})
+    assert sorted(summary_now()["verdicts"]["bits_per_dim"]["best"]) == best
 
 
-def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_them(project: Path) -> None:
+def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Path) -> None:
     settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     settings["models"]["vqvae"]["classes"] = 3
     write_yaml(project / "params.yaml", settings)
@@ -127,23 +135,57 @@ def test_a_model_that_was_told_the_classes_is_not_ranked_by_what_it_knows_of_the
     probe = next(c for c in MEASURED if c.key == "probe_accuracy")
     others = {name: m["mean"][probe.key] for name, m in models.items() if m["mean"][probe.key] and name != "vqvae"}
     assert max(others.values()) < models["vqvae"]["mean"][probe.key]
-    assert best(models, probe) == {name for name, value in others.items() if value == max(others.values())}
+    assert "vqvae" not in summary_now()["verdicts"][probe.key]["best"]
     report.build()
     page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
-    assert " ".join(page.text.split()).count("was told the classes") == 1
+    assert " ".join(page.text.split()).count("class-conditional, not ranked") == 1
 
 
-def test_best_marks_follow_the_direction_and_need_a_difference(project: Path) -> None:
-    models = summary_now()["models"]
-    tops = {column.key: best(models, column) for column in MEASURED}
-    assert tops["fid"] == tops["inception_score"] == tops["coverage"] == {"gan"}
-    assert tops["probe_accuracy"] == {"vqvae"}
-    assert tops["reconstruction_mse"] == {"vae"}
-    assert tops["gflops_per_sample"] == {"nice"}
-    assert tops["modes_found"] == tops["copies"] == set()  # all equal
-    assert tops["parameters"] == tops["nearest_neighbour_ratio"] == set()  # no direction
-    models["vae"]["mean"]["fid"] = models["gan"]["mean"]["fid"]
-    assert best(models, next(c for c in MEASURED if c.key == "fid")) == {"gan", "vae"}
+def test_best_marks_follow_the_direction_and_ties_are_told(project: Path) -> None:
+    verdicts = summary_now()["verdicts"]
+    tops = {key: one["best"][0] for key, one in verdicts.items()}
+    assert tops["fid"] == tops["inception_score"] == tops["coverage"] == "gan"
+    assert tops["probe_accuracy"] == "vqvae"
+    assert tops["reconstruction_mse"] == "vae"
+    assert verdicts["gflops_per_sample"]["best"] == ("nice",)  # counted: any difference is one
+    assert not {"parameters", "sharpness", "nearest_neighbour_ratio"} & set(verdicts)  # no direction
+    assert verdicts["fid"]["best"] == ("gan",)
+    assert set(verdicts["fid"]["p_values"]) == {"nice", "pixelcnn", "vae", "vqvae"}
+    gan = json.loads((project / "runs/gan/0/metrics.json").read_text(encoding="utf-8"))
+    near = [[1.01 * value for value in row] for row in gan["repeats"]["fid"]]
+    near[0][0] *= 0.9
+    vae = json.loads((project / "runs/vae/0/metrics.json").read_text(encoding="utf-8"))
+    edit(project / "runs/vae/0/metrics.json", repeats={**vae["repeats"], "fid": near})
+    report.build()
+    summary = summary_of(project)
+    assert set(summary["verdicts"]["fid"]["best"]) == {"gan", "vae"}
+    cells = {row.label: row.cells[0] for _, rows in generation(summary).groups for row in rows}
+    assert [cells[name].tied for name in ("GAN", "VAE", "NICE")] == [True, True, False]
+    page = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert page.count("tied") > 2
+    assert not any(row.cells[0].best for row in model_rows(summary, "modes_found"))  # all equal: no mark
+
+
+def model_rows(summary: dict[str, Any], key: str) -> list[Row]:
+    columns = [column for column in MEASURED if column.key == key]
+    return [row for _, rows in model_groups(summary, columns) for row in rows]
+
+
+def test_other_images_than_draws_have_rows_of_their_own_and_no_mark(project: Path) -> None:
+    rows = {row.label: row.cells[0] for _, group in generation(summary_now()).groups for row in group}
+    assert rows["VAE: most likely image"].text == f"{2.7 * 0.6:.2f}"
+    assert rows["VAE: mean image"].text == f"{2.7 * 1.3:.2f}"
+    assert not rows["VAE: mean image"].best
+    assert "GAN: mean image" not in rows
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"), [(0.5, "linear probe 94.0"), (0.99, "no model is better than raw pixels (99.0")]
+)
+def test_the_best_must_beat_what_needs_no_model(raw: float, says: str, project: Path) -> None:
+    edit(project / "data/reference/reference.json", pixel_probe_accuracy=raw)
+    (features,) = [one for one in answers(summary_now()) if "features" in one.question]
+    assert says in " ".join(features.lines[0]).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
@@ -153,11 +195,11 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert {label: row.cells[0].kind for label, row in rows.items() if row.series is not None} == {
         "NICE": "upper bound", "Gated PixelCNN": "exact", "VAE": "upper bound", "VQ-VAE": "upper bound", "GAN": "none",
     }  # fmt: skip
-    assert rows["NICE"].cells[0].small_print == "± 0.010; not below independent pixels"
+    assert rows["NICE"].cells[0].small_print.endswith("]; no better than independent pixels")
     assert rows["Independent pixels"].cells[0].text == "2.430"
     assert rows["Uniform noise"].cells[0].text == f"{math.log2(5):.3f}"
     assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"
-    real = dict(generation(summary).groups)["For scale, no models"][0]
+    real = dict(generation(summary).groups)["Reference values"][0]
     assert (real.label, real.cells[0].text, real.cells[3].text) == ("Real images", "0.40", "0.980")
     assert [cell.text for cell in real.cells[-3:]] == [DASH, DASH, "0.26"]  # training images are their own neighbours
 
@@ -189,7 +231,9 @@ def test_a_missing_file_is_named_with_what_to_run_and_nothing_is_written(project
 
 def test_a_metric_that_every_model_has_must_be_there(project: Path) -> None:
     edit(project / "runs/gan/0/metrics.json", recall=None)
-    with pytest.raises(BakeoffError, match=r"runs/gan/0/metrics.json: no 'recall' in it"):
+    with pytest.raises(
+        BakeoffError, match=r"runs/gan/0/metrics.json: 'recall' is missing; run `dvc repro evaluate@gan-0`"
+    ):
         report.build()
 
 
@@ -237,7 +281,9 @@ def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg"]
-    assert len(charts) == 4 + 3 + 5 + 4 + 2  # curves, the GAN's, class histograms, odd inputs, quality against cost
+    assert (
+        len(charts) == 4 + 3 + 5 + 4 + 2
+    )  # curves, the GAN's, class histograms, out of distribution, quality against cost
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 
@@ -259,7 +305,7 @@ def test_entries_of_one_kind_share_a_card_that_names_their_differences(project: 
     report.build()
     page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
     assert sum(tag == "article" for tag, _ in page.elements) == 4
-    assert "Beside nice: vae (depth 2)." in " ".join(page.text.split())
+    assert "Besides nice: vae (depth 2)." in " ".join(page.text.split())
 
 
 def test_any_number_of_models_has_a_report(project: Path) -> None:
@@ -329,8 +375,9 @@ def test_show_prints_the_table_and_makes_a_missing_or_other_page_again(
     assert page.read_text(encoding="utf-8") == kept
     printed = capsys.readouterr().out
     assert str(page.resolve()) in printed
-    assert re.search(r"VAE +≤ 1\.860\* +2\.70 ", printed)
+    assert re.search(r"VAE +≤ 1\.860 +2\.70 ", printed)
     assert re.search(r"GAN +– +0\.70\* ", printed)
+    assert "interval, over 3 draws, 3 extractors and the choice of 40 test images; not over another" in printed
 
 
 def test_the_command_reports_an_error_in_one_line(project: Path) -> None:

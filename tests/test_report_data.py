@@ -45,14 +45,14 @@ def test_nats_are_of_black_and_white_images_alone(project: int) -> None:
 
 def test_the_page_tells_of_files_and_leaks(project: int) -> None:
     report.build()
-    assert "Leaks" not in Path("report/index.html").read_text(encoding="utf-8")
+    assert "Leakage" not in Path("report/index.html").read_text(encoding="utf-8")
     card = Path("data/prepared/card.json")
     files = {"pictures used": 1200, "unreadable, left out": 3, "<b>odd</b>": 1}
     write(card, json.loads(card.read_text(encoding="utf-8")) | {"leaks": 7, "files": files})
     report.build()
     page = Path("report/index.html").read_text(encoding="utf-8")
     assert "1,200 pictures used; 3 unreadable, left out; 1 &lt;b&gt;odd&lt;/b&gt;" in page
-    assert re.search(r"<b>7</b> of the test images stand among the training or validation images too", page)
+    assert re.search(r"<b>7</b> of the test images are also among the training or validation images", page)
 
 
 def test_the_page_does_not_take_all_data_for_digits(project: int) -> None:
@@ -62,4 +62,4 @@ def test_the_page_does_not_take_all_data_for_digits(project: int) -> None:
             write(file, metrics | {"oddity": {"photographs": 0.6, "upside down": 0.5}})
     report.build()
     page = " ".join(Path("report/index.html").read_text(encoding="utf-8").split())
-    assert "are odd only to data that are not photographs too" in page
+    assert "are out of distribution only for data that are not photographs themselves" in page

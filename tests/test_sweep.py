@@ -78,7 +78,7 @@ def test_a_bad_sweep_is_named_in_one_line(change: dict[str, Any], expected: str)
 
 
 def test_what_validation_cannot_rank_is_refused_and_is_a_hyper_parameter() -> None:
-    with pytest.raises(BakeoffError, match=r"sweeps.vae.varied: 'classes': no validation loss ranks"):
+    with pytest.raises(BakeoffError, match=r"sweeps.vae.varied: 'classes': validation losses of models"):
         registry.check_entries(params.parse(swept(sweep={"varied": ["latents", "train.lr", "classes"]})
                                             .replace("  vae_1:", "  vae_1:\n    classes: 10")))  # fmt: skip
     for kind in kinds():
@@ -196,7 +196,7 @@ def test_names_that_are_taken_are_left_out(project: Path) -> None:
         (["vae", "latents=0"], "models.vae_1.latents: 0: should be greater than"),
         (["vae", "train.lr=x"], "models.vae_1.train.lr: 'x': "),
         (["vae", "kind=gan"], "'kind': a sweep is of one kind"),
-        (["vae", "importance_samples=8"], "'importance_samples': no validation loss ranks"),
+        (["vae", "importance_samples=8"], "'importance_samples': validation losses of models"),
         (["vae", "latents=4..8"], "a range needs --trials"),
         (["vae", "latents=4..8", "--trials", "-1"], "--trials, --parallel: should be 1 or more"),
     ],
@@ -237,7 +237,7 @@ def test_an_engine_that_fails_for_another_reason_ends_the_sweep(project: Path, m
     failure_path("vae_1", 0).write_text("of an earlier run")
     with pytest.raises(BakeoffError, match="ended with exit status 1; fix what it reports"):
         command.main(["vae", "latents=8", "--", "false"])
-    with pytest.raises(BakeoffError, match="has not trained vae_1; give one that trains all models"):
+    with pytest.raises(BakeoffError, match="has not trained vae_1; run one that trains all models"):
         command.main(["vae", "latents=8", "--", "true"])
 
 

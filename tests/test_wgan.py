@@ -41,7 +41,7 @@ def _images(n: int) -> Tensor:
 
 @pytest.mark.parametrize(("clipping", "penalty"), [(0.0, 0.0), (0.1, 10.0)])
 def test_exactly_one_way_to_bound_the_critic_is_chosen(clipping: float, penalty: float) -> None:
-    with pytest.raises(ValueError, match="one of clipping and penalty"):
+    with pytest.raises(ValueError, match="exactly one of clipping and penalty"):
         _model(clipping=clipping, penalty=penalty)
 
 

@@ -135,7 +135,7 @@ def test_the_page_says_what_is_left_out_and_why(project: Path, tmp_path: Path) -
     assert "classifier FID" not in text
     reason = "Inception Score, modes, class shares and linear probe: they need classes, and these images have none."
     assert text.count(reason) == 1
-    for heading in ("Class histograms", "Whose features tell classes apart?", "modes found", "probe accuracy"):
+    for heading in ("Class histograms", "Whose features separate the classes best?", "modes found", "probe accuracy"):
         assert heading not in text
     with open_browser(tmp_path / "browser") as browser:
         browser.get(page.as_uri())

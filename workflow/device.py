@@ -1,7 +1,6 @@
 """Where computation runs: the device, the number of threads, and the settings that make runs repeatable."""
 
 import contextlib
-import math
 import os
 import sys
 import tempfile
@@ -18,44 +17,44 @@ from workflow.params import Compute
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-POLL = 1.0  # seconds between looks for a GPU that has become free
-_own: dict[int, "BaseFileLock"] = {}  # the GPUs that are this process's until it ends, by number, and their locks
+POLL = 1.0  # seconds between attempts to find a free GPU
+_own: dict[int, "BaseFileLock"] = {}  # the GPUs that this process holds until it ends, by number, and their locks
 
 
 def prepare_torch(compute: Compute) -> torch.device:
-    """Set torch up for repeatable runs and return the device to use.
+    """Set up torch for repeatable runs and return the device to use.
 
-    Of several GPUs it is the first that no other stage of this user's has, and it is this process's until it ends:
-    whichever engine runs the stages, and however many, each has a GPU of its own. If there is none left, waits.
-    Raises BakeoffError if a GPU is asked for and there is none.
+    Of several GPUs, this is the first that no other stage of this user holds; this process holds it until it ends.
+    Whichever engine runs the stages, each has a GPU of its own. If none is free, waits for one. Raises BakeoffError if
+    a GPU is requested and there is none.
     """
     kind = device_kind(compute)
     repeatable(compute)
     if kind == "cpu":
         return torch.device(kind)
     device = torch.device(kind, next(iter(_own)) if _own else _wait_for_gpu())
-    torch.cuda.set_device(device)  # else some memory of the first GPU is taken as well
+    torch.cuda.set_device(device)  # otherwise some memory of the first GPU is allocated as well
     return device
 
 
 def repeatable(compute: Compute) -> None:
-    """Set this process up so that it comes to the same bytes each time."""
+    """Set up this process so that it computes the same bytes every time."""
     from threadpoolctl import threadpool_limits
 
     instructions.check(compute.instructions)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only so
-    # Another number of threads adds in another order. Engines set some of these variables and not others, so set all,
-    # for libraries still to be loaded, and limit those that are loaded already.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
+    # The number of threads determines the order of sums. Engines set only some of these variables, so set all of them
+    # for libraries yet to be loaded, and limit those that are already loaded.
     for library in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{library}_NUM_THREADS"] = str(compute.threads)
     threadpool_limits(compute.threads)
     torch.set_num_threads(compute.threads)
-    torch.set_deterministic_debug_mode("error")  # as use_deterministic_algorithms, which loads the compiler as well
-    torch.backends.cudnn.allow_tf32 = False  # else convolutions have 10 bits on a GPU: too few to invert a flow
+    torch.set_deterministic_debug_mode("error")  # use_deterministic_algorithms would load the compiler
+    torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision: too few to invert a flow
 
 
 def device_kind(compute: Compute) -> str:
-    """`cuda` or `cpu`; raises BakeoffError if a GPU is asked for and there is none."""
+    """`cuda` or `cpu`; raises BakeoffError if a GPU is requested and there is none."""
     available = torch.cuda.is_available()
     if compute.device == "cuda" and not available:
         raise BakeoffError("params.yaml: compute.device: 'cuda': no GPU that torch can use; set it to auto or cpu")
@@ -63,9 +62,9 @@ def device_kind(compute: Compute) -> str:
 
 
 def warn_of_other_instructions(compute: Compute) -> None:
-    """Say what follows where the processor lacks the instruction set that results are published with."""
+    """Warn if the processor lacks the instruction set of the published results."""
     found = torch.backends.cpu.get_cpu_capability()
-    if compute.instructions == "avx2" and found != "AVX2":
+    if compute.instructions == "avx2" and not found.startswith("AVX"):  # AVX512 in a process without the limit
         print(
             f"warning: params.yaml: compute.instructions: avx2: this processor has none (torch uses {found}); results "
             "can be repeated here, but are not byte for byte those of other machines",
@@ -74,18 +73,18 @@ def warn_of_other_instructions(compute: Compute) -> None:
 
 
 def _wait_for_gpu() -> int:
-    """The number of a GPU that nobody had."""
+    """Wait for a free GPU and take it; returns its number."""
     told = False
     while (number := take_gpu()) is None:
         if not told:
-            print(f"waiting: other stages have all GPUs ({torch.cuda.device_count()})", file=sys.stderr)
+            print(f"waiting: all GPUs ({torch.cuda.device_count()}) are in use by other stages", file=sys.stderr)
         told = True
         time.sleep(POLL)
     return number
 
 
 def more_devices(device: torch.device, most: int) -> list[torch.device]:
-    """`device`, this process's already, and as many GPUs that nobody had as make `most` with it, or fewer."""
+    """`device`, which this process holds, and further free GPUs, up to `most` devices in total."""
     devices = [device]
     while device.type == "cuda" and len(devices) < most and (number := take_gpu()) is not None:
         devices.append(torch.device("cuda", number))
@@ -93,10 +92,10 @@ def more_devices(device: torch.device, most: int) -> list[torch.device]:
 
 
 def take_gpu() -> int | None:
-    """The number of a GPU that nobody had and that is this process's until it ends; None if there is none left.
+    """Take a free GPU until this process ends; returns its number, or None if none is free.
 
-    The system gives a process's locks back however it ends. They go by the GPU's own name: its number depends on
-    CUDA_VISIBLE_DEVICES.
+    The operating system releases the lock however the process ends. Locks are named by the GPU's UUID, because its
+    number depends on CUDA_VISIBLE_DEVICES.
     """
     from filelock import FileLock, Timeout
 
@@ -109,8 +108,3 @@ def take_gpu() -> int | None:
             _own[number] = lock
             return number
     return None
-
-
-def free_memory(device: torch.device) -> float:
-    """Bytes that are free on a GPU; without limit on the CPU, where data lie in any case."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf

@@ -182,7 +182,7 @@ def test_points_are_those_of_the_papers_mixture(tmp_path: Path, name: str, modes
 def test_a_split_without_an_image_stops(tmp_path: Path, name: Any) -> None:
     settings = Embedded(name=name, root=Path(), valid=1e-6, test=0.2, seed=0)
     download(settings, tmp_path)
-    with pytest.raises(BakeoffError, match=r"no image would be left for the valid split of \d+; .*data\.valid"):
+    with pytest.raises(BakeoffError, match=r"the valid split of \d+ images would be empty; .*data\.valid"):
         catalogue.prepare(settings, tmp_path)
 
 

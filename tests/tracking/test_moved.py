@@ -73,10 +73,12 @@ def test_the_page_of_a_copy_is_of_its_own_files(
     assert all(_place(run.info.artifact_uri).is_relative_to(copy / "mlartifacts") for run in runs())
 
 
-def test_files_that_have_not_come_with_the_store_are_logged_again(
-    mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", ["mlartifacts", "mlartifacts/models"])
+def test_files_that_did_not_come_with_the_store_are_logged_again(
+    lost: str, mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = shutil.copytree(mirrored, tmp_path / "copy", ignore=shutil.ignore_patterns("mlartifacts"))
+    copy = shutil.copytree(mirrored, tmp_path / "copy")
+    shutil.rmtree(copy / lost)
     monkeypatch.chdir(copy)
     _evaluated_anew()
     _assert_all_here(copy)

@@ -131,6 +131,6 @@ def test_without_runs_it_says_what_to_do(
         ui.main([])
     assert not Path("mlflow.db").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.raises(BakeoffError, match=r"^MLFLOW_TRACKING_URI: is of a server"):
+    with pytest.raises(BakeoffError, match=r"^MLFLOW_TRACKING_URI: names a server"):
         ui.main([])
     assert capsys.readouterr().out == ""

@@ -1,1 +1,1 @@
-"""Images on disk, in memory and as pictures; where they come from, and how they are split."""
+"""Data sets: where images come from, how they are split, and how they lie on disk and in memory."""

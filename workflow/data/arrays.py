@@ -1,6 +1,7 @@
-"""Images and other arrays on disk: sealed files, the three splits, and the card that says what they are.
+"""Images and other arrays on disk: sealed files, the three splits, and the card that describes them.
 
-Without torch, which takes seconds to load: `download` and `prepare` have no use for it, nor has who wants the card.
+This module does without torch, which takes seconds to import: `download`, `prepare` and readers of the card do not need
+it.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from workflow.files import read_json, replacing, sha256, write_json
 from workflow.paths import PREPARED
 
 SPLITS = ("train", "valid", "test")
-# A safetensors file begins with the length of its header, in 8 bytes, and the header with the metadata.
+# A safetensors file begins with the length of its header (8 bytes); the header begins with the metadata.
 BLANK_SEAL, SEAL_AT = "0" * 64, 8 + len('{"__metadata__":{"bakeoff":"')
 HASHED_AT_ONCE = 2**20  # bytes
 REMEDY = "delete it and run `dvc repro`"
@@ -30,7 +31,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images with their classes, as they lie on disk; what a training sees is an `ImageSet`.
+    """Images with their classes, as stored on disk; training uses an `ImageSet`.
 
     images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
     """
@@ -42,12 +43,12 @@ class Arrays:
         return len(self.images)
 
     def pieces(self) -> Iterator["Arrays"]:
-        """All of it, at once; with `__len__` what `write_images` asks for."""
+        """Everything in one piece; makes this a `Pieces`."""
         yield self
 
 
 class Pieces(Protocol):
-    """Images that come a piece at a time, so that they need not be in memory together."""
+    """Images that come piece by piece, so that they need not be in memory together."""
 
     def __len__(self) -> int:
         """Number of images in all pieces."""
@@ -58,7 +59,7 @@ class Pieces(Protocol):
 
 @dataclass(frozen=True)
 class Mixture:
-    """The Gaussians that points were drawn from: centres (x, y) and their one standard deviation, in levels."""
+    """The Gaussians that points were drawn from: their centres (x, y) and common standard deviation, in levels."""
 
     centres: tuple[tuple[float, float], ...]
     std: float
@@ -66,12 +67,15 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Card:
-    """What `data/prepared/card.json` says of the prepared data.
+    """The content of `data/prepared/card.json`, which describes the prepared data.
 
-    classes: their names; empty if none are known, then all labels are 0. files: what became of the user's own files.
-    leaks: number of test images that stand among the training or validation images too.
-    channelwise: each channel is a picture with a class of its own; that of the whole is the number that they spell.
-    mixture: of data that are points, stored as images of two pixels.
+    name, source, licence: of the data set. shape: of an image, (C, H, W). levels: pixel values are 0..levels-1.
+    classes: their names; empty if none are known, in which case all labels are 0.
+    counts, sha256: number of images and hash of the file, by split. split: how the data were split.
+    leaks: number of test images that are also among the training or validation images.
+    files: what happened to the user's own files, with counts.
+    channelwise: whether each channel is an image with a class of its own; these classes spell that of the whole.
+    mixture: if the data are points, stored as images of two pixels.
     """
 
     name: str
@@ -90,9 +94,14 @@ class Card:
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: str = "") -> None:
-    """Write contiguous arrays as safetensors, atomically and sealed; the same arrays and metadata give the same bytes.
+    """Write contiguous arrays as safetensors, atomically and sealed; equal content gives equal bytes.
 
-    All metadata goes under one key: with several, the format's writer puts them in a random order.
+    All metadata goes under a single key, because the format's writer orders several keys at random.
+
+    Args:
+        path: of the file.
+        arrays: by name.
+        metadata: any text.
     """
     from safetensors.numpy import save
 
@@ -111,9 +120,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 @contextmanager
 def reading(path: Path, framework: str) -> Iterator[Any]:
-    """The format's own reader of a file, for arrays of "np" or "pt"; it looks at the header alone.
+    """The format's reader of a file, for arrays of "np" or "pt"; it reads only the header at first.
 
-    Raises BakeoffError, naming the file, if it is missing or its header damaged.
+    Raises BakeoffError, naming the file, if it is missing or its header is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -127,18 +136,18 @@ def reading(path: Path, framework: str) -> Iterator[Any]:
 
 
 def read_metadata(path: Path, file: Any) -> str:
-    """The metadata that `write_arrays` wrote; file: `reading` this path.
+    """The metadata that `write_arrays` wrote; `file` comes from `reading` this path.
 
-    Raises BakeoffError, naming the file, if it is damaged, be it in a single bit.
+    Raises BakeoffError, naming the file, if even a single bit is damaged.
     """
     metadata: str = (file.metadata() or {}).get("bakeoff", "")
     if metadata[: len(BLANK_SEAL)] != _digest(path):
-        raise BakeoffError(f"{path}: damaged (SHA-256 is not the one inside); {REMEDY}")
+        raise BakeoffError(f"{path}: damaged (its SHA-256 does not match); {REMEDY}")
     return metadata[len(BLANK_SEAL) :]
 
 
 def _seal(path: Path) -> None:
-    """Put the SHA-256 of the file, taken while the seal is blank, into its header."""
+    """Write the SHA-256 of the file, computed with a blank seal, into its header."""
     digest = _digest(path)
     with path.open("rb+") as file:
         file.seek(SEAL_AT)
@@ -156,7 +165,7 @@ def _digest(path: Path) -> str:
 
 
 def write_images(path: Path, images: Pieces) -> None:
-    """Write images and labels piece by piece, atomically: the bytes that `write_arrays` would write of the whole."""
+    """Write images and labels piece by piece, atomically: the same bytes as `write_arrays` for the whole."""
     pieces, count = images.pieces(), len(images)
     first = next(pieces)
     shape = (count, *first.images.shape[1:])
@@ -169,12 +178,14 @@ def write_images(path: Path, images: Pieces) -> None:
         },
         separators=(",", ":"),
     ).encode()
-    header += b" " * (-len(header) % 8)  # the format's layout: the header's length, the header, the tensors
+    header += b" " * (-len(header) % 8)  # layout of the format: length of the header, header, tensors
     start = 8 + len(header)
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
             file.write(len(header).to_bytes(8, "little") + header)
-            os.posix_fallocate(file.fileno(), 0, start + ends[1])  # on a full disk a memory map would end the process
+            os.posix_fallocate(
+                file.fileno(), 0, start + ends[1]
+            )  # on a full disk, writing to a memory map kills the process
         labels = np.memmap(temporary, "<i8", "r+", start, (count,))
         pixels = np.memmap(temporary, np.uint8, "r+", start + ends[0], shape)
         done = 0
@@ -188,9 +199,9 @@ def write_images(path: Path, images: Pieces) -> None:
 
 
 def read_images(path: Path) -> Arrays:
-    """Read what `write_images` wrote; the images, which come last there, stay in the file's memory map.
+    """Read what `write_images` wrote; the images, which come last in the file, stay memory-mapped.
 
-    Raises BakeoffError, naming the file, if it is missing or damaged, be it in a single bit.
+    Raises BakeoffError, naming the file, if it is missing or even a single bit is damaged.
     """
     with reading(path, "np") as file:
         read_metadata(path, file)
@@ -199,7 +210,13 @@ def read_images(path: Path) -> Arrays:
 
 
 def write_prepared(folder: Path, sets: Mapping[str, Pieces], **about: Any) -> None:
-    """Write the three splits and their `card.json`; `about` gives the card's fields but counts and hashes."""
+    """Write the three splits and their `card.json`.
+
+    Args:
+        folder: to write to.
+        sets: images of each split, by its name.
+        about: the fields of the card except counts and hashes.
+    """
     for split in SPLITS:
         write_images(folder / f"{split}.safetensors", sets[split])
     write_json(
@@ -213,7 +230,7 @@ def write_prepared(folder: Path, sets: Mapping[str, Pieces], **about: Any) -> No
 
 
 def read_card(folder: Path = PREPARED) -> Card:
-    """Read the card; raises BakeoffError if it is missing or lacks a field."""
+    """Read the card; raises BakeoffError if it is missing or incomplete."""
     content = read_json(folder / "card.json")
     try:
         return as_card(content)
@@ -222,7 +239,7 @@ def read_card(folder: Path = PREPARED) -> Card:
 
 
 def as_card(content: dict[str, Any]) -> Card:
-    """The card of what its file holds."""
+    """The card from the content of its file."""
     mixture = content.get("mixture") and Mixture(**content["mixture"])
     lists = {key: tuple(content[key]) for key in ("shape", "classes")}
     return Card(**{**content, **lists, "mixture": mixture})

@@ -1,4 +1,4 @@
-"""From the settings of a data set to what fetches it and what splits it."""
+"""From the settings of a data set to the functions that fetch and split it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,16 +19,16 @@ SHAPES = {
 
 
 def shape_of(settings: Embedded | Published | Folder) -> tuple[int, int, int]:
-    """Channels, height and width of the images, which are known before there are any."""
+    """Shape (C, H, W) of the images, which is known before they are fetched."""
     if isinstance(settings, Folder):
         return (1 if settings.grey else 3, settings.size, settings.size)
     return SHAPES[settings.name]
 
 
 def download(settings: Embedded | Published | Folder, raw: Path) -> None:
-    """Fetch the data set as it comes into the folder `raw`; raises BakeoffError if that cannot be done."""
+    """Fetch the data set, unchanged, into the folder `raw`; raises BakeoffError if that fails."""
     if isinstance(settings, Folder):
-        from workflow.data import folder  # brings Pillow, which the others have no use for
+        from workflow.data import folder  # imports Pillow, which only this one needs
 
         folder.read_pictures(settings, raw)
     elif isinstance(settings, Published):
@@ -40,7 +40,7 @@ def download(settings: Embedded | Published | Folder, raw: Path) -> None:
 
 
 def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, Any]]:
-    """The three splits of what `download` fetched, and what the card says of them."""
+    """The three splits of what `download` fetched, and the fields of the card that describe them."""
     if isinstance(settings, Embedded) and settings.name in embedded.MIXTURES:
         return embedded.prepare_mixture(settings, raw)
     return splits.prepare(settings, raw)

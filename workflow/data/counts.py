@@ -1,7 +1,7 @@
-"""What the parameters ask of the data: how many images there must be, and of which classes.
+"""What the parameters require of the data: how many images, and of which classes.
 
-All of it is known once the data are prepared, so it is refused there, before anything is trained. Measures and models
-do not look again, but for what would otherwise come out wrong.
+All of this is known once the data are prepared, so it is checked there, before anything is trained. Metrics and models
+do not check again unless the result would otherwise be wrong.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from workflow.errors import BakeoffError
 from workflow.params import PATH, Embedded, Entry, Folder, Params, Published
 from workflow.paths import DVC_LOCK, PREPARED
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the lock has many lines
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # faster, for the many lines of dvc.lock
 MORE = "add images, or change data.valid and data.test"
 
 
 def check_counts(settings: Params, card: Card) -> None:
-    """Raise BakeoffError for the first parameter that these data cannot meet: its value, what is allowed, what to do.
+    """Raise BakeoffError for the first parameter that these data do not allow, with its value and what to do.
 
-    Not for trials of sweeps: their training refuses what cannot be, and the sweep sets them aside.
+    Trials of sweeps are skipped: if one is impossible, its training fails and the sweep sets it aside.
     """
     check_evaluation(settings, card)
     trials = {name for sweep in settings.sweeps.values() for name in sweep.trials}
@@ -32,12 +32,12 @@ def check_counts(settings: Params, card: Card) -> None:
 
 
 def check_evaluation(settings: Params, card: Card) -> None:
-    """The same for what all models are measured by."""
+    """Check the parameters of the evaluation, which concern all models."""
     train, test, drawn = card.counts["train"], card.counts["test"], settings.sample.count
     if train < 2:
-        raise BakeoffError(f"data: {train} image to train on; there should be at least 2: {MORE}")
+        raise BakeoffError(f"data: {train} image to train on; at least 2 are needed: {MORE}")
     if test < 2:
-        raise BakeoffError(f"data: {test} image to test with; there should be at least 2: {MORE}")
+        raise BakeoffError(f"data: {test} image to test with; at least 2 are needed: {MORE}")
     least, what = min((test, "test images"), (train, "training images"), (drawn, "samples (sample.count)"))
     if (neighbours := settings.evaluate.neighbours) >= least:
         raise BakeoffError(
@@ -54,7 +54,7 @@ def check_evaluation(settings: Params, card: Card) -> None:
 
 
 def check_model(name: str, entry: Entry, card: Card) -> None:
-    """The same for one model."""
+    """Check the parameters of one model."""
     parts, train = entry.train.parts, card.counts["train"]
     if parts > train:
         raise BakeoffError(
@@ -67,16 +67,16 @@ def check_model(name: str, entry: Entry, card: Card) -> None:
 
 
 def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
-    """The card of the prepared data, if dvc.lock says that they are of these settings, and no picture is newer.
+    """The card of the prepared data, if dvc.lock records them for these settings and no picture is newer.
 
-    None if they are not prepared, or will be anew; then it is the stage `prepare` that looks at them.
+    None if the data have not been prepared or will be prepared again; the stage `prepare` then checks them.
     """
     card = PREPARED / "card.json"
     try:
         stage = yaml.load(DVC_LOCK.read_text(encoding="utf-8"), _LOADER)["stages"]["prepare"]  # noqa: S506 -- safe
         recorded = type(settings).model_validate(stage["params"][str(PATH)]["data"])
         digests = {out["path"]: out["md5"] for out in stage["outs"]}
-        digest = hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()  # as DVC has it
+        digest = hashlib.md5(card.read_bytes(), usedforsecurity=False).hexdigest()  # DVC's hash
         written = card.stat().st_mtime
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return None
@@ -88,6 +88,6 @@ def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
 
 
 def _places(root: Path) -> Iterator[Path]:
-    """A folder, and all files and folders in it, but for links to nothing."""
+    """A folder and all files and folders in it, without broken links."""
     yield root
     yield from (path for path in root.rglob("*") if path.exists())

@@ -1,4 +1,4 @@
-"""Fetching a published file: from the first address that gives the right one, or not at all if it is here already."""
+"""Download a published file from the first address that has the right one, unless it is here already."""
 
 import hashlib
 import os
@@ -9,17 +9,23 @@ from pathlib import Path
 from workflow.errors import NO_SPACE, BakeoffError
 from workflow.paths import FETCHED
 
-TIMEOUT = 30.0  # seconds of silence after which the next address is tried
+TIMEOUT = 30.0  # seconds without data, after which the next address is tried
 
 
 def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = TIMEOUT) -> None:
-    """Have the file at `path` whose `checksum` is "md5:..." or "sha256:..."; what is there and right is used as it is.
+    """Make sure that the right file is at `path`, downloading it if necessary.
 
-    Addresses are tried in turn. What comes is written beside `path` and renamed when its checksum is right, so `path`
-    is never half a file; what an interrupted download left is thrown away. Raises BakeoffError, one line that says what
-    went wrong at each address and where to put the file by hand.
+    The file is written beside `path` and renamed once its checksum is right, so that `path` is never half a file. What
+    an interrupted download left is discarded. Raises BakeoffError, which says in one line what went wrong at each
+    address and where to put the file by hand.
+
+    Args:
+        addresses: tried in turn.
+        path: of the file.
+        checksum: "md5:..." or "sha256:...".
+        timeout: seconds without data, after which the next address is tried.
     """
-    import pooch  # half a second
+    import pooch  # takes half a second
 
     if path.exists() and _checksum(path, checksum) == checksum:
         return
@@ -29,7 +35,7 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
     for address in addresses:
         try:
             pooch.HTTPDownloader(progressbar=True, timeout=timeout)(address, part, None)
-        except (OSError, ValueError) as error:  # requests' errors are OSErrors, but for a malformed address
+        except (OSError, ValueError) as error:  # errors of requests are OSErrors, except for malformed addresses
             if getattr(error, "errno", None) in NO_SPACE:
                 raise
             failures.append(f"{address}: {_reason(error)}")
@@ -43,32 +49,38 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
     part.unlink(missing_ok=True)
     present = " (the file there has another checksum)" if path.exists() else ""
     raise BakeoffError(
-        f"{path}{present}: could not be fetched; {'; '.join(failures)}; try again, or put the file there"
+        f"{path}{present}: could not be downloaded; {'; '.join(failures)}; try again, or put the file there"
     )
 
 
 def obtain(name: str, addresses: Sequence[str], checksum: str, own: Path) -> Path:
-    """The file `name`, a relative path: the user's in the folder `own`, else that in `FETCHED`, fetched if need be.
+    """Path of a published file: the user's own copy, or else one in `FETCHED`, downloaded if necessary.
 
-    Raises BakeoffError as `fetch` does, and if the user's file has another checksum.
+    Raises BakeoffError as `fetch` does, and if the user's copy has another checksum.
+
+    Args:
+        name: relative path of the file.
+        addresses: tried in turn.
+        checksum: "md5:..." or "sha256:...".
+        own: folder with the user's own copies.
     """
     if (own / name).exists():
         if (found := _checksum(own / name, checksum)) != checksum:
-            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it, and it is fetched")
+            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it to download it")
         return own / name
     fetch(addresses, FETCHED / name, checksum)
     return FETCHED / name
 
 
 def _checksum(path: Path, like: str) -> str:
-    """The file's checksum by the method that `like` begins with."""
+    """The file's checksum, by the method that `like` begins with."""
     method = like.partition(":")[0]
     with path.open("rb") as file:
         return f"{method}:{hashlib.file_digest(file, method).hexdigest()}"
 
 
 def _reason(error: Exception) -> str:
-    """An error of the network in a few words: the last of its nested messages."""
+    """A network error in a few words: the last of its nested messages."""
     response = getattr(error, "response", None)
     if response is not None:
         return f"HTTP {response.status_code} {response.reason}"

@@ -1,4 +1,4 @@
-"""Data that need no network: scikit-learn's digits, and mixtures of Gaussians in the plane, which are a formula."""
+"""Data that need no network: scikit-learn's digits, and mixtures of Gaussians in the plane."""
 
 import math
 from importlib.metadata import distribution
@@ -13,7 +13,7 @@ from workflow.params import Embedded
 
 POINTS = 25_000  # points of a two-dimensional mixture, over all splits
 POINT_LEVELS = 256
-MIXTURES = {  # centres, standard deviation and half the width of the square that the levels divide
+MIXTURES = {  # centres, standard deviation, and half the width of the square that is divided into levels
     # Metz et al. 2017, Unrolled Generative Adversarial Networks, appendix A
     "ring": ([(2 * math.cos(a), 2 * math.sin(a)) for a in (2 * math.pi * k / 8 for k in range(8))], 0.02, 2.5),
     # Dumoulin et al. 2017, Adversarially Learned Inference, section 4.4, as in Lin et al. 2018, PacGAN
@@ -29,7 +29,7 @@ DIGITS = {
 
 def download_digits(folder: Path) -> None:
     """Write the 1,797 digits, 8x8 pixels of 17 levels, into `folder`."""
-    # As sklearn.datasets.load_digits, without scikit-learn, which takes seconds to load: 64 pixels and the digit a row.
+    # As sklearn.datasets.load_digits, which takes seconds to import. Each row has 64 pixels and the digit.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     rows = np.loadtxt(str(file), np.int64, delimiter=",")
     write_raw(folder, Arrays(rows[:, :-1].astype(np.uint8).reshape(-1, 1, 8, 8), rows[:, -1]), **DIGITS)
@@ -41,9 +41,9 @@ def download_mixture(name: str, folder: Path) -> None:
 
 
 def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, Arrays], dict[str, Any]]:
-    """Points of a mixture of Gaussians, each as an image of two pixels: its coordinates as levels.
+    """Draw points of a mixture of Gaussians; each becomes an image of two pixels, its coordinates as levels.
 
-    Returns the splits and what the card says of them. Raises BakeoffError if a split would be empty.
+    Returns the splits and the fields of the card. Raises BakeoffError if a split would be empty.
     """
     centres = read_arrays(raw / "mixture.safetensors")["centres"].astype(np.float64)
     _, std, half = MIXTURES[settings.name]
@@ -68,5 +68,5 @@ def prepare_mixture(settings: Embedded, raw: Path) -> tuple[dict[str, Arrays], d
 
 
 def _to_levels(points: Array, half: float) -> Array:
-    """Coordinates -half..half as numbers 0..levels-1, not rounded."""
+    """Scale coordinates -half..half to 0..levels-1, without rounding."""
     return (points + half) * ((POINT_LEVELS - 1) / (2 * half))

@@ -1,4 +1,4 @@
-"""A user's own pictures: any folder, read one file at a time, with a count of all that was left out or changed."""
+"""A user's own pictures: any folder, read file by file, counting everything that was left out or changed."""
 
 import hashlib
 import os
@@ -17,16 +17,16 @@ from workflow.data.splits import Chosen, write_raw
 from workflow.errors import BakeoffError
 from workflow.params import Folder
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; none of them runs other programs
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; none starts other programs
 ENDINGS = frozenset((".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
 MOST_PIXELS = 2**26  # in one picture; a file of a few bytes can claim billions
 SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-ORDER = ("test", "valid", "train")  # of equal pictures the first is kept: no training picture is one of the others
+ORDER = ("test", "valid", "train")  # of equal pictures the first is kept, so that training data stay clean
 
 
 @dataclass(frozen=True)
 class File:
-    """A file that may be a picture; label: the name of its class folder, "" if there is none."""
+    """A file that may be a picture. label: the name of its class folder, "" if there is none."""
 
     path: Path
     split: str
@@ -34,33 +34,33 @@ class File:
 
 
 class _LeftOutError(Exception):
-    """Why a file is not used, in the words of the card."""
+    """Why a file is not used, as the card words it."""
 
 
 def check_names(root: Path) -> None:
-    """Raise BakeoffError for what DVC, which takes a checksum of the folder, could not get past."""
+    """Raise BakeoffError for files at which DVC, which hashes the folder, would fail."""
     for folder, _, names in os.walk(root):
         for name in names:
             path = Path(folder, name)
             if not path.exists():
-                raise BakeoffError(f"data.root: {path}: a link to nothing; remove it")
+                raise BakeoffError(f"data.root: {path}: broken link; remove it")
             if not str(path).isprintable():
-                raise BakeoffError(f"data.root: {str(path)!a}: a name that is not plain text; rename it")
+                raise BakeoffError(f"data.root: {str(path)!a}: its name has unprintable characters; rename it")
 
 
 def read_pictures(settings: Folder, raw: Path) -> None:
-    """Write the pictures under `settings.root`, cut to squares of `size` pixels, into the folder `raw`.
+    """Write the pictures under `settings.root`, cropped to squares of `size` pixels, into the folder `raw`.
 
-    Folders called train, valid (or val) and test at the top are the splits, if no other folder there has pictures.
-    Folders below that are classes, if every picture that can be used lies in one. Links are not followed. Raises
-    BakeoffError if no picture can be used.
+    Top-level folders called train, valid (or val) and test are the splits, if no other top-level folder has pictures.
+    Folders below are classes, if every usable picture lies in one. Links are not followed. Raises BakeoffError if no
+    picture can be used.
     """
     root, counts = settings.root, Counter[str]()
     files = list(_files(root, counts))
     files.sort(key=lambda file: (ORDER.index(file.split or "train"), file.path))
     given: Counter[str] = Counter()
     raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=raw) as spool:  # how many there will be is known at the end alone
+    with tempfile.TemporaryFile(dir=raw) as spool:  # their number is known only at the end
         labels, seen = list[str](), set[bytes]()
         for file in files:
             try:
@@ -77,7 +77,7 @@ def read_pictures(settings: Folder, raw: Path) -> None:
             given[file.split] += 1
         if not labels:
             left_out = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
-            raise BakeoffError(f"data.root: {root}: no picture that can be used ({left_out})")
+            raise BakeoffError(f"data.root: {root}: no usable picture ({left_out})")
         counts["pictures used"] = len(labels)
         classes = sorted(set(labels))
         classes = classes if len(classes) > 1 and "" not in classes else []
@@ -98,7 +98,7 @@ def read_pictures(settings: Folder, raw: Path) -> None:
 
 
 def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
-    """The files with a picture's ending; what else there is, is counted."""
+    """The files with a picture's extension; all others are counted."""
     folders = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
     tops = [name for name in folders if _has_pictures(root / name)]
     splits = "train" in tops and all(top in SPLIT_NAMES or top.startswith(".") for top in tops)
@@ -124,7 +124,7 @@ def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
 
 
 def _has_pictures(folder: Path) -> bool:
-    """Whether there is a file with a picture's ending in it, at any depth."""
+    """Whether a folder contains a file with a picture's extension, at any depth."""
     return any(
         Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
         for _, _, names in os.walk(folder)
@@ -133,10 +133,10 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _read(path: Path, settings: Folder, counts: Counter[str]) -> bytes:
-    """One picture, uint8 (C, size, size); counts what had to be done to it. Raises _LeftOutError with the reason."""
+    """Read a picture: the bytes of uint8 (C, size, size). Counts conversions; raises _LeftOutError with the reason."""
     notes: list[str] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of damaged metadata and the like: what matters is counted
+        warnings.simplefilter("ignore")  # about damaged metadata and the like; what matters is counted
         try:
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
@@ -148,14 +148,14 @@ def _read(path: Path, settings: Folder, counts: Counter[str]) -> bytes:
             raise
         except Image.DecompressionBombError:
             raise _LeftOutError("too large, left out") from None
-        except Exception:  # decoders of damaged files raise whatever their code comes to
+        except Exception:  # decoders may raise anything on damaged files
             raise _LeftOutError("unreadable, left out") from None
     counts.update(notes)
     return pixels
 
 
 def _eight_bits(picture: Image.Image, notes: list[str]) -> Image.Image:
-    """The picture upright, in 8 bits of grey or red, green and blue; notes: gets what was changed."""
+    """The picture upright, in 8 bits of grey or RGB; conversions are added to `notes`."""
     if picture.getexif().get(0x0112, 1) not in (0, 1):
         notes.append("turned upright by EXIF")
         ImageOps.exif_transpose(picture, in_place=True)
@@ -175,7 +175,7 @@ def _eight_bits(picture: Image.Image, notes: list[str]) -> Image.Image:
 
 
 def _square(picture: Image.Image, settings: Folder) -> bytes:
-    """The middle of the picture, shrunk: uint8 (C, size, size)."""
+    """The centre of the picture, scaled down: uint8 (C, size, size)."""
     if min(picture.size) < settings.size:
         raise _LeftOutError(f"smaller than {settings.size} pixels, left out")
     fitted = ImageOps.fit(picture, (settings.size, settings.size), Image.Resampling.LANCZOS)

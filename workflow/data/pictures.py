@@ -1,4 +1,4 @@
-"""Images as pictures for people."""
+"""Images as pictures to look at."""
 
 import io
 import math
@@ -13,9 +13,14 @@ PLANE_LEVELS = 256
 
 
 def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
-    """Lay images out in rows of `columns`, on white, each pixel drawn `scale` wide (default: about 48 an image).
+    """Arrange images in a grid on a white background.
 
-    images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
+    Args:
+        images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
+        levels: their number.
+        columns: images in a row.
+        scale: width of a drawn pixel; by default, an image is about 48 pixels wide.
+        gap: pixels between images.
     """
     n, channels, height, width = images.shape
     scale = scale or max(1, round(48 / width))
@@ -31,9 +36,15 @@ def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap
 
 
 def scatter(points: Array, levels: int, side: int) -> Array:
-    """Points of a plane, uint8 (N, 1, 1, 2), x to the right and y upwards, as one picture, dark where they are.
+    """Draw points of a plane as one picture with a thin frame, dark where points are; x to the right, y upwards.
 
-    uint8 (1, 1, side, side) of PLANE_LEVELS, with a thin frame.
+    Args:
+        points: uint8 (N, 1, 1, 2).
+        levels: their coordinates are 0..levels-1.
+        side: of the picture, in pixels.
+
+    Returns:
+        The picture, uint8 (1, 1, side, side), of PLANE_LEVELS.
     """
     x, y = points.reshape(-1, 2).astype(np.int64).T
     place = (levels - 1 - y) * side // levels * side + x * side // levels
@@ -46,14 +57,14 @@ def scatter(points: Array, levels: int, side: int) -> Array:
 
 
 def overview(images: Array, levels: int) -> Image.Image:
-    """The first hundred images as one picture; of points, all of them in one plane."""
+    """The first hundred images as one picture; if they are points, all of them in one plane."""
     if images.shape[1:] == POINT:
         return grid(scatter(images, levels, 3 * levels // 2), PLANE_LEVELS, columns=1, scale=1)
     return grid(images[:100], levels, columns=10)
 
 
 def png(image: Image.Image) -> bytes:
-    """The picture as PNG bytes, with nothing in them but the pixels."""
+    """The picture as PNG bytes, without any metadata."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Published data sets, as torchvision knows them: addresses, checksums and formats are its own."""
+"""Published data sets, with the addresses, checksums and formats of torchvision."""
 
 import gzip
 import struct
@@ -16,7 +16,7 @@ from workflow.data.download import obtain
 from workflow.data.splits import write_raw
 from workflow.errors import BakeoffError
 
-# The binary version of the same images: torchvision reads the one of Python pickles, which can run code.
+# The binary version of the same images; torchvision reads Python pickles, which can run code.
 CIFAR10 = "cifar-10-binary.tar.gz"
 CIFAR10_ADDRESSES = (f"https://www.cs.toronto.edu/~kriz/{CIFAR10}", f"https://cave.cs.toronto.edu/kriz/{CIFAR10}")
 CIFAR10_CHECKSUM = "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -26,7 +26,11 @@ UBYTE = 0x0800  # in an idx file's magic number, beside the number of dimensions
 
 @dataclass(frozen=True)
 class Source:
-    """read: from the folder of the user's own files to the training and the test images, fetching what is not there."""
+    """A published data set.
+
+    source, licence, classes: for the card. read: from the folder of the user's own files to training and test images;
+    downloads missing files.
+    """
 
     source: str
     licence: str
@@ -35,9 +39,9 @@ class Source:
 
 
 def download(name: str, root: Path, raw: Path) -> None:
-    """Write the data set `name` into `raw`; its published files are taken from the folder `root`, or fetched.
+    """Write a data set into the folder `raw`; its files are taken from the folder `root` or downloaded.
 
-    Raises BakeoffError if a file can be had nowhere, or is not what it should be.
+    Raises BakeoffError if a file is not available or not the right one.
     """
     source = SOURCES[name]
     train, test = source.read(root)
@@ -47,7 +51,7 @@ def download(name: str, root: Path, raw: Path) -> None:
 
 
 def _idx(name: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
-    """A reader of MNIST and of the sets that took its format and file names."""
+    """A reader of MNIST and of data sets with the same format and file names."""
 
     def read(root: Path) -> tuple[Arrays, Arrays]:
         from torchvision import datasets  # takes seconds
@@ -70,7 +74,7 @@ def _idx(name: str) -> Callable[[Path], tuple[Arrays, Arrays]]:
 
 
 def _content(path: Path) -> Array:
-    """What an idx file holds, packed or not, uint8."""
+    """The content of an idx file, compressed or not, uint8."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         magic, dimensions = struct.unpack_from(">I", content)[0], content[3]

@@ -1,7 +1,7 @@
-"""From the images of a data set as it came to the three splits that every family sees.
+"""From the raw images of a data set to the three splits that every family sees.
 
-Images stay in the memory map of the file that they came in, and go from there to the splits' files piece by piece, so
-a million pictures need no more memory than a thousand.
+Images stay in the memory map of the raw file and are copied from there to the files of the splits piece by piece, so a
+million images need no more memory than a thousand.
 """
 
 import hashlib
@@ -18,17 +18,20 @@ from workflow.files import read_json, write_json
 from workflow.params import Embedded, Folder, Published
 
 PIECE = 1024  # images in memory at once
-STACKED_DIGITS = 30_000  # pictures of three digits each, over all splits: thirty for each of the thousand numbers
-FEW_BYTES = 2**20  # of pixels that are compared as they are
+STACKED_DIGITS = 30_000  # images of three digits, over all splits: thirty for each of the thousand numbers
+FEW_BYTES = 2**20  # of pixels, up to which images are compared directly instead of by hash
 Indices = np.ndarray[Any, np.dtype[np.int64]]
-Rows = Array  # a row an image, equal for equal images
+Rows = Array  # one row per image, equal for equal images
 
 
 def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
-    """Write a data set as it came into `folder`: `images.safetensors`, and `about.json` with what is known of it.
+    """Write the raw data set into a folder: `images.safetensors`, and `about.json`, which describes it.
 
-    about: source, licence, levels, classes; `given`, if the set comes with splits: the number of images in each, in
-    the order in which they stand in the file.
+    Args:
+        folder: to write to.
+        images: all images of the set.
+        about: source, licence, levels, classes; and, if the set comes with splits, `given`: the number of images in
+            each, in their order in the file.
     """
     write_images(folder / "images.safetensors", images)
     write_json(folder / "about.json", about)
@@ -36,11 +39,12 @@ def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Images of a set in a chosen order.
+    """Some images of a set, in a chosen order.
 
-    indices: (n,), or (n, 3) for pictures of which each channel is an image of the set. binarise: how to make each pixel
-    black or white: if it is brighter than half ("threshold"), or with its brightness as the probability of white
-    ("stochastic": Salakhutdinov & Murray 2008).
+    images: the set. indices: (n,), or (n, 3) for images whose channels are images of the set.
+    binarise: how pixels become black or white: not at all ("none"), white above half brightness ("threshold"), or with
+    their brightness as the probability of white ("stochastic": Salakhutdinov & Murray 2008, On the Quantitative
+    Analysis of Deep Belief Networks). seed: of the stochastic binarisation.
     """
 
     images: Arrays
@@ -57,7 +61,7 @@ class Chosen:
         for start in range(0, len(self), PIECE):
             chosen = self.indices[start : start + PIECE]
             x, y = self.images.images[chosen], self.images.labels[chosen]
-            if chosen.ndim == 2:  # the label is the number that the channels spell, the first one leading
+            if chosen.ndim == 2:  # the label is the number that the channels spell, the first digit leading
                 x, y = x.squeeze(2), y @ (100, 10, 1)
             if self.binarise == "threshold":
                 x = (x > 127).astype(np.uint8)
@@ -67,12 +71,11 @@ class Chosen:
 
 
 def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
-    """The splits of what `write_raw` wrote, and what the card says of them.
+    """The splits of what `write_raw` wrote, and the fields of the card that describe them.
 
-    Splits that the set comes with are kept. What is missing of them is split off, each class by itself, so that all
-    splits have the same mixture, but for classes too small for that, which are split together; images that occur twice
-    go to the same split, so that none of the test images has been trained on. Raises BakeoffError if a split would be
-    empty.
+    Splits that the set comes with are kept. Missing ones are split off from the training images, stratified by class;
+    classes too small for that are split together. Equal images go to the same split, so that no test image has been
+    trained on. Raises BakeoffError if a split would be empty.
     """
     everything, about = read_images(raw / "images.safetensors"), read_json(raw / "about.json")
     given: dict[str, int] = about.pop("given", {})
@@ -86,7 +89,9 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     check_sizes({split: len(indices) for split, indices in places.items()})
     if isinstance(settings, Published) and settings.limit:
         places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
-    if isinstance(settings, Folder):  # they came class by class, and some look at the first images of a split alone
+    if isinstance(
+        settings, Folder
+    ):  # pictures are sorted by class, and some code uses only the first images of a split
         places = {split: rng.permutation(indices) for split, indices in places.items()}
     about |= {
         "name": settings.name,
@@ -102,23 +107,30 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
 
 
 def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise BakeoffError if one of the splits would have no image; sizes: how many images are in each."""
+    """Raise BakeoffError if a split would be empty; sizes: number of images by split."""
     for split, size in sizes.items():
         if not size:
             raise BakeoffError(
-                f"data: no image would be left for the {split} split of {sum(sizes.values())}; add images or change "
+                f"data: the {split} split of {sum(sizes.values())} images would be empty; add images or change "
                 "data.valid and data.test"
             )
 
 
 def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices, rng: np.random.Generator) -> str:
-    """Turn some of "train" in `where`, (N,) of names, into the names in `shares`; returns how, for the card.
+    """Reassign some training images to other splits, in place; returns how, for the card.
 
-    rows: of `_rows`, labels: (N,). Classes of which some split, or what is left, would get nothing are split together.
+    Classes that are too small to give every split an image are split together.
+
+    Args:
+        shares: of the images, by name of the split.
+        where: name of the split of each image, (N,).
+        rows: from `_rows`.
+        labels: classes, (N,).
+        rng: random numbers.
     """
     mine = np.flatnonzero(where == "train")
     labels = labels[mine]
-    # One group for equal images, numbered in the order of their pixels.
+    # Equal images form a group; groups are numbered in the order of their pixels.
     _, first, group = np.unique(rows[mine], axis=0, return_index=True, return_inverse=True)
     strata, sizes = np.unique(labels[first], return_counts=True)
     small = [label for label, size in zip(strata, sizes, strict=True) if not _divides(int(size), shares)]
@@ -138,13 +150,13 @@ def _split_off(shares: dict[str, float], where: Any, rows: Rows, labels: Indices
 
 
 def _divides(size: int, shares: dict[str, float]) -> bool:
-    """Whether each split, and what is left, gets one of so many."""
+    """Whether every split, including what is left to train on, gets at least one of so many."""
     counts = [round(share * size) for share in shares.values()]
     return all(counts) and sum(counts) < size
 
 
 def _rows(images: Arrays) -> Rows:
-    """What tells images apart, a row an image: the pixels, or where they are many, a hash of them."""
+    """What distinguishes images, one row each: their pixels or, if there are many, a hash."""
     pixels = images.images.reshape(len(images), -1)
     if pixels.nbytes <= FEW_BYTES:
         return pixels
@@ -153,13 +165,13 @@ def _rows(images: Arrays) -> Rows:
 
 
 def _leaks(rows: Rows, places: dict[str, Indices]) -> int:
-    """Number of test images that stand among the training or validation images too, to the last pixel."""
+    """Number of test images that equal a training or validation image in every pixel."""
     known = {rows[i].tobytes() for split in ("train", "valid") for i in places[split]}
     return sum(rows[i].tobytes() in known for i in places["test"])
 
 
 def _how(given: list[str], seed: int, by_class: str) -> str:
-    """How the set was split, for the card; by_class: what `_split_off` says of the rest."""
+    """How the set was split, for the card; by_class: what `_split_off` returned."""
     if len(given) == len(SPLITS):
         return "as the set comes"
     rest = f"{by_class}, equal images together, seed {seed}"
@@ -167,12 +179,12 @@ def _how(given: list[str], seed: int, by_class: str) -> str:
 
 
 def _some(indices: Indices, limit: int, rng: np.random.Generator) -> Indices:
-    """At most `limit` of them, in order."""
+    """At most `limit` of the indices, in order."""
     return indices if len(indices) <= limit else np.sort(rng.choice(indices, limit, replace=False))
 
 
 def _published(images: Arrays, places: dict[str, Indices], settings: Published) -> dict[str, Chosen]:
-    """The images of each split, black and white if asked for."""
+    """The images of each split, binarised if the settings ask for it."""
     splits = {}
     for number, split in enumerate(SPLITS):
         indices = places[split]
@@ -192,12 +204,13 @@ def _about_published(about: dict[str, Any], settings: Published) -> dict[str, An
 def _stack(
     images: Arrays, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
 ) -> dict[str, Chosen]:
-    """Pictures of three digits of the same split, drawn at random, one a colour channel: a thousand known modes.
+    """Images of three random digits of the same split, one per colour channel: a thousand known modes.
 
-    The label is the number that they spell, red first. After Metz et al. 2017, section 3.3.1, and Che et al. 2017.
+    The label is the number that they spell, red first. After Metz et al. 2017, Unrolled Generative Adversarial
+    Networks, section 3.3.1, and Che et al. 2017, Mode Regularized Generative Adversarial Networks.
     """
     sizes = {split: len(indices) for split, indices in places.items()}
-    if isinstance(settings, Embedded):  # so few that each has to stand in many pictures
+    if isinstance(settings, Embedded):  # so few that each must appear in many images
         shares = {"test": settings.test, "valid": settings.valid, "train": 1 - settings.test - settings.valid}
         sizes = {split: round(share * STACKED_DIGITS) for split, share in shares.items()}
     return {

@@ -1,5 +1,6 @@
-"""Images as tensors: what a training sees of the files (see `workflow.data.arrays`)."""
+"""Images as tensors, for training and evaluation; their files are those of `workflow.data.arrays`."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ import torch
 from torch import Tensor
 
 from workflow.data.arrays import Arrays, read_card, read_metadata, reading, write_arrays
-from workflow.device import free_memory
 from workflow.errors import BakeoffError
 from workflow.files import sha256
 from workflow.paths import PREPARED
@@ -36,7 +36,7 @@ class ImageSet:
         return self.to(device) if self.images.nbytes <= free_memory(device) / 2 else self
 
     def pieces(self) -> Iterator[Arrays]:
-        """All of it, at once; with `__len__` what `write_images` asks for."""
+        """Everything in one piece; makes this a `Pieces`."""
         yield Arrays(self.images.numpy(), self.labels.numpy())
 
     def split(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -44,18 +44,23 @@ class ImageSet:
         return zip(self.images.split(size), self.labels.split(size), strict=True)
 
 
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a GPU; infinite on the CPU, where data are anyway."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
+
+
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: str = "") -> None:
-    """Write tensors as `write_arrays` does: atomically and sealed, the same bytes each time."""
+    """Write tensors as `write_arrays` does: atomically and sealed, with the same bytes each time."""
     write_arrays(path, {name: t.detach().cpu().contiguous().numpy() for name, t in tensors.items()}, metadata)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read what `write_tensors` wrote: the tensors, on the CPU, in the file's memory map, and the metadata.
+    """Read what `write_tensors` wrote: tensors, memory-mapped on the CPU, and metadata.
 
-    Raises BakeoffError, naming the file, if it is missing or damaged, be it in a single bit.
+    Raises BakeoffError, naming the file, if it is missing or even a single bit is damaged.
     """
     with reading(path, "pt") as file:
-        names = file.keys()  # no dictionary: it cannot be iterated over
+        names = file.keys()  # not a dictionary, so it cannot be iterated over
         return {name: file.get_tensor(name) for name in names}, read_metadata(path, file)
 
 

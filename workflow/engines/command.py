@@ -1,4 +1,4 @@
-"""The command line of a stage: what its module says of it, what it takes, and one line for what is wrong with that."""
+"""The command line of a stage: its help, its arguments, and one line for each error."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from workflow.errors import BakeoffError, one_line
 
 
 def reader(about: str | None) -> argparse.ArgumentParser:
-    """A reader of the arguments of the stage that was started; about: the docstring of its module, for `--help`."""
+    """A parser of the arguments of the stage that was started; about: its module's docstring, for `--help`."""
     return argparse.ArgumentParser(
         f"python -m stages.{Path(sys.argv[0]).stem}",
         description=about,
@@ -22,9 +22,14 @@ def reader(about: str | None) -> argparse.ArgumentParser:
 
 
 def run(work: Callable[..., None], about: str | None, *takes: str) -> None:
-    """Do the work of the stage that was started, alone; takes: names of `ARGUMENTS`, which `work` gets in this order.
+    """Run the stage that was started, under its exclusive lock.
 
-    Arguments are looked at first: what is wrong with them, or a call for help, touches and locks nothing.
+    Arguments are parsed first: an invalid one, or `--help`, touches and locks nothing.
+
+    Args:
+        work: of the stage.
+        about: its module's docstring, for `--help`.
+        takes: names from `ARGUMENTS`, which `work` takes in this order.
     """
     arguments = reader(about)
     for name in takes:
@@ -37,14 +42,14 @@ def run(work: Callable[..., None], about: str | None, *takes: str) -> None:
 
 
 def _model(name: str) -> str:
-    """A model's name; raises BakeoffError if the parameters have no such model."""
+    """The name of a model; raises BakeoffError if it is not in the parameters."""
     if name not in (known := params.load().models):
         raise BakeoffError(f"{name!r}: no such model in {params.PATH}; known: {', '.join(known)}")
     return name
 
 
 def _seed(text: str) -> int:
-    """A seed; raises BakeoffError if it is none of the parameters'."""
+    """A seed; raises BakeoffError if it is not in the parameters."""
     if text not in (known := [str(seed) for seed in params.load().seeds]):
         raise BakeoffError(f"{text!r}: not among the seeds in {params.PATH}; known: {', '.join(known)}")
     return int(text)

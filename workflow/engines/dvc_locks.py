@@ -1,7 +1,7 @@
-"""What a kill has made of the files that DVC rewrites in place: `python -m workflow.engines.dvc_locks` puts them right.
+"""Repair the files that DVC rewrites in place, after a kill: `python -m workflow.engines.dvc_locks`.
 
-A kill at such a moment leaves half a list of locks (`.dvc/tmp/rwlock`), or half of `dvc.lock`, with which no command of
-DVC works any more. And DVC tells a process by its number, which after a restart may be another program's.
+A kill at the wrong moment leaves half a list of locks (`.dvc/tmp/rwlock`) or half of `dvc.lock`, after which no DVC
+command works. DVC also identifies a process only by its number, which after a reboot may belong to another program.
 """
 
 import json
@@ -17,11 +17,11 @@ FOLDER = Path(".dvc/tmp")
 
 
 def repair(folder: Path = FOLDER) -> None:
-    """Drop the locks of processes that are gone, and what a kill has left half written if no engine is at work here.
+    """Drop the locks of dead processes and, if no engine is running here, files that a kill left half written.
 
-    Half of `dvc.lock` is set aside in the folder, with a warning: DVC then takes what it had recorded from its cache.
-    folder: DVC's folder of temporary files. Raises BakeoffError, naming the process, if a file cannot be read and an
-    engine runs in this project.
+    Half a `dvc.lock` is moved to `folder`, DVC's folder of temporary files, with a warning; DVC then takes what it had
+    recorded from its cache. Raises BakeoffError, naming the process, if a file is damaged while an engine is running in
+    this project.
     """
     project = folder.resolve().parents[1]
     _repair_list(folder / "rwlock", project)
@@ -30,12 +30,12 @@ def repair(folder: Path = FOLDER) -> None:
         _refuse_if_at_work(recorded, project)
         aside = folder / "dvc.lock.damaged"
         recorded.replace(aside)
-        told = f"cut off by a kill, so set aside as {aside}; what it recorded comes from DVC's cache, or is made again"
+        told = f"cut off by a kill, so moved to {aside}; its results come from DVC's cache or are computed again"
         print(f"warning: dvc.lock: {told}", file=sys.stderr)
 
 
 def _is_cut_off(text: str) -> bool:
-    """Whether DVC was killed while it wrote this as `dvc.lock`: it writes the end of the last line last."""
+    """Whether DVC was killed while writing this text to `dvc.lock`: a complete one ends with a line break."""
     if text.endswith("\n"):
         return False
     from dvc.exceptions import DvcException
@@ -51,11 +51,11 @@ def _is_cut_off(text: str) -> bool:
 
 
 def _refuse_if_at_work(damaged: Path, project: Path) -> None:
-    """Raise BakeoffError if an engine runs in this project: it may be the one that writes the file."""
+    """Raise BakeoffError if an engine is running in this project, because it may be writing the file."""
     if engine := next(_engines(project), None):
         number, command = engine
         raise BakeoffError(
-            f"{damaged}: damaged, and process {number} ({command}) is at work in this folder; wait for it, or end it, "
+            f"{damaged}: damaged, and process {number} ({command}) is running in this folder; wait for it or end it, "
             "and run again"
         )
 
@@ -80,7 +80,7 @@ def _repair_list(locks: Path, project: Path) -> None:
 
 
 def _known(kinds: dict[str, Any]) -> dict[str, Any]:
-    """The list with both of its kinds; raises what comes of it if it is not as DVC writes it."""
+    """The list with both kinds of locks; raises some error if it is not as DVC writes it."""
     found = {kind: dict(kinds.get(kind, {})) for kind in ("write", "read")}
     for holder in (*found["write"].values(), *(one for holders in found["read"].values() for one in holders)):
         int(holder["pid"])
@@ -88,7 +88,7 @@ def _known(kinds: dict[str, Any]) -> dict[str, Any]:
 
 
 def _alive(holder: dict[str, Any]) -> bool:
-    """Whether the process with this number is an engine still."""
+    """Whether the process with this number is still an engine."""
     import psutil  # type: ignore[import-untyped]
 
     try:
@@ -100,7 +100,7 @@ def _alive(holder: dict[str, Any]) -> bool:
 
 
 def _engines(project: Path) -> Iterator[tuple[int, str]]:
-    """Number and command of each other process of DVC or Snakemake that works in this folder."""
+    """Number and command of every other DVC or Snakemake process running in this folder."""
     import psutil
 
     own = {process.pid for process in (psutil.Process(), *psutil.Process().parents())}
@@ -113,7 +113,7 @@ def _engines(project: Path) -> Iterator[tuple[int, str]]:
 
 
 def _is_engine(command: list[str]) -> bool:
-    return any(Path(word).name in ("dvc", "snakemake") for word in command[:5])  # behind Python and its options
+    return any(Path(word).name in ("dvc", "snakemake") for word in command[:5])  # after Python and its options
 
 
 if __name__ == "__main__":

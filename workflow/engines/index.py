@@ -1,7 +1,7 @@
-"""The index of the runs: for each model and seed of the present graph a file with the hashes of all that it left.
+"""The index of runs: one file per model and seed of the present graph, with the hashes of the run's files.
 
-Who reads the runs of all models (the report, MLflow's mirror) depends on this folder, in place of `runs/`, where
-anything may lie: what a renamed model has left, or what a file browser puts there.
+Stages that read the runs of all models (the report, the mirror to MLflow) depend on this folder instead of `runs/`,
+which may contain other files, from a renamed model or a file browser.
 """
 
 from pathlib import Path
@@ -10,16 +10,16 @@ from workflow.files import sha256, write_json
 from workflow.params import Params
 from workflow.paths import INDEX, RunFiles, index_entry
 
-HIDDEN = "."  # begins the names of those that the present graph does not make; DVC does not look at them (.dvcignore)
+HIDDEN = "."  # prefix of entries that the present graph does not make; DVC ignores them (.dvcignore)
 
 
 def write_entry(name: str, seed: int) -> None:
-    """Put a run whose files are all there into the index."""
+    """Add a complete run to the index."""
     write_json(index_entry(name, seed), {file.name: sha256(file) for file in RunFiles(name, seed).all()})
 
 
 def hide_others(settings: Params) -> None:
-    """Hide the entries of models and seeds that are not among the parameters, and show again those that are."""
+    """Hide the entries of models and seeds that are not in the parameters, and restore those that are."""
     known = {index_entry(name, seed) for name in settings.models for seed in settings.seeds}
     for entry in set(INDEX.glob("*.json")) - known:
         if not entry.name.startswith(HIDDEN):

@@ -1,7 +1,7 @@
-"""Which first-party code each stage and each model is made of, and a hash of what that code says.
+"""The project's own code that each stage and each model consists of, with hashes.
 
-DVC and Snakemake rerun a stage when its page of the ledger changes, so `dvc.yaml` lists no code. A hash is of what the
-code says: comments, docstrings and blank lines do not count.
+DVC and Snakemake rerun a stage when its page of the ledger changes, so `dvc.yaml` lists no code. Hashes ignore
+comments, docstrings and blank lines.
 """
 
 import ast
@@ -21,18 +21,18 @@ from workflow.params import Params
 from workflow.paths import LEDGER, model_page, stage_page
 
 PACKAGES = ("workflow", "stages")
-TEMPLATES = (".j2", ".css")  # what a module reads from the folder `templates` beside it
-# With the end of its line, as `trim_blocks` and `lstrip_blocks` have it.
+TEMPLATES = (".j2", ".css")  # files that a module reads from the folder `templates` beside it
+# Including the end of its line, like `trim_blocks` and `lstrip_blocks`.
 JINJA_COMMENT = re.compile(r"^[ \t]*\{#.*?#\}\n?|\{#.*?#\}\n?", re.DOTALL | re.MULTILINE)
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 Hashes = dict[str, str]  # SHA-256 in hex, by file
 
 
 def bring_up_to_date(settings: Params) -> None:
-    """Write the ledger anew, a page for each stage and each model in the parameters, and tidy up the index of runs.
+    """Update the ledger, a page per stage and per model in the parameters, and the index of runs.
 
-    A page that says the same is not touched; pages of stages and models that are no more are removed, and entries of
-    the index that the present graph does not make are hidden.
+    Unchanged pages are not touched, and pages of stages and models that no longer exist are removed. Entries of the
+    index that the present graph does not make are hidden.
     """
     hide_others(settings)
     modules = Code(Path())
@@ -42,7 +42,7 @@ def bring_up_to_date(settings: Params) -> None:
         if script.name != "__init__.py"
     }
     families = {name: family_file(entry.kind, f"models.{name}.kind") for name, entry in settings.models.items()}
-    pages[stage_page("check")] |= modules.hashes(families.values())  # it looks every family up by name
+    pages[stage_page("check")] |= modules.hashes(families.values())  # it imports every family by name
     pages |= {model_page(name): modules.hashes([family]) for name, family in families.items()}
     for path, page in pages.items():
         text = json.dumps(dict(sorted(page.items())), indent=2) + "\n"
@@ -53,7 +53,7 @@ def bring_up_to_date(settings: Params) -> None:
 
 
 class Code:
-    """The project's own code under a folder, each file read once."""
+    """The project's own code in a folder; each file is read once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -61,14 +61,14 @@ class Code:
         self._hashes: Hashes = {}
 
     def hashes(self, modules: Iterable[Path]) -> Hashes:
-        """Hashes of all that these modules are made of, by path relative to the root."""
+        """Hashes of all files that these modules consist of, by path relative to the root."""
         return {str(file): self._hash(file) for module in modules for file in self.made_of(module)}
 
     def made_of(self, module: Path) -> set[Path]:
-        """The files that a module imports, transitively, and itself; all relative to the root.
+        """A module and the files that it imports, transitively, relative to the root.
 
-        Every import statement counts, also one inside a function, and so do the packages that Python runs on the way
-        and the templates beside a module. What is imported by name at run time, a family's file, does not show.
+        All import statements count, even those inside functions, as do the packages that Python imports on the way and
+        the templates beside a module. Modules imported by name at run time, such as families, are not found.
         """
         found: set[Path] = set()
         queue = [module]
@@ -86,7 +86,7 @@ class Code:
 
     def _look_up(self, file: Path) -> set[Path]:
         names = set(_imported_names(_parse(self._root / file, file)))
-        names.add(".".join(file.with_suffix("").parts))  # for the packages that it lies in
+        names.add(".".join(file.with_suffix("").parts))  # for the packages that contain it
         files = {found for name in names if name.split(".")[0] in PACKAGES for found in _files_of(name)}
         beside = (self._root / file.parent / "templates").glob("*")
         templates = {other.relative_to(self._root) for other in beside if other.suffix in TEMPLATES}
@@ -109,7 +109,7 @@ def _imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def _files_of(name: str) -> Iterator[Path]:
-    """Where Python would find a dotted name and the packages on the way to it; not all of these exist."""
+    """Where Python looks for a dotted name and the packages on the way; not all of these files exist."""
     parts = name.split(".")
     for i in range(1, len(parts) + 1):
         yield Path(*parts[:i]).with_suffix(".py")
@@ -117,10 +117,10 @@ def _files_of(name: str) -> Iterator[Path]:
 
 
 def what_it_says(path: Path) -> str:
-    """A file's text without what changes nothing: the same under every version of Python.
+    """A file's text without everything that has no effect; the same under every version of Python.
 
-    Of a module comments, docstrings and blank lines; of a template its comments; a style sheet's stand in the page.
-    Raises BakeoffError, naming the file and the line, if a module is no Python.
+    Modules lose comments, docstrings and blank lines; templates lose their comments; style sheets stay, as they are
+    copied into the page. Raises BakeoffError, naming file and line, if a module is not valid Python.
     """
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".j2":
@@ -139,12 +139,12 @@ def _code(tree: ast.Module, text: str) -> str:
 
 
 def _inside_strings(tree: ast.AST) -> set[int]:
-    """The rows whose ends lie in a string, where blanks count."""
+    """Rows that end inside a string, where trailing blanks matter."""
     strings = (node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr | ast.Constant))
     return {row for node in strings for row in range(node.lineno - 1, (node.end_lineno or node.lineno) - 1)}
 
 
-Span = tuple[tuple[int, int], tuple[int, int]]  # from a row and column of characters to another, counted from 0
+Span = tuple[tuple[int, int], tuple[int, int]]  # from one row and column of characters to another, from 0
 
 
 def _docstrings(tree: ast.AST, lines: list[str]) -> Iterator[Span]:
@@ -172,4 +172,4 @@ def _parse(path: Path, named: Path) -> ast.Module:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         where = f" line {error.lineno}:" if isinstance(error, SyntaxError) else ""
-        raise BakeoffError(f"{named}:{where} not valid Python ({error}); mend it and run again") from None
+        raise BakeoffError(f"{named}:{where} not valid Python ({error}); fix it and run again") from None

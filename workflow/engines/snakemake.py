@@ -1,8 +1,8 @@
-"""Snakemake as DVC's other pair of hands: the graph and what is out of date come from DVC, the results go back to it.
+"""Snakemake as a second engine: DVC provides the graph and what is out of date, and gets the results.
 
-DVC alone decides what has changed (by content, from `dvc.lock`), so the two engines cannot disagree: Snakemake runs
-what `dvc status` calls changed, and what depends on it, several stages at a time. Stages that have finished are
-committed to DVC while others run, so that a run that is cut off loses next to nothing.
+Only DVC decides what has changed (by content, from `dvc.lock`), so the two engines cannot disagree: Snakemake runs what
+`dvc status` reports as changed, and everything that depends on it, several stages at a time. Finished stages are
+committed to DVC while others run, so that an interrupted run loses almost nothing.
 """
 
 import atexit
@@ -27,14 +27,14 @@ from workflow.params import Params
 from workflow.paths import CHECKED, DVC_LOCK, LEDGER
 from workflow.training.checkpoint import drop_if_recorded
 
-# What the Snakefile itself does before it plans, so no input of a rule: Snakemake would look no further at what depends
-# on a job that is to run. That the parameters are good, and which code each stage is made of.
-GATES = ([str(CHECKED)], [str(LEDGER)])  # outputs of the stages that do so
+# Outputs of the stages that check the parameters and write the ledger. The Snakefile does their work before it plans,
+# so they are not inputs of rules: Snakemake does not examine what depends on a job that will run.
+GATES = ([str(CHECKED)], [str(LEDGER)])
 MARKER = Path(".snakemake/changed")
 PLAN = Path(".snakemake/plan.json")
-ORDER = Path(".snakemake/order.json")  # of dvc.lock, before a run that has not ended yet and as it left it last
-COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; what took long is committed at once
-LEAST_SHARE = 20  # at least so many times as long as a commit took goes by before the next
+ORDER = Path(".snakemake/order.json")  # of stages in dvc.lock: before an unfinished run, and as it last left them
+COMMIT_EVERY, LONG = 20.0, 10.0  # seconds; stages that took long are committed at once
+LEAST_SHARE = 20  # the pause between two commits is at least this many times as long as a commit took
 
 
 @dataclass(frozen=True)
@@ -48,29 +48,29 @@ class Stage:
     outputs: tuple[str, ...]
     threads: int
     resources: dict[str, Any]
-    local: bool  # runs where the engine does, not on a cluster's node
+    local: bool  # runs on the engine's machine, not on a cluster node
     changed: bool
     priority: int = 0
 
     @property
     def kind(self) -> str:
-        """The name of all stages that do the same for other models and seeds: `evaluate` of `evaluate@vae-0`."""
+        """The name that it shares with the stages of other models and seeds: `evaluate` of `evaluate@vae-0`."""
         return self.name.partition("@")[0]
 
 
 def planned() -> list[Stage]:
-    """The stages of the run that holds this folder, for a process of Snakemake that does one of its jobs.
+    """The stages of the run that holds this folder, for a Snakemake process that executes one of its jobs.
 
-    On a cluster there are two for each job; DVC, which takes seconds to load and keeps its lock to the first, they need
-    not ask.
+    On a cluster there are two such processes per job. They need not load DVC, which takes seconds and whose lock the
+    main process holds.
     """
     return [Stage(**stage) for stage in read_json(PLAN)]
 
 
 def visible_gpus() -> int:
-    """How many GPUs there are for jobs, of which each has one: all, or those that CUDA_VISIBLE_DEVICES names.
+    """Number of GPUs for jobs, one each: all, or those in CUDA_VISIBLE_DEVICES.
 
-    Without torch, which takes a second to load.
+    This does without torch, which takes a second to import.
     """
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return sum(name.strip() not in ("", "-1") for name in named.split(","))
@@ -82,7 +82,7 @@ def visible_gpus() -> int:
 
 
 def refuse_config(config: dict[str, Any]) -> None:
-    """Raise BakeoffError if parameters come by Snakemake's own way, of which DVC would know nothing."""
+    """Raise BakeoffError if parameters are passed to Snakemake directly, unknown to DVC."""
     if config:
         raise BakeoffError(
             f"--config, --configfile: {', '.join(config)}: parameters are in params.yaml; change them there"
@@ -90,7 +90,7 @@ def refuse_config(config: dict[str, Any]) -> None:
 
 
 def refuse_without_running(workflow: Any) -> None:
-    """Raise BakeoffError if Snakemake would call jobs finished that have not run: DVC would take them for runs."""
+    """Raise BakeoffError for options that make Snakemake report jobs as finished that have not run."""
     if workflow.touch:
         raise BakeoffError("--touch: would pass old outputs off as new ones; run without it, nothing has been touched")
     if workflow.remote_execution_settings.immediate_submit:
@@ -98,7 +98,10 @@ def refuse_without_running(workflow: Any) -> None:
 
 
 class Graph:
-    """The stages of dvc.yaml in this folder, resolved by DVC."""
+    """The stages of dvc.yaml in this folder, as DVC resolves them.
+
+    Creating it updates the ledger and repairs DVC's locks.
+    """
 
     def __init__(self, settings: Params) -> None:
         from dvc.exceptions import DvcException
@@ -112,9 +115,9 @@ class Graph:
         try:
             self._repo = Repo()
             index = self._repo.index
-            # The order in which `dvc repro` would come to them, and so the order of a new dvc.lock.
+            # The order in which `dvc repro` would run them, and so the order of a new dvc.lock.
             ordered = plan_repro(index.graph, index.stages)
-            with self._repo.lock:  # what `dvc status` does, which reads dvc.yaml and dvc.lock once more before
+            with self._repo.lock:  # as `dvc status`, which would first read dvc.yaml and dvc.lock again
                 changed = {stage.addressing for stage in ordered if stage.status()}
         except LockError as error:
             raise _busy(error) from None
@@ -136,19 +139,19 @@ class Graph:
         ]
         self._rank(index.graph, ordered)
         self._stages = {stage.addressing: stage for stage in ordered}
-        self._pending: list[str] = []  # stages whose jobs are over
-        self._started: dict[int, float] = {}  # jobs under way, and since when on the monotonic clock
-        self._noted: set[int] = set()  # jobs that are over and, but for those pending, committed
+        self._pending: list[str] = []  # stages whose jobs have finished, still to be committed
+        self._started: dict[int, float] = {}  # running jobs, and when they started on the monotonic clock
+        self._noted: set[int] = set()  # finished jobs, committed unless pending
         self._finished: Callable[[], dict[int, str]] = dict
-        self._committed, self._cost = 0.0, 0.0  # when, on the monotonic clock; seconds that it took
+        self._committed, self._cost = 0.0, 0.0  # time of the last commit on the monotonic clock, and its duration
         self._lock = _Lock()
         self._locked_before = self._read_order()
         self._order = [stage.addressing for stage in ordered]
 
     def _rank(self, graph: Any, ordered: list[Any]) -> None:
-        """Give each stage its priority: first what the longest chain of others waits for, then as in params.yaml.
+        """Set priorities: stages with the longest chain of dependents first, then in the order of params.yaml.
 
-        So all models are trained before the first is drawn from, and what is short is left to fill the gaps at the end.
+        So all models are trained before the first is sampled from, and short stages are left to fill gaps at the end.
         """
         behind: dict[Any, int] = {}
         for stage in reversed(ordered):
@@ -160,7 +163,7 @@ class Graph:
         self.stages = [replace(stage, priority=priorities[stage.name]) for stage in self.stages]
 
     def _mark_changed(self, changed: Collection[str]) -> None:
-        """Mark these stages, by name, and all that depends on them."""
+        """Mark stages, by name, and everything that depends on them as changed."""
         dirty = {stage.name for stage in self.stages if stage.changed}
         for place, stage in enumerate(self.stages):
             if stage.name in changed or dirty & self._upstream[stage.name]:
@@ -168,10 +171,10 @@ class Graph:
                 self.stages[place] = replace(stage, changed=True)
 
     def heed(self, asked: Any) -> None:
-        """Mark what Snakemake's -R and -f ask for, and all behind it, which Snakemake would take for up to date.
+        """Mark what Snakemake's -R and -f request, and all dependents, which Snakemake would take to be up to date.
 
-        asked: Snakemake's settings of what to run; the first call counts. Names may be of rules, kinds of stages or
-        outputs. Raises BakeoffError if --until or --omit-from name a kind, as Snakemake would cut nothing off there.
+        asked: Snakemake's settings of what to run, with names of rules, kinds of stages or outputs; only the first call
+        counts. Raises BakeoffError if --until or --omit-from name a kind, where Snakemake would cut nothing off.
         """
         if self._heeded:
             return
@@ -188,26 +191,26 @@ class Graph:
 
     @property
     def checked(self) -> bool:
-        """Whether the parameters are those that the stage `check` has already found good."""
+        """Whether the stage `check` has already accepted the present parameters."""
         return not any(stage.changed for stage in self.stages if stage.outputs == (str(CHECKED),))
 
     def mark(self) -> str:
-        """A file newer than every output, with new contents each time: the reason for which changed stages run."""
+        """Write a file newer than all outputs, with new content each time: an input that makes changed stages run."""
         MARKER.parent.mkdir(exist_ok=True)
         MARKER.write_text(str(time.time_ns()), encoding="utf-8")
         return str(MARKER)
 
     def hold(self) -> None:
-        """Keep all outputs to this process until it ends, however it does: DVC's commands and other runs are refused.
+        """Lock all outputs until this process ends, however it does: DVC commands and other runs are rejected.
 
-        Leaves the plan where jobs on other machines find it.
-        Raises BakeoffError, which names the process, if another one is at work on some of them.
+        Writes the plan for jobs on other machines. Raises BakeoffError, naming the process, if another one is working
+        on some of the outputs.
         """
         from dvc.lock import LockError
         from dvc.rwlock import rwlock
 
         paths = [out.fs_path for stage in self._stages.values() for out in stage.outs]
-        command = " ".join(sys.argv)  # as DVC's own: a process is told from another by its number and its command
+        command = " ".join(sys.argv)  # as DVC does: a process is identified by its number and command
         held = rwlock(self._repo.tmp_dir, self._repo.fs, command, [], paths, self._repo.config["core"]["hardlink_lock"])
         try:
             held.__enter__()
@@ -217,20 +220,23 @@ class Graph:
         write_text(PLAN, json.dumps([asdict(stage) for stage in self.stages]))
 
     def note_checked(self) -> None:
-        """Commit the stage `check`, as this process has done its work, also if its job is not asked for."""
+        """Commit the stage `check`, whose work this process has done, even if its job was not requested."""
         self._pending += [stage.name for stage in self.stages if stage.outputs == (str(CHECKED),)]
 
     def committer(self, finished: Callable[[], dict[int, str]]) -> logging.Handler:
         """A handler for Snakemake's log that commits stages to DVC as their jobs finish.
 
-        finished: gives number and rule of the jobs that are over. Snakemake tells of an end only if it is not quiet, of
-        a start unless `--quiet all`, and there is one after each end that others wait for; `settle` does what is left.
+        It reacts to the start of jobs, which Snakemake logs unless run with `--quiet all`, whereas it logs their end
+        only if not quiet at all. A job that others wait for is followed by a start; `settle` commits the rest.
+
+        Args:
+            finished: returns numbers and rules of the finished jobs.
         """
         self._finished = finished
         return _OnJobsStarted(self._take_note)
 
     def _take_note(self, jobs: Iterable[int]) -> None:
-        """Commit what has finished, now or soon, and remember that these jobs have started."""
+        """Commit finished jobs, now or soon, and note that the given jobs have started."""
         now, longest = time.monotonic(), 0.0
         for job, rule in self._finished().items():
             if job not in self._noted:
@@ -242,21 +248,21 @@ class Graph:
             self._commit_pending()
 
     def settle(self, done: bool = False) -> None:
-        """Commit what could not be committed before; done: whether the run has come to its end."""
+        """Commit everything that is still pending; done: whether the run has finished successfully."""
         self._take_note(())
         if error := self._commit_pending():
             names = " ".join(self._pending)
-            print(f"error: DVC does not know yet of {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
+            print(f"error: not committed to DVC: {names} ({error}); run `dvc commit -f {names}`", file=sys.stderr)
         elif done:
             ORDER.unlink(missing_ok=True)
 
     def record_ledger(self) -> None:
-        """Commit the ledger, which the Snakefile has brought up to date, also where there was nothing else to do."""
+        """Commit the ledger, which the Snakefile has updated, even if there was nothing else to do."""
         if self._unrecorded:
             self.settle()
 
     def _commit_pending(self) -> str | None:
-        """`dvc commit -f` of all pending stages at once; returns why it could not be done, if so."""
+        """`dvc commit -f` for all pending stages at once; returns the reason if it fails."""
         from dvc.exceptions import DvcException
         from dvc.stage.serialize import to_lockfile
 
@@ -269,10 +275,10 @@ class Graph:
                 for stage in stages:
                     stage.save()
                     stage.commit(relink=False)
-                # Copies: what two stages share, DVC, which writes one after the other, has in each of them.
+                # Copies, because the writer would turn shared objects into anchors; DVC writes stages one by one.
                 locked = {stage.addressing: copy.deepcopy(to_lockfile(stage)[stage.addressing]) for stage in stages}
                 self._write_lock(self._lock.read() | locked)
-        except (DvcException, BakeoffError) as error:  # another DVC command holds the lock, or dvc.lock was edited
+        except (DvcException, BakeoffError) as error:  # another DVC command holds the lock, or dvc.lock is invalid
             return str(error)
         for stage in stages:
             if stage.addressing.startswith("train@"):
@@ -287,8 +293,8 @@ class Graph:
     def _write_lock(self, stages: dict[str, Any]) -> None:
         """Write dvc.lock as `dvc repro` would, which appends new stages in the order of the graph.
 
-        Snakemake ends them in any order, and a run that was cut off is gone on with: so what was there before it began
-        is kept beside.
+        Snakemake finishes stages in any order, and an interrupted run may be resumed, so the stages that were there
+        before the run are recorded in a file.
         """
         before = self._locked_before
         new = [name for name in self._order if name in stages and name not in before]
@@ -298,7 +304,7 @@ class Graph:
         write_text(ORDER, json.dumps({"before": before, "after": names}))
 
     def _read_order(self) -> list[str]:
-        """The stages of dvc.lock before this run, or before one that was cut off if nobody has written it since."""
+        """Stages of dvc.lock before this run, or before an interrupted one if dvc.lock has not changed since."""
         names = list(self._lock.read())
         with contextlib.suppress(BakeoffError, KeyError, TypeError):
             known = read_json(ORDER)
@@ -308,10 +314,10 @@ class Graph:
 
 
 class _Lock:
-    """dvc.lock, read and written as a whole by DVC's own reader and writer.
+    """dvc.lock, read and written as a whole by DVC's own parser and writer.
 
-    DVC itself does so for each stage that it records, which takes a second or more; the text that was written last need
-    not be read again.
+    DVC itself parses it for every stage that it records, which takes a second or more; here, text that was written last
+    is not parsed again.
     """
 
     PATH = DVC_LOCK
@@ -320,7 +326,7 @@ class _Lock:
         self._text, self._content = "", dict[str, Any]()
 
     def read(self) -> dict[str, Any]:
-        """What the file says of each stage, by name; raises BakeoffError if it cannot be read."""
+        """The entries of all stages, by name; raises BakeoffError if the file cannot be read."""
         from dvc.exceptions import DvcException
         from dvc.utils.serialize import parse_yaml
 
@@ -329,12 +335,12 @@ class _Lock:
             try:
                 self._text, self._content = text, parse_yaml(text, str(self.PATH))
             except DvcException as error:
-                raise BakeoffError(f"{error}; take it from git again, or delete it") from None
+                raise BakeoffError(f"{error}; restore it from git, or delete it") from None
         stages: dict[str, Any] = self._content.get("stages", {})
         return stages
 
     def write(self, stages: dict[str, Any]) -> None:
-        """Replace all stages by these."""
+        """Replace the entries of all stages."""
         from dvc.utils.serialize import dumps_yaml
 
         self._content = {"schema": "2.0", **self._content, "stages": stages}
@@ -343,13 +349,13 @@ class _Lock:
 
 
 def _busy(error: Exception) -> BakeoffError:
-    """DVC's words for who holds a lock, in one line, without its advice to delete files."""
+    """DVC's message on who holds a lock, in one line, without its advice to delete files."""
     words = " ".join(str(error).split()).partition(" If there are no processes")[0]
     return BakeoffError(f"{words}; wait for it, or end it, and run again")
 
 
 class _OnJobsStarted(logging.Handler):
-    """Calls `react` with the numbers of jobs that are about to start."""
+    """Calls `react` with the numbers of jobs that start."""
 
     def __init__(self, react: Callable[[Iterable[int]], None]) -> None:
         super().__init__()
@@ -363,7 +369,7 @@ class _OnJobsStarted(logging.Handler):
 
 
 def _describe(stage: Any, produced: list[str]) -> Stage:
-    """One stage for Snakemake; a folder among its dependencies stands for all that other stages write there."""
+    """A stage for Snakemake; a folder among its dependencies stands for everything that other stages write there."""
     inputs: list[str] = []
     for path in (dep.def_path for dep in stage.deps if type(dep).__name__ == "Dependency"):
         if path == str(CHECKED) or path.startswith(f"{LEDGER}/"):

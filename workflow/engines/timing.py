@@ -1,7 +1,7 @@
-"""Durations and facts about the machine: volatile, so never an output, and kept by the content of the model.
+"""Durations and facts about the machine: they vary, so they are not outputs, and are stored by the model's hash.
 
-A model that comes back from DVC's cache, or from another machine, so has what was measured of these very weights in
-this folder, or nothing.
+A model that comes back from DVC's cache or from another machine thus has the timings that were measured of exactly
+these weights in this folder, or none.
 """
 
 import os
@@ -22,16 +22,22 @@ STAGES = ("train", "sample", "evaluate")
 
 
 def record(model: Path, stage: str, facts: dict[str, Any], device: "torch.device") -> None:
-    """Keep what `stage` measured of the model in this file, and where it ran.
+    """Store what a stage measured of a model, and on which machine.
 
-    Each stage has a file of its own, so none has to read what another is writing.
+    Each stage has its own file, so that none has to read what another is writing.
+
+    Args:
+        model: file of the weights.
+        stage: one of `STAGES`.
+        facts: measurements by name.
+        device: that the stage ran on.
     """
     weights = sha256(model)
     write_json(_file(weights, stage), {**facts, "host": host(device)})
 
 
 def read(weights: str) -> dict[str, Any]:
-    """By stage, what was measured of a model whose file has this SHA-256; {} if nobody measured these weights here."""
+    """Measurements by stage of the model whose file has this SHA-256; {} if there are none here."""
     files = {stage: _file(weights, stage) for stage in STAGES}
     return {stage: read_json(file) for stage, file in files.items() if file.exists()}
 
@@ -41,7 +47,7 @@ def _file(weights: str, stage: str) -> Path:
 
 
 def host(device: "torch.device") -> dict[str, Any]:
-    """The machine, the interpreter and the packages that results depend on."""
+    """The machine, the Python version and the packages that results depend on."""
     return {
         "device": _gpu(device) if device.type == "cuda" else "cpu",
         "processor": _processor(),
@@ -53,7 +59,7 @@ def host(device: "torch.device") -> dict[str, Any]:
 
 
 def _gpu(device: "torch.device") -> str:
-    import torch  # which those who only read have no use for
+    import torch  # not needed for reading
 
     return torch.cuda.get_device_name(device)
 

@@ -33,8 +33,8 @@ def verify() -> str:
         raise BakeoffError(
             f"{params.PATH}: not the committed one, whose results are published: nothing to compare with"
         )
-    published = _recorded(_committed(DVC_LOCK))
-    here = _outputs()
+    here, declared = _outputs()
+    published = {path: digest for path, digest in _recorded(_committed(DVC_LOCK)).items() if path in declared}
     different = [name for name, digest in published.items() if here.get(name) != digest]
     if not different:
         return f"{len(published)} of {len(published)} outputs are byte for byte the published ones"
@@ -62,12 +62,16 @@ def _recorded(lock: bytes) -> dict[str, str]:
     return {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
 
 
-def _outputs() -> dict[str, str]:
-    """The hash of every output that is there, by path, as DVC computes it."""
+def _outputs() -> tuple[dict[str, str], set[str]]:
+    """The hash of every output that is there, by path, as DVC computes it; and the paths of all that there should be.
+
+    DVC leaves stages in `dvc.lock` that are no longer in `dvc.yaml`.
+    """
     from dvc.repo import Repo
 
     with (repo := Repo()).lock:
-        return {out.def_path: out.get_hash().value for out in repo.index.outs if out.exists}
+        outs = list(repo.index.outs)
+        return {out.def_path: out.get_hash().value for out in outs if out.exists}, {out.def_path for out in outs}
 
 
 def _likely_cause(missing: list[str]) -> str:

@@ -1,1 +1,1 @@
-"""What is measured of every model, by the same extractor on the same images."""
+"""Evaluation of all models with the same feature extractor on the same images."""

@@ -1,10 +1,10 @@
-"""The network that is trained on the same images, and whose features the metrics use: a classifier p(y|x).
+"""The feature extractor that is trained on the same images: a classifier p(y|x).
 
-Of images without classes it learns to tell by how far a picture was turned (Gidaris, Singh & Komodakis 2018,
-Unsupervised Representation Learning by Predicting Image Rotations), which takes an eye for what is in it.
+On images without classes it learns to predict rotations (Gidaris, Singh & Komodakis 2018, Unsupervised Representation
+Learning by Predicting Image Rotations), which requires features of their content.
 
-Distances on its features are comparable between the models of one report, not with figures of papers, which use
-Inception. It is discriminative, so it does not stand behind the contract of the generative models.
+Distances on its features can be compared between the models of one report, but not with figures of papers, which use
+Inception. It is discriminative, so the contract of the generative models does not apply to it.
 """
 
 import copy
@@ -29,10 +29,10 @@ from workflow.training.optimizer import AdamW
 
 @dataclass(frozen=True)
 class Outputs:
-    """What an extractor makes of images, on the CPU.
+    """The output of an extractor, on the CPU.
 
-    features: float32 (N, d). logits: float32 (N, K) of some classes of pictures, for the Inception Score, None if it
-    knows none. classes: int64 (N,), the likeliest of the classes of the data, None if it does not know those.
+    features: float32 (N, d). logits: of any classes, for the Inception Score, float32 (N, K); None if it has none.
+    classes: the likeliest of the classes of the data, int64 (N,); None if it does not know those.
     """
 
     features: Tensor
@@ -41,18 +41,24 @@ class Outputs:
 
 
 class FeatureExtractor(Protocol):
-    """What the evaluation asks of a network."""
+    """A network that the evaluation can use."""
 
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
-        """Features, and classes if it knows any, of images uint8 (N, C, H, W) on any device, `batch_size` at a time."""
+        """The output for images x, uint8 (N, C, H, W), on any device, computed `batch_size` at a time."""
 
 
 class Classifier(nn.Module):
     """Three convolutions and a hidden layer, whose activations are the features.
 
-    classes: of the data; 0: none, so that it learns the turns of pictures. channelwise: the same network reads each
-    channel as a picture by itself; the class of the whole is the number that the channels' classes spell, and the
-    features stand side by side.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        classes: of the data; 0 if there are none, then it learns rotations.
+        channels: of the first convolution; twice as many of the others.
+        features: size of the hidden layer.
+        dropout: during training.
+        channelwise: whether the same network reads each colour channel as an image of its own. The class of the whole
+            is the number that the classes of the channels spell, and their features are concatenated.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class Classifier(nn.Module):
         self.arguments = {**sizes, "dropout": dropout, "channelwise": channelwise}
         self.sees_classes = classes > 0
         colours, height, width = shape
-        self.turns = (0, 1, 2, 3) if height == width else (0, 2)  # quarters, as far as they keep the shape
+        self.turns = (0, 1, 2, 3) if height == width else (0, 2)  # quarter turns that keep the shape
         if channelwise:
             classes = round(classes ** (1 / colours))
             colours = 1
@@ -95,7 +101,7 @@ class Classifier(nn.Module):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What it is called before the name of a measure, what it is, and what its distances may be compared with."""
+        """Its name, a description, and what its distances can be compared with, for the report."""
         kind = ("classifier", "a small classifier trained on the same images, not the Inception network")
         if not self.sees_classes:
             about = "a small network trained to tell by how far each of these images, which have no classes, was turned"
@@ -103,7 +109,7 @@ class Classifier(nn.Module):
         return {"name": kind[0], "about": kind[1], "comparable": "nothing outside this page"}
 
     def features(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). Activations of the hidden layer, float (N, features), channelwise (N, C features)."""
+        """Activations of the hidden layer for images x, uint8 (N, C, H, W): float (N, features or C · features)."""
         pictures = x.float() / (self.levels - 1)
         if self.channelwise:
             pictures = pictures.flatten(0, 1).unsqueeze(1)
@@ -111,9 +117,14 @@ class Classifier(nn.Module):
         return hidden.view(len(x), -1)
 
     def task(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """What it learns: images with their classes, or in every turn, one after the other, with the turn's number.
+        """The training task: images with their classes, or images in each of T rotations with its index.
 
-        x: uint8 (N, C, H, W), labels: int64 (N,), and so is what is returned, or T times as many for T turns.
+        Args:
+            x: images, uint8 (N, C, H, W).
+            labels: their classes, int64 (N,).
+
+        Returns:
+            Images and targets, of the same shapes; T times as many for rotations.
         """
         if self.sees_classes:
             return x, labels
@@ -121,11 +132,11 @@ class Classifier(nn.Module):
         return turned, torch.arange(len(self.turns), device=x.device).repeat_interleave(len(x))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits (N, classes), or of turns, of what `features` gives."""
+        """Logits of classes or rotations, (N, K), from what `features` returns."""
         if not self.channelwise:
             logits: Tensor = self.head(features)
             return logits
-        # p of a number is the product of its digits': their logarithms added, each digit along a dimension of its own.
+        # The probability of a number is the product of those of its digits; each digit has its own dimension.
         parts: Tensor = self.head(features.unflatten(1, (self.shape[0], -1))).log_softmax(-1)
         total = parts[:, 0]
         for part in parts.unbind(1)[1:]:
@@ -133,12 +144,12 @@ class Classifier(nn.Module):
         return total
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). Logits, float (N, classes), or of turns."""
+        """Logits of classes or rotations, float (N, K), for images x, uint8 (N, C, H, W)."""
         return self.logits(self.features(x))
 
     @torch.no_grad()
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
-        """As `FeatureExtractor` asks."""
+        """As in `FeatureExtractor`."""
         device = next(self.parameters()).device
 
         def read(rows: range, _: Generator) -> tuple[Tensor, Tensor]:
@@ -150,7 +161,7 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def answers(self, images: ImageSet, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Logits float32 (M, classes or turns) of its task on images, and what is right, int64 (M,); on the CPU."""
+        """Logits of its task on images, float32 (M, K), and the targets, int64 (M,), on the CPU."""
         device = next(self.parameters()).device
         tasks = (self.task(x.to(device), labels) for x, labels in images.split(batch_size))
         logits, right = zip(*((self(x).cpu(), wanted.cpu()) for x, wanted in tasks), strict=True)
@@ -168,9 +179,20 @@ def fit_classifier(
     seed: int,
     channelwise: bool = False,
 ) -> Classifier:
-    """Train a classifier; the weights are those that did best on `valid`. In evaluation mode, on `device`.
+    """Train a classifier and keep the weights that did best on the validation images.
 
-    classes: 0 if the images have none. seed: one of the settings' seeds.
+    Args:
+        train: images to train on.
+        valid: images to choose the best weights by.
+        levels: pixel values are 0..levels-1.
+        classes: of the data; 0 if there are none.
+        settings: the section `extractor` of the parameters.
+        device: to train on.
+        seed: one of the settings' seeds.
+        channelwise: whether each colour channel has a class of its own.
+
+    Returns:
+        The classifier, in evaluation mode on `device`.
     """
     torch.manual_seed(seed)
     shape = tuple(train.images.shape[1:])
@@ -209,9 +231,9 @@ def fit_classifier(
 
 
 def one_cycle(lr: float, steps: int) -> Iterator[tuple[float, float]]:
-    """Learning rate and first beta of each step: up to `lr` in the first 0.3 of them, then down to next to nothing.
+    """Learning rate and first beta of each step: up to `lr` in the first 30 %, then down to almost zero.
 
-    As of torch's OneCycleLR, which wants torch's own optimiser (Smith & Topin 2018, Super-Convergence).
+    As torch's OneCycleLR, which requires torch's own optimiser (Smith & Topin 2018, Super-Convergence).
     """
 
     def between(start: float, end: float, share: float) -> float:
@@ -227,7 +249,7 @@ def one_cycle(lr: float, steps: int) -> Iterator[tuple[float, float]]:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Share of images whose likeliest class, or turn, is right. logits: (N, classes), labels: int64 (N,)."""
+    """Share of images whose likeliest class is right. logits: (N, K), labels: int64 (N,)."""
     return float((logits.argmax(1) == labels).double().mean())
 
 

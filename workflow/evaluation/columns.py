@@ -29,6 +29,7 @@ class Column:
         spread: key of the measure's own standard deviation within one run, in `metrics.json`.
         within: key of the fact that two models must share for their values to be comparable.
         unconditional: values are comparable only between models that are not class-conditional.
+        counted: it is counted rather than estimated, so any difference between two models is one.
         on_features: it is measured on the extractor's features, so values of two extractors are not comparable.
         missing_for: which models or data have no value here; "" if every run must have one.
 
@@ -44,6 +45,7 @@ class Column:
     spread: str = ""
     within: str = ""
     unconditional: bool = False
+    counted: bool = False
     on_features: bool = False
     missing_for: str = ""
 
@@ -222,8 +224,7 @@ GENERATION = (
         form="percent",
         better="higher",
         missing_for="models that are not class-conditional, and data whose classes the feature extractor does not know",
-        measures="Share of images drawn for a requested class that the classifier assigns to that class; for "
-        "class-conditional models.",
+        measures="Share of images drawn for a requested class that the classifier assigns to that class.",
         note="The classifier’s own errors limit it, and it is blind to variety within a class.",
     ),
     Column(
@@ -231,7 +232,7 @@ GENERATION = (
         path="nearest_neighbour.ratio",
         title="neighbour ratio",
         form=2,
-        missing_for="data of which at least half of the test images are training images, too",
+        missing_for="data where at least half of the test images are also training images",
         measures="Median pixel distance from a sample to its nearest training image, relative to that of real test "
         "images: near 1 is healthy, far below 1 suggests memorisation, far above 1 means samples unlike the data.",
         note="It is a distance between pixels: a blurred image is close to everything, an image shifted by one pixel "
@@ -310,6 +311,7 @@ UNDERSTANDING = (
 COST = (
     Column(
         key="parameters",
+        counted=True,
         title="parameters",
         form="count",
         measures="Number of trained parameters.",
@@ -317,6 +319,7 @@ COST = (
     ),
     Column(
         key="gflops_per_sample",
+        counted=True,
         title="GFLOPs per image",
         form="significant",
         better="lower",
@@ -327,6 +330,7 @@ COST = (
     ),
     Column(
         key="passes_in_sequence",
+        counted=True,
         title="sequential passes",
         form="count",
         better="lower",

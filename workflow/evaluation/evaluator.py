@@ -1,6 +1,6 @@
-"""Every measure that the theory allows, for every family the same.
+"""Every metric that a model allows, computed in the same way for all families.
 
-What is measured depends on what a model can do (the protocols of `models/base.py`), never on which family it is.
+What is measured depends on what a model can do (the protocols in `models/base.py`), never on its family.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -45,9 +45,9 @@ LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
     "inception": lambda path: [load_inception(path)],
 }
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
-CLASS_ROWS, COLUMNS = 6, 20  # of the grid with a column a class
-PROBED = 20_000  # training images that a linear probe learns from, at the most
-SOME = 2048  # images that are turned into float64 at once
+CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
+PROBED = 20_000  # training images that a linear probe is fitted to, at most
+CONVERTED = 2048  # images converted to float64 at once
 OUTSIDE = 100  # out-of-distribution inputs of each kind
 BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
@@ -56,7 +56,8 @@ BITS = "bits of "  # begins the names of the bits/dim among the pictures
 class Evaluator:
     """The extractors of features and the real images against which all samples are judged.
 
-    measured: what `real` is, where that is known.
+    extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
+    `evaluate` of the parameters. measured: the value of `real`, if it is known already.
     """
 
     extractors: Sequence[FeatureExtractor]
@@ -77,7 +78,14 @@ class Evaluator:
         x: Tensor,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """What `work` makes of each row of x, in batches on the model's device; on the CPU."""
+        """Results of `work` on the rows of x, computed in batches on the model's device, concatenated on the CPU.
+
+        Args:
+            model: whose device is used.
+            work: from a batch of rows and a generator to one result per row.
+            x: (N, *S), on any device.
+            generator: of the random numbers, on the model's device.
+        """
 
         def of_batch(rows: range, random: torch.Generator) -> Tensor:
             return work(x[rows.start : rows.stop].to(model.device), random).cpu()
@@ -135,7 +143,7 @@ class Evaluator:
 
     @cached_property
     def probed(self) -> ImageSet:
-        """The training images that a linear probe learns from: at most `PROBED`, evenly spaced."""
+        """The training images that a linear probe is fitted to: at most `PROBED`, evenly spaced."""
         chosen = spread(len(self.train), PROBED)
         return ImageSet(self.train.images[chosen], self.train.labels[chosen])
 
@@ -150,7 +158,7 @@ class Evaluator:
         return torch.stack([probe_hits(train, labels, test, test_labels, strength) for labels, test_labels in pairs])
 
     def _parts(self, labels: Tensor) -> list[Tensor]:
-        """Classes int64 (N,); of stacked pictures the digits that spell them, one tensor int64 (N,) a channel."""
+        """Classes, int64 (N,); for stacked images the digits that spell them, one int64 (N,) per channel."""
         if not self.card.channelwise:
             return [labels]
         channels = self.card.shape[0]
@@ -257,7 +265,7 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
     if isinstance(model, HasReconstruct):
         x, reconstruct = evaluator.test.images, model.reconstruct
         back = evaluator.over(model, lambda x, _: reconstruct(x), x)
-        pairs = zip(back.split(SOME), x.split(SOME), strict=True)
+        pairs = zip(back.split(CONVERTED), x.split(CONVERTED), strict=True)
         squares = [((b.double() - a.double()) / (evaluator.card.levels - 1)).square() for b, a in pairs]
         error = float(sum(part.sum() for part in squares) / x.numel())
         per_image["reconstruction_mse"] = torch.cat([part.flatten(1).mean(1) for part in squares]).float()

@@ -1,6 +1,6 @@
-"""The standard Inception network of FID, KID and the Inception Score, as torch-fidelity has it.
+"""The standard Inception network of FID, KID and the Inception Score, in torch-fidelity's implementation.
 
-Its weights were converted from TensorFlow's file of 2015-12-05, from which the figures of papers come (Heusel et al.
+Its weights were converted from TensorFlow's file of 2015-12-05, with which papers compute their figures (Heusel et al.
 2017, Salimans et al. 2016). It knows the classes of ImageNet, not those of the data.
 """
 
@@ -33,16 +33,18 @@ FACTS = {
 
 
 class Inception(nn.Module):
-    """Features before the last layer, and what that makes of them without its bias, as torch-fidelity takes them.
+    """Features before the last layer, and that layer's output without its bias, as in torch-fidelity.
 
-    tensors: of the network, by their names. levels: of the images, which are stretched to 256.
+    Args:
+        tensors: of the network, by name.
+        levels: pixel values are 0..levels-1; they are stretched to 0..255.
     """
 
     def __init__(self, tensors: dict[str, Tensor], levels: int) -> None:
         super().__init__()
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-        file = io.BytesIO()  # it has no other way in
+        file = io.BytesIO()  # the only way to load weights into it
         torch.save(tensors, file)
         file.seek(0)
         self.network = FeatureExtractorInceptionV3("inception", [str(FEATURES), "logits_unbiased"], file)
@@ -50,7 +52,7 @@ class Inception(nn.Module):
 
     @torch.no_grad()
     def outputs(self, x: Tensor, batch_size: int) -> Outputs:
-        """As `FeatureExtractor` asks: features (N, 2048) and logits (N, 1008); it knows no classes of the data."""
+        """As in `FeatureExtractor`: features (N, 2048) and logits (N, 1008), without classes of the data."""
         device = self.network.fc.weight.device
 
         def read(rows: range, _: Generator) -> tuple[Tensor, Tensor]:
@@ -61,16 +63,20 @@ class Inception(nn.Module):
         return Outputs(features, logits)
 
     def _pictures(self, x: Tensor) -> Tensor:
-        """Images uint8 (N, 1 or 3, H, W) as it takes them: three channels, 256 levels; it resizes them itself."""
+        """The network's input for images uint8 (N, 1 or 3, H, W): three channels, 256 levels, resized by itself."""
         bright = (x.float() * (255 / (self.levels - 1))).round().to(torch.uint8)
         return bright.expand(-1, 3, -1, -1)
 
 
 def take_inception(given: str | None, card: Card, path: Path) -> None:
-    """Check the weights and write the network for images like those of `card` to `path`; reads the file `given`.
+    """Check the weights and write the network.
 
-    Without one it reads `WEIGHTS`, which is downloaded if it is not there. Raises BakeoffError if there are none, if
-    their SHA-256 is another, or if the data are no pictures.
+    Raises BakeoffError if there are no weights, if their SHA-256 is wrong, or if the data are points instead of images.
+
+    Args:
+        given: file of the weights; if None, `WEIGHTS`, which is downloaded if it is missing.
+        card: of the data.
+        path: to write to.
     """
     if card.mixture:
         raise BakeoffError("params.yaml: evaluate.extractor: 'inception': the data are points; set it to trained")
@@ -79,7 +85,7 @@ def take_inception(given: str | None, card: Card, path: Path) -> None:
 
 
 def load_inception(path: Path) -> Inception:
-    """Read what `take_inception` wrote, on the CPU; raises BakeoffError if it is damaged or of another network."""
+    """Read what `take_inception` wrote, on the CPU; raises BakeoffError if it is damaged or another network."""
     tensors, metadata = read_tensors(path)
     try:
         return Inception(tensors, json.loads(metadata)["levels"])
@@ -89,7 +95,7 @@ def load_inception(path: Path) -> Inception:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors in torch's file, of which nothing is looked at before its SHA-256 is the known one."""
+    """The tensors of torch's file, which is not parsed unless its SHA-256 is right."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -104,7 +110,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _fetched() -> Path:
-    """`WEIGHTS`, fetched from where torch-fidelity publishes them if they are not there."""
+    """`WEIGHTS`, downloaded from torch-fidelity if missing."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     fetch([URL_INCEPTION_V3], WEIGHTS, f"sha256:{SHA256}")

@@ -52,9 +52,11 @@ def estimate(table: Table, variance: float = 0.0) -> Estimate | None:
         variance: of the mean, by what is not repeated in the table, such as the choice of test images.
 
     Returns:
-        None if nothing was varied: a single number and no variance.
+        None if nothing was varied: a single number and no variance, or an empty table.
 
     """
+    if not table:
+        return None
     rows = [statistics.fmean(row) for row in table]
     columns = [statistics.fmean(column) for column in zip(*table, strict=True)]
     parts = [(statistics.variance(means) / len(means), len(means) - 1) for means in (rows, columns) if len(means) > 1]

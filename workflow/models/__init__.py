@@ -1,4 +1,4 @@
-"""The model families: the contract in `base.py`, one file per family, and `layers/` for what several share."""
+"""The model families: the contract in `base.py`, one file per family, and what several share in `layers/`."""
 
 import pkgutil
 from pathlib import Path
@@ -14,10 +14,11 @@ def kinds() -> list[str]:
 
 
 def family_file(kind: str, key: str) -> Path:
-    """The file of a family, relative to the project.
+    """The file of a family, relative to the project; raises BakeoffError, listing the known ones, if there is none.
 
-    key: where the parameters ask for it (`models.vae.kind`): raises BakeoffError, naming the known ones, if there is
-    none.
+    Args:
+        kind: name of the family.
+        key: of the parameter that names it, for the error (`models.vae.kind`).
     """
     if kind not in kinds():
         raise BakeoffError(f"params.yaml: {key}: {kind!r}: unknown model kind; known: {', '.join(kinds())}")

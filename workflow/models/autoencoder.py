@@ -14,17 +14,23 @@ from workflow.models.layers.common import from_unit, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.noise import components, normal
 
-FITTED = 10_000  # images at most whose latents the density is fitted to
-BATCH = 1000  # images encoded at once for it
+FITTED = 10_000  # images, at most, whose latents the mixture is fitted to
+BATCH = 1000  # images encoded at once to fit the mixture
 
 
 class Autoencoder(Model):
-    """A convolutional encoder to a few latents and a decoder back, neither of them random, and a mixture of Gaussians.
+    """A deterministic convolutional encoder and decoder, and a mixture of Gaussians fitted to the latents.
 
-    latents: their number. channels: of the convolutions at full size; twice as many at half and quarter size.
-    dropout: on encoder and decoder, while training. components: Gaussians, each with a covariance of its own, in the
-    mixture that `calibrate` fits to the latents of training images (Ghosh et al. 2020, section 4, ex-post density
-    estimation); before that it is a standard normal.
+    `calibrate` fits the mixture to the latents of training images (Ghosh et al. 2020, section 4, ex-post density
+    estimation); before that it is standard normal.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        latents: their number.
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        dropout: in encoder and decoder, during training.
+        components: Gaussians in the mixture, each with its own covariance.
     """
 
     title = "Autoencoder"
@@ -32,7 +38,7 @@ class Autoencoder(Model):
     family = "autoencoder"
     taxonomy = "implicit"
     likelihood = "implicit"
-    unranked = ("components",)  # which reconstructions do not see
+    unranked = ("components",)  # reconstructions do not depend on it
     objective = "min 𝔼ₓ ‖x − D(E(x))‖²,  then max Σₓ log Σₖ πₖ N(E(x); μₖ, Σₖ)"
     about = (
         "An encoder squeezes an image into a few latents and a decoder restores it; nothing is random and no latent "
@@ -70,22 +76,22 @@ class Autoencoder(Model):
             nn.Unflatten(1, (wide, height, width)),
             *upsample(channels, colours),
         )
-        # The mixture: πₖ, μₖ and the lower triangles Lₖ, with Σₖ = Lₖ Lₖᵀ.
+        # The mixture: πₖ, μₖ and the Cholesky factors Lₖ, with Σₖ = Lₖ Lₖᵀ.
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, latents))
         self.register_buffer("factors", torch.eye(latents).repeat(components, 1, 1))
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Squared error of the reconstruction on the scale -1..1, summed over pixels, per image."""
+        """Squared error of the reconstruction, with pixels scaled to [-1, 1], summed over pixels, per image."""
         original = to_unit(x, self.levels)
         back = self.decoder(self.encoder(original))
         return {"loss": (back - original).square().flatten(1).sum(1).mean()}
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, generator: Generator) -> None:
-        """Fit the mixture, by expectation-maximisation, to the latents of the first FITTED images.
+        """Fit the mixture to the latents of the first FITTED images x, uint8 (N, C, H, W), by EM.
 
-        x: uint8 (N, C, H, W). If there are fewer images than components, the others get no weight.
+        If there are fewer images than components, the other components get no weight.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
@@ -95,7 +101,7 @@ class Autoencoder(Model):
         start = int(torch.randint(2**31, (), generator=generator, device=x.device))
         mixture = GaussianMixture(components, random_state=start, reg_covar=1e-5 * float(z.var(0).mean()) + 1e-12)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # one that has not converged is a density, too
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the mixture is a density even before convergence
             mixture.fit(z.numpy())
         self.weights.zero_()[:components] = torch.from_numpy(mixture.weights_)
         self.means[:components] = torch.from_numpy(mixture.means_)
@@ -126,12 +132,12 @@ class Autoencoder(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Images through the latents and back, uint8 (N, C, H, W)."""
+        """Encode images and decode them, uint8 (N, C, H, W)."""
         return self.decode(self.encode(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the latents of a and b, decoded: uint8 (N, steps, C, H, W)."""
+        """Interpolate linearly between the latents of a and b and decode: uint8 (N, steps, C, H, W)."""
         z = walk(self.encode(a), self.encode(b), steps)
         return self.decode(z.flatten(0, 1)).view(len(a), steps, *self.shape)
 

@@ -1,8 +1,8 @@
 """The contract of a model: uint8 images in, uint8 images out, densities in nats of the discrete image.
 
 A family is one file in this folder that defines `MODEL`, its class. The keyword-only arguments of the class's
-`__init__` are the schema of its entry in `params.yaml`. What a model can do beyond training and sampling it says by
-having the method of a protocol below; a model that lacks a capability simply has no such method.
+`__init__` are the schema of its entry in `params.yaml`. A model declares what it can do beyond training and sampling by
+implementing the protocols below; a model without a capability simply lacks the method.
 """
 
 import math
@@ -17,17 +17,32 @@ from workflow.models.taxonomy import Family, Likelihood, Taxonomy
 class Model(nn.Module):
     """A generative model of images uint8 (N, C, H, W) with values 0..levels-1.
 
-    Class facts, which the report shows:
-    title: the family's name in print. paper: author, year and title of its source.
-    family: by which idea it works; the report compares what is said of families with what was measured.
-    taxonomy: its place in Goodfellow's tree (NIPS 2016 tutorial, section 2.3).
-    likelihood: what `log_prob` gives: the exact log-probability of the discrete image, a lower bound of it, or
-        nothing ("implicit": there is no such method).
-    objective: the loss as a formula, in plain Unicode.
-    about: two or three sentences: how it works, which questions it answers and which it cannot.
-    unranked: hyper-parameters whose values the "loss" of `validate` cannot rank: it does not depend on them, or is
-        another measure with each.
-    classes: how many classes it is conditioned on, p(x|y); 0 if none, p(x). A hyper-parameter of families that can be.
+    Class attributes, which the report shows:
+        title: the family's name in print.
+        paper: author, year and title of its source.
+        family: the idea behind it; the report compares claims about families with measurements.
+        taxonomy: its place in Goodfellow's taxonomy (NIPS 2016 Tutorial: Generative Adversarial Networks, section 2.3).
+        likelihood: what `log_prob` returns: the exact log-probability of the discrete image, a lower bound of it, or
+            nothing ("implicit": the method is missing).
+        objective: the loss as a formula, in plain Unicode.
+        about: two or three sentences: how it works, which questions it can answer and which it cannot.
+        unranked: hyper-parameters that the "loss" of `validate` cannot compare, because it does not depend on them or
+            measures something else for each value.
+        classes: number of classes it is conditioned on, p(x|y); 0 for an unconditional model, p(x). A hyper-parameter
+            of the families that support it.
+
+    A model needs `loss` and `sample`; this one draws noise:
+
+    >>> class Noise(Model):
+    ...     def sample(self, n, generator):
+    ...         return torch.randint(self.levels, (n, *self.shape), dtype=torch.uint8, generator=generator)
+    >>> model = Noise((1, 2, 2), levels=4)
+    >>> model.sample(3, torch.Generator()).shape
+    torch.Size([3, 1, 2, 2])
+    >>> list(model.players), model.turns, model.passes_in_sequence
+    (['model'], ('model',), 1)
+    >>> isinstance(model, HasLogProb)
+    False
     """
 
     title: ClassVar[str]
@@ -47,50 +62,58 @@ class Model(nn.Module):
 
     @property
     def players(self) -> dict[str, nn.Module]:
-        """Who is optimised, by name; each has an optimiser of its own."""
+        """The networks that are optimised, by name; each has its own optimiser."""
         return {"model": self}
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """Whose turn it is within one training step, in order; each turn draws a fresh batch."""
+        """The players that take a turn within one training step, in order; each turn draws a fresh batch."""
         return tuple(self.players)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Scalars of one turn of `player` on the batch x: uint8 (N, C, H, W), with classes y: int64 (N,).
+        """Scalars of one turn of a player on a batch: "loss" is minimised, everything else is logged.
 
-        "loss" is minimised; everything else is logged. Likelihood models give "loss" in nats per image. A model that
-        is conditioned on no class does not look at y.
+        Likelihood models return "loss" in nats per image.
+
+        Args:
+            x: images, uint8 (N, C, H, W).
+            y: their classes, int64 (N,); ignored by unconditional models.
+            player: whose turn it is, a key of `players`.
+            generator: source of all random numbers but those of dropout, on the model's device.
         """
         raise NotImplementedError
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), on the model's device; all randomness comes from `generator`."""
+        """Draw n images, uint8 (n, C, H, W), on the model's device; all randomness comes from `generator`."""
         raise NotImplementedError
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Scalars on held-out images x, uint8 (N, C, H, W), with classes y; the checkpoint of least "loss" is kept."""
+        """Scalars on held-out images x, uint8 (N, C, H, W), of classes y, int64 (N,).
+
+        The weights with the lowest "loss" are kept.
+        """
         return self.loss(x, y, next(iter(self.players)), generator)
 
     @property
     def passes_in_sequence(self) -> int:
-        """How many passes of its networks must wait for one another to draw an image.
+        """Number of forward passes that drawing one image takes in sequence.
 
-        A pass goes through all layers of a network, however many, and ends in a draw that the next one needs, or in the
-        image. What is drawn at once, as pixels that do not see one another may be, takes one pass.
+        A pass goes through all layers of a network and ends in a draw that the next pass depends on, or in the image.
+        Whatever is drawn at once, such as pixels that do not depend on one another, takes a single pass.
         """
         return 1
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device that the parameters are on."""
         return next(self.parameters()).device
 
 
 @runtime_checkable
 class HasInitialise(Protocol):
-    """Needs a look at data before the first step (data-dependent initialisation)."""
+    """Data-dependent initialisation before the first step."""
 
     def initialise(self, x: Tensor, generator: Generator) -> None:
         """x: the first training images, uint8 (N, C, H, W)."""
@@ -98,15 +121,15 @@ class HasInitialise(Protocol):
 
 @runtime_checkable
 class HasProject(Protocol):
-    """Keeps parameters within bounds (projected gradient descent)."""
+    """Projected gradient descent: parameters are kept within bounds."""
 
     def project(self, player: str) -> None:
-        """Called after each step of `player`: move its parameters back to where they may be."""
+        """Move the parameters of `player` back within their bounds; called after each of its steps."""
 
 
 @runtime_checkable
 class HasCalibrate(Protocol):
-    """Has parts that are not trained by gradients but fitted to what the others make of the training images."""
+    """Has parts that are not trained by gradient descent but fitted to the features of training images."""
 
     def calibrate(self, x: Tensor, generator: Generator) -> None:
         """x: the first 10,000 training images, uint8 (N, C, H, W). Called before each validation."""
@@ -114,57 +137,78 @@ class HasCalibrate(Protocol):
 
 @runtime_checkable
 class HasSampleGiven(Protocol):
-    """Can draw images of classes asked for, if its `classes` are not 0."""
+    """Class-conditional sampling, if `classes` is not 0."""
 
     classes: int
 
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """y: int64 (N,), 0..classes-1. An image of each class, uint8 (N, C, H, W)."""
+        """Draw one image of each class y, int64 (N,), 0..classes-1: uint8 (N, C, H, W)."""
 
 
 @runtime_checkable
 class HasLogProb(Protocol):
-    """Knows the density, or a bound of it."""
+    """Has a density, or a bound of it.
+
+    Protocols are checked at run time, by the names of the methods:
+
+    >>> class Constant:
+    ...     def log_prob(self, x, generator):
+    ...         return x.new_zeros(len(x))
+    >>> isinstance(Constant(), HasLogProb), isinstance(Constant(), HasEncode)
+    (True, False)
+    """
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """x: uint8 (N, C, H, W). Nats of each discrete image, float (N,): exact, or a lower bound.
+        """log p(x) of discrete images x, uint8 (N, C, H, W): exact or a lower bound, in nats, float (N,).
 
-        A model that is conditioned on classes gives that of p(x), the mean of p(x|y) over them.
+        A class-conditional model returns log p(x), where p(x) is the mean of p(x|y) over the classes.
         """
 
 
 @runtime_checkable
 class HasEncode(Protocol):
-    """Has features to offer."""
+    """Has features."""
 
     def encode(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). Features for a linear probe, float (N, d), deterministic."""
+        """Deterministic features of images x, uint8 (N, C, H, W), for a linear probe: float (N, d)."""
 
 
 @runtime_checkable
 class HasReconstruct(Protocol):
-    """Can encode an image and decode it again."""
+    """Can encode an image and decode it."""
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """x: uint8 (N, C, H, W). The same images through the bottleneck, uint8 (N, C, H, W), deterministic."""
+        """Pass images x, uint8 (N, C, H, W), through the bottleneck: uint8 (N, C, H, W), deterministic."""
 
 
 @runtime_checkable
 class HasInterpolate(Protocol):
-    """Has a latent space in which one can walk from an image to another."""
+    """Has a latent space in which images can be interpolated."""
 
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """a, b: uint8 (N, C, H, W). Walks from a to b, uint8 (N, steps, C, H, W), deterministic."""
+        """Interpolate from images a to images b, both uint8 (N, C, H, W): uint8 (N, steps, C, H, W), deterministic."""
 
 
 @runtime_checkable
 class HasComplete(Protocol):
-    """Can continue a picture of which only the upper rows are known."""
+    """Can complete an image of which only the upper rows are known."""
 
     def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
-        """x: uint8 (N, C, H, W), of which the first `rows` rows are kept. uint8 (N, C, H, W)."""
+        """Keep the first `rows` rows of images x, uint8 (N, C, H, W), and draw the rest: uint8 (N, C, H, W)."""
 
 
 def bits_per_dim(log_prob: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """-log_prob / (D ln 2), D = C·H·W: bits each pixel-channel takes. log_prob: nats, any shape."""
+    """Bits per dimension: -log p(x) / (D ln 2) with D = C·H·W (Theis et al. 2016, A Note on the Evaluation of
+    Generative Models).
+
+    Args:
+        log_prob: nats per image, any shape.
+        shape: of an image, (C, H, W).
+
+    A model that gives each of 256 levels of a pixel the same probability needs 8 bits:
+
+    >>> log_prob = torch.tensor([4 * math.log(1 / 256)])
+    >>> bits_per_dim(log_prob, (1, 2, 2))
+    tensor([8.])
+    """
     return -log_prob / (math.prod(shape) * math.log(2))

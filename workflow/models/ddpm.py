@@ -15,23 +15,29 @@ from workflow.models.layers.noise import normal
 
 Schedule = Literal["linear", "cosine"]
 GROUPS = 4  # of channels that are normalised together
-ROWS = 2**10  # noisy images that the network sees at once in `log_prob`
-FEATURE_SHARE = 0.1  # of the steps: how noisy a time `encode` lets the network believe in
-JUDGED_TIMES = 10  # at which an image is looked at to tell its class
-VALIDATION_TIMES = 8  # at which each image is looked at
-LATENT_STEPS = 20  # between an image and the noise that stands for it, at most
-REFINEMENTS = 3  # evaluations of the network for each of those
+ROWS = 2**10  # noisy images in one forward pass of `log_prob`
+FEATURE_SHARE = 0.1  # of the steps: the time at which `encode` takes its features
+CLASS_TIMES = 10  # times at which the terms of the bound are compared to infer an image's class
+VALIDATION_TIMES = 8  # times at which each image is validated
+LATENT_STEPS = 20  # between an image and its noise, at most
+REFINEMENTS = 3  # evaluations of the network for each of these steps
 
 
 class Ddpm(Model):
-    """A U-Net that tells the noise in an image, after any number of `steps` small steps in which it was added.
+    """A U-Net that predicts the noise in an image after any number of diffusion steps.
 
-    steps: T. schedule: the noise of each step, as in Ho et al. or Nichol & Dhariwal. sampling_steps: how many of the T
-    times sampling visits, evenly spread. eta: the noise that it adds there: 1 is DDPM's (with all steps, ancestral
-    sampling), 0 is none (DDIM). channels: of the convolutions at full size; twice as many at half and quarter size.
-    dropout: while training. classes: an embedding of the image's is added to that of the time; 0 if there is none.
+    The variance of a reverse step is that of the posterior (β̃ of section 3.2), in sampling and in the bound.
 
-    The variance of each step back is that of the posterior (β̃ of section 3.2), both in the walk and in the bound.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        steps: T, number of diffusion steps.
+        schedule: variances of the steps, "linear" as in Ho et al. 2020 or "cosine" as in Nichol & Dhariwal 2021.
+        sampling_steps: how many of the T times sampling visits, evenly spaced.
+        eta: noise that sampling adds at these times: 1 for DDPM (ancestral sampling, if it visits all), 0 for DDIM.
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        dropout: during training.
+        classes: number of classes of p(x|y), whose embedding is added to that of the time; 0 for p(x).
     """
 
     title = "Diffusion"
@@ -39,7 +45,7 @@ class Ddpm(Model):
     family = "diffusion"
     taxonomy = "explicit approximate"
     likelihood = "bound"
-    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta")  # other noises to guess; p(x|y); unseen
+    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta")  # another task; p(x|y); no effect on the loss
     objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
     about = (
         "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "
@@ -65,8 +71,8 @@ class Ddpm(Model):
     ) -> None:
         super().__init__(shape, levels)
         if sampling_steps > steps:
-            raise ValueError(f"sampling_steps {sampling_steps} is more than there are steps ({steps})")
-        quarter(shape)  # refuses what cannot be halved twice
+            raise ValueError(f"sampling_steps {sampling_steps} exceeds steps ({steps})")
+        quarter(shape)  # raises ValueError if images cannot be halved twice
         self.steps, self.sampling_steps, self.eta, self.classes = steps, sampling_steps, eta, classes
         self.network = UNet(shape[0], channels, dropout, classes)
         betas = noise_schedule(schedule, steps)
@@ -75,20 +81,33 @@ class Ddpm(Model):
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)  # of times 0..T
 
     def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """A draw of q(x_t|x_0) (eq. 4). x: x_0 in [-1, 1], (N, C, H, W), t: int64 (N,), 0..T."""
+        """x_t, drawn from q(x_t|x_0) (eq. 4).
+
+        Args:
+            x: x_0 in [-1, 1], (N, C, H, W).
+            t: times 0..T, int64 (N,).
+            noise: standard normal, (N, C, H, W).
+        """
         a = self._at(t, x)
         return a.sqrt() * x + (1 - a).sqrt() * noise
 
     def clean(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """The x_0 that x_t is made of if that is its noise (eq. 15), within [-1, 1] as all images are."""
+        """The x_0 of x_t, given the noise in it (eq. 15), clipped to [-1, 1]."""
         a = self._at(t, x)
         return ((x - (1 - a).sqrt() * noise) / a.sqrt()).clamp(-1, 1)
 
     def backward_step(self, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(x_s|x_t, x_0), s < t (Song et al. 2021, eq. 7 and 16). x: x_t.
+        """Mean and standard deviation of q(x_s|x_t, x_0), s < t (Song et al. 2021, eq. 7 and 16).
 
-        With eta 1 and s = t - 1 it is the posterior of the forward steps (Ho et al., eq. 7), whose variance the
-        ancestral walk has, too.
+        With eta = 1 and s = t - 1, this is the posterior of the forward process (Ho et al. 2020, eq. 7), which
+        ancestral sampling uses.
+
+        Args:
+            x: x_t, (N, C, H, W).
+            x_0: likewise.
+            t: times, int64, (N,) or (1,).
+            s: earlier times, likewise.
+            eta: share of the posterior's standard deviation.
         """
         a_t, a_s = self._at(t, x), self._at(s, x)
         variance = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
@@ -96,42 +115,42 @@ class Ddpm(Model):
         return a_s.sqrt() * x_0 + (1 - a_s - variance).clamp(min=0).sqrt() * noise, variance.sqrt()
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """L_simple (eq. 14) in nats per image, as ½‖ε − ε_θ‖² is the divergence of unit Gaussians about the two.
+        """L_simple (eq. 14), nats per image: ½‖ε − ε_θ‖² is the divergence between unit Gaussians around the two.
 
-        Beside it, from the same times, an estimate of what bounds -log p(x|y), nats per image, which is not minimised.
+        "bound" estimates the bound of -log p(x|y) from the same times, nats per image; it is only logged.
         """
         return self._at_random_times(x, y, generator)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The same at several times for each image.
+        """The same at several times per image.
 
-        Checkpoints are chosen by what is trained, which weighs all times alike. In the bound, a few times with hardly
-        any noise, of which nothing is seen in samples, outweigh all others.
+        The best weights are chosen by the training loss, which weighs all times equally. In the bound, a few times with
+        hardly any noise, which do not affect how samples look, outweigh all others.
         """
         return self._at_random_times(x.repeat(VALIDATION_TIMES, 1, 1, 1), y.repeat(VALIDATION_TIMES), generator)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """Lower bound of log p(x) (eq. 5) for the ancestral walk through all T times, one noise for each, nats (N,).
+        """Lower bound of log p(x) (eq. 5) for the reverse process through all T times, one noise each, nats (N,).
 
-        With classes, that of their likeliest share of p(x), log p(x|y) - log classes. Which it is must be asked of
-        other noises: the best of several bounds on their own noises is none.
+        With classes, a bound of the largest term of p(x): log p(x|y) - log classes for the likeliest class y. That
+        class is chosen with other noise, as the maximum of several noisy bounds is not a bound.
         """
         if not self.classes:
             return self.log_prob_given(x, None, generator)
         return self.log_prob_given(x, self.likeliest_class(x, generator), generator) - math.log(self.classes)
 
     def likeliest_class(self, x: Tensor, generator: Generator) -> Tensor:
-        """The class for which a few of the bound's terms, on the same noises for all, are least, int64 (N,)."""
+        """The class that minimises a few of the bound's terms, with the same noise for all classes, int64 (N,)."""
         totals = x.new_zeros(self.classes, len(x), dtype=self._dtype)
-        for time in torch.linspace(1, self.steps, min(self.steps, JUDGED_TIMES)).round().long().tolist():
+        for time in torch.linspace(1, self.steps, min(self.steps, CLASS_TIMES)).round().long().tolist():
             noise, t = self._noise(x.shape, generator), torch.full((len(x),), time, device=x.device)
             for y, total in enumerate(totals):
                 total += self.terms(x, t, noise, torch.full_like(t, y))[1]
         return totals.argmin(0)
 
     def log_prob_given(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
-        """The bound of log p(x|y), nats (N,), for classes y: int64 (N,), None if the model has none."""
+        """Lower bound of log p(x|y), nats (N,), for classes y, int64 (N,); None if the model has none."""
         total = -self.prior_term(x)
         for times in torch.arange(1, self.steps + 1, device=x.device).split(max(1, ROWS // len(x))):
             noise = torch.cat([self._noise(x.shape, generator) for _ in times])
@@ -141,16 +160,22 @@ class Ddpm(Model):
         return total
 
     def prior_term(self, x: Tensor) -> Tensor:
-        """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ), what the last time still knows of the image, nats (N,)."""
+        """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ): the information about the image left at time T, nats (N,)."""
         a = self.alpha_bar[-1]
         return 0.5 * (a * self._unit(x).square() - a - torch.log1p(-a)).flatten(1).sum(1).to(self._dtype)
 
     def terms(self, x: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
-        """½‖ε − ε_θ‖² and the bound's term L_{t-1}, each in nats (N,), of images at times t: int64 (N,), 1..T.
+        """½‖ε − ε_θ‖² and the bound's term L_{t-1}, each in nats (N,).
 
-        For t > 1 the term is the divergence of q(x_{t-1}|x_t, x_0) from the model's p(x_{t-1}|x_t), which has the same
-        variance and the x_0 that the network believes in: ½(SNR(t-1) - SNR(t))‖x_0 - x̂_0‖² (Kingma et al. 2021,
-        Variational Diffusion Models, eq. 14). For t = 1 it is -log p(x_0|x_1), whose deviation is that of x_1.
+        For t > 1, the term is the divergence of q(x_{t-1}|x_t, x_0) from the model's p(x_{t-1}|x_t), which has the same
+        variance and the predicted x_0: ½(SNR(t-1) - SNR(t))‖x_0 - x̂_0‖² (Kingma et al. 2021, Variational Diffusion
+        Models, eq. 14). For t = 1, it is -log p(x_0|x_1), with the standard deviation of x_1.
+
+        Args:
+            x: images, uint8 (N, C, H, W).
+            t: times 1..T, int64 (N,).
+            noise: ε, (N, C, H, W).
+            y: classes, int64 (N,); None if the model has none.
         """
         x_0 = self._unit(x)
         x_t = self.diffuse(x_0, t, noise)
@@ -165,26 +190,26 @@ class Ddpm(Model):
 
     @property
     def passes_in_sequence(self) -> int:
-        """One for each step of the walk back."""
+        """One per sampling step."""
         return self.sampling_steps
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), of classes drawn first if the model has any."""
+        """Draw n images, uint8 (n, C, H, W); if there are classes, draw those first."""
         y = draw_classes(n, self.classes, generator, self.device) if self.classes else None
         return self._sample(n, y, generator)
 
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """An image of each class, uint8 (N, C, H, W). y: int64 (N,)."""
+        """Draw one image of each class y, int64 (N,): uint8 (N, C, H, W)."""
         return self._sample(len(y), y, generator)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """The U-Net's innermost activations, averaged over the four quarters of the image, (N, 8 channels).
+        """The U-Net's innermost activations at a time with little noise, averaged over each quarter, (N, 8 channels).
 
-        As in Baranchuk et al. 2022, Label-Efficient Semantic Segmentation with Diffusion Models, for a time with
-        little noise; here its mean, none, is added, which makes the features deterministic.
+        After Baranchuk et al. 2022, Label-Efficient Semantic Segmentation with Diffusion Models; here the noise is
+        replaced by its mean, zero, which makes the features deterministic.
         """
         x_0 = self._unit(x)
         t = torch.full((len(x),), max(1, round(FEATURE_SHARE * self.steps)), device=x.device)
@@ -193,9 +218,9 @@ class Ddpm(Model):
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Walks on great circles between the noises that DDIM makes of a and b, and back: uint8 (N, steps, C, H, W).
+        """Interpolate on great circles between the DDIM latents of a and b and decode: uint8 (N, steps, C, H, W).
 
-        Song et al. 2021, sections 4.3 and 4.4. A model with classes is asked for their average.
+        Song et al. 2021, sections 4.3 and 4.4. A class-conditional model uses the average of its class embeddings.
         """
         start, end = (self.to_noise(self._unit(x)).flatten(1) for x in (a, b))
         x = great_circle(start, end, steps).view(-1, *self.shape)
@@ -204,10 +229,10 @@ class Ddpm(Model):
         return from_unit(x, self.levels).view(len(a), steps, *self.shape)
 
     def to_noise(self, x: Tensor) -> Tensor:
-        """The noise from which DDIM's deterministic walk comes to images x in [-1, 1], both (N, C, H, W).
+        """The noise from which deterministic DDIM sampling generates images x in [-1, 1], both (N, C, H, W).
 
-        A step from s to t is to undo the one from t to s, which depends on the noise predicted at t: it is found by
-        repetition, starting from the prediction for x_s.
+        A step from s to t must undo the step from t to s, which depends on the noise predicted at t. It is found by
+        fixed-point iteration, starting from x_s.
         """
         for s, t in pairwise(self._latent_times()):
             x_t = x
@@ -217,7 +242,7 @@ class Ddpm(Model):
         return x
 
     def _flow(self, x: Tensor, t: int, s: int, noise: Tensor) -> Tensor:
-        """DDIM's step between any two times, a step of Euler's for an equation of flow (eq. 13): x_t to x_s."""
+        """DDIM's step from x_t to x_s, in either direction of time: an Euler step of the probability flow (eq. 13)."""
         a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
         scale = math.sqrt(a_s / a_t)
         return scale * x + (math.sqrt(1 - a_s) - scale * math.sqrt(1 - a_t)) * noise
@@ -237,7 +262,7 @@ class Ddpm(Model):
         return from_unit(x, self.levels)
 
     def _latent_times(self) -> list[int]:
-        """All but T, as the step to it may forget the image altogether and cannot be undone."""
+        """All times but T: the step to T may lose the image altogether, so it cannot be undone."""
         return spaced_times(self.steps, min(self.steps, LATENT_STEPS))[:-1]
 
     def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -260,7 +285,14 @@ class Ddpm(Model):
 
 
 class UNet(nn.Module):
-    """Predicts the noise, in images of three sizes (appendix B of the paper), smaller: a block a size and direction."""
+    """Predicts the noise, at three resolutions (appendix B of the paper, but smaller: one block each way at each).
+
+    Args:
+        colours: channels of an image.
+        channels: at full resolution; twice as many at half and quarter resolution.
+        dropout: during training.
+        classes: their number; 0 for an unconditional model.
+    """
 
     frequencies: Tensor
 
@@ -282,7 +314,13 @@ class UNet(nn.Module):
         self.last = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The noise in x_t, (N, C, H, W), at times t: int64 (N,), given classes y: int64 (N,) or on average."""
+        """The noise in x_t, (N, C, H, W).
+
+        Args:
+            x: x_t, (N, C, H, W).
+            t: times, int64 (N,).
+            y: classes, int64 (N,); None for the average of their embeddings.
+        """
         embedding = self.embed(t, y)
         h, passed = self.inward(x, embedding)
         for i in (1, 0):
@@ -291,19 +329,19 @@ class UNet(nn.Module):
         return noise
 
     def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """What all blocks hear of time and class, (N, 4 channels)."""
+        """Embedding of time and class for all blocks, (N, 4 channels)."""
         embedding: Tensor = self.embed_time(self.sinusoids(t))
         if self.embed_class is not None:
             embedding = embedding + (self.embed_class.weight.mean(0) if y is None else self.embed_class(y))
         return F.silu(embedding)
 
     def sinusoids(self, t: Tensor) -> Tensor:
-        """Waves of many lengths at times t: int64 (N,), (N, channels) (Vaswani et al. 2017, section 3.5)."""
+        """Sinusoidal embedding of times t, int64 (N,): (N, channels) (Vaswani et al. 2017, section 3.5)."""
         angles = t[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], 1)
 
     def inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Activations at a quarter of the size, (N, 2 channels, H/4, W/4), and those passed to the way outward."""
+        """Activations at quarter resolution, (N, 2 channels, H/4, W/4), and those of the skip connections."""
         h, passed = self.first(x), []
         for block, halve in zip(self.down, self.halve, strict=True):
             passed.append(block(h, embedding))
@@ -312,7 +350,14 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut; between them the embedding is added to every pixel."""
+    """Two convolutions with a residual connection; between them, the embedding is added at every pixel.
+
+    Args:
+        inputs: number of input features.
+        outputs: number of output features.
+        embedding: size of the embedding.
+        dropout: during training.
+    """
 
     def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
         super().__init__()
@@ -324,14 +369,14 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """(N, inputs, H, W), (N, embedding): (N, outputs, H, W)."""
+        """Features (N, inputs, H, W) and an embedding (N, embedding) to features (N, outputs, H, W)."""
         heard = self.before(x) + self.hear(embedding)[..., None, None]
         out: Tensor = self.shortcut(x) + self.after(heard)
         return out
 
 
 class Attention(nn.Module):
-    """Self-attention of all pixels, one head, beside a shortcut."""
+    """Self-attention over all pixels, one head, with a residual connection."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -339,7 +384,7 @@ class Attention(nn.Module):
         self.after = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) to the same."""
+        """Features (N, channels, H, W) to the same shape."""
         query, key, value = self.before(x).flatten(2).chunk(3, dim=1)
         share = (query.transpose(1, 2) @ key / math.sqrt(x.shape[1])).softmax(-1)
         seen: Tensor = self.after((value @ share.transpose(1, 2)).view_as(x))
@@ -349,8 +394,11 @@ class Attention(nn.Module):
 def noise_schedule(schedule: Schedule, steps: int) -> Tensor:
     """Variances β_t of the noise that each of T steps adds, float64 (T,).
 
-    linear: from 1e-4 to 0.02 for 1,000 steps (Ho et al. 2020, section 4), for fewer as much larger as keeps the end
-    the same. cosine: ᾱ_t falls like the square of a cosine (Nichol & Dhariwal 2021, Improved DDPM, eq. 17).
+    Args:
+        schedule: "linear": from 1e-4 to 0.02 for 1,000 steps (Ho et al. 2020, section 4), scaled up for fewer steps so
+            that the end stays the same; "cosine": ᾱ_t is a squared cosine (Nichol & Dhariwal 2021, Improved Denoising
+            Diffusion Probabilistic Models, eq. 17).
+        steps: T.
     """
     if schedule == "linear":
         betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
@@ -363,30 +411,42 @@ def noise_schedule(schedule: Schedule, steps: int) -> Tensor:
 
 
 def spaced_times(steps: int, count: int) -> list[int]:
-    """`count` of the times 1..T, evenly spaced up to T, after time 0."""
+    """Time 0, and `count` of the times 1..T, evenly spaced up to T."""
     return [round(i * steps / count) for i in range(count + 1)]
 
 
 def spread_times(n: int, steps: int, generator: Generator, device: torch.device) -> Tensor:
-    """n times of 1..T, one in each of n equal parts of them, int64 (n,), rising; each mean of theirs is unbiased.
+    """Stratified times: one in each of n equal parts of 1..T, int64 (n,), ascending.
 
-    It varies less than of independent times (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
+    Means over them are unbiased, with a lower variance than over independent times (after Kingma et al. 2021,
+    Variational Diffusion Models, appendix I.1).
+
+    Args:
+        n: number of times.
+        steps: T.
+        generator: on `device`.
+        device: of the result.
     """
     within = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
     return ((torch.arange(n, device=device) + within) * (steps / n)).long().clamp(max=steps - 1) + 1
 
 
 def gaussian_log_prob(mean: Tensor, deviation: float, x: Tensor, levels: int) -> Tensor:
-    """log-probability of each pixel of x as a Gaussian variable rounded to the nearest level, in nats (eq. 13).
+    """log-probability of each pixel under a Gaussian distribution rounded to the nearest level, nats (eq. 13).
 
-    mean: on the scale where levels are -1..1, x: integers, both of one shape. The outermost levels take the tails, so
-    the probabilities of a pixel's levels sum to one.
+    The outermost levels take the tails, so that the probabilities of a pixel's levels sum to one.
+
+    Args:
+        mean: on the scale where levels are -1..1, any shape.
+        deviation: standard deviation, on the same scale.
+        x: integers 0..levels-1, in the shape of `mean`.
+        levels: their number.
     """
     half_bin = 1 / (levels - 1)
     centre = 2 * half_bin * x.to(mean.dtype) - 1
     upper = torch.where(x == levels - 1, torch.inf, (centre + half_bin - mean) / deviation)
     lower = torch.where(x == 0, -torch.inf, (centre - half_bin - mean) / deviation)
-    # By symmetry the difference may be taken where both are left of the middle: there it does not cancel.
+    # By symmetry the difference can be taken in the lower tail, where it does not cancel.
     flip = lower + upper > 0
     upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
     log_upper = torch.special.log_ndtr(upper)
@@ -395,7 +455,10 @@ def gaussian_log_prob(mean: Tensor, deviation: float, x: Tensor, levels: int) ->
 
 
 def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """Spherical interpolation (Shoemake 1985), both ends included. (N, d), (N, d): (N, steps, d)."""
+    """Spherical interpolation from a to b, both (N, d), with both ends: (N, steps, d).
+
+    Shoemake 1985, Animating Rotation with Quaternion Curves.
+    """
     angle = F.cosine_similarity(a, b).clamp(-1, 1).acos().view(-1, 1, 1) / math.pi
     share = torch.linspace(0, 1, steps, device=a.device, dtype=a.dtype).view(1, -1, 1)
     weight = share * (share * angle).sinc() / angle.sinc()  # sin(share · angle) / sin(angle), also for angle 0

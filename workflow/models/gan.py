@@ -26,19 +26,26 @@ Objective = Literal["minimax", "non-saturating"]
 class Gan(Model):
     """A generator against a critic (the paper's discriminator).
 
-    latents: size of the generator's noise. channels: of the convolutions at full size; twice as many at half and
-    quarter size. features: of the critic's last hidden layer, which `encode` gives. objective: what the generator
-    minimises, the paper's minimax game or its non-saturating variant (section 3). critic_steps: turns of the critic
-    for each of the generator (the paper's k). r1: weight of the gradient penalty on real images (Mescheder et al. 2018,
-    Which Training Methods for GANs do actually Converge?, eq. 9; 0 is the paper's GAN).
-    classes: if not 0, the generator also sees the class (Mirza & Osindero 2014, Conditional Generative Adversarial
-    Nets), and the critic compares it to the image by a scalar product (Miyato & Koyama 2018, cGANs with Projection
-    Discriminator, eq. 3), so that its features are of the image alone.
-    unrolled_steps: if not 0, the generator plays against the critic as it will be that many steps of gradient descent
-    at rate unrolled_lr later (Metz et al. 2017, Unrolled Generative Adversarial Networks, eq. 7 to 10). Its loss
-    then has the game's term of real images too, as what that later critic makes of them is the generator's doing.
-    network: "dense" has two hidden layers of `channels` features (the critic's second: `features`), for images of any
-    size.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        latents: size of the generator's noise vector.
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        features: size of the critic's last hidden layer, which `encode` returns.
+        objective: what the generator minimises: the paper's minimax game or its non-saturating variant (section 3).
+        critic_steps: turns of the critic for each turn of the generator, the paper's k.
+        r1: weight of the gradient penalty on real images (Mescheder et al. 2018, Which Training Methods for GANs do
+            actually Converge?, eq. 9); 0 for the paper's GAN.
+        classes: number of classes of p(x|y); 0 for p(x). The generator gets the class as well (Mirza & Osindero 2014,
+            Conditional Generative Adversarial Nets), and the critic compares it with the image by an inner product
+            (Miyato & Koyama 2018, cGANs with Projection Discriminator, eq. 3), so that its features depend only on the
+            image.
+        unrolled_steps: gradient descent steps of the critic that the generator looks ahead (Metz et al. 2017, Unrolled
+            Generative Adversarial Networks, eq. 7 to 10). The generator's loss then includes the term of real images,
+            because the future critic's output on them depends on the generator.
+        unrolled_lr: learning rate of these steps.
+        network: "convolutional"; or "dense", two hidden layers of `channels` features (the critic's second one has
+            `features`), for images of any size.
     """
 
     title = "GAN"
@@ -46,7 +53,7 @@ class Gan(Model):
     family = "adversarial"
     taxonomy = "implicit"
     likelihood = "implicit"
-    unranked = ("classes",)  # whose distances are within each
+    unranked = ("classes",)  # distances are measured within each class
     objective = "min_G max_D 𝔼ₓ[ log D(x) ] + 𝔼_z[ log(1 − D(G(z))) ];  non-saturating: G maximises 𝔼_z[ log D(G(z)) ]"
     about = (
         "A generator turns noise into images, and a critic is trained to tell them from real ones; each is the other's "
@@ -87,11 +94,11 @@ class Gan(Model):
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """The critic k times, then the generator."""
+        """The critic k times, then the generator (algorithm 1)."""
         return ("critic",) * self.critic_steps + ("generator",)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """The player's loss, and for the critic the penalty and its accuracy on real and on fake images."""
+        """The player's loss; for the critic also the penalty, and its accuracy on real and fake images."""
         real = self._real(x)
         if player == "generator":
             fake = self._fake(len(x), y, generator)
@@ -104,7 +111,7 @@ class Gan(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The energy distance of samples to x, within each class if it has any, and the critic's accuracy on both."""
+        """The energy distance between samples and x, within each class if there are any, and the critic's accuracy."""
         real = self._real(x)
         y_fake = torch.arange(VALIDATION_SAMPLES, device=self.device) % max(1, self.classes)
         fake = self._fake(VALIDATION_SAMPLES, y_fake, generator)
@@ -114,13 +121,13 @@ class Gan(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), from standard normal noise."""
+        """Draw n images, uint8 (n, C, H, W), from standard normal noise."""
         some = draw_classes(n, self.classes, generator, self.device) if self.classes else torch.zeros(n).long()
         return self.sample_given(some, generator)
 
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """An image of each class y, int64 (N,): uint8 (N, C, H, W), from standard normal noise."""
+        """Draw one image of each class y, int64 (N,), from standard normal noise: uint8 (N, C, H, W)."""
         return from_unit(self._fake(len(y), y, generator), self.levels)
 
     @torch.no_grad()
@@ -130,34 +137,47 @@ class Gan(Model):
         return features
 
     def _real(self, x: Tensor) -> Tensor:
-        """Images uint8 (N, C, H, W) as the critic sees them, on the scale -1..1."""
+        """The critic's input: images uint8 (N, C, H, W), scaled to [-1, 1]."""
         return to_unit(x, self.levels).to(next(self.critic.parameters()).dtype)
 
     def _fake(self, n: int, y: Tensor, generator: Generator) -> Tensor:
-        """n images on the scale -1..1, (n, C, H, W), of classes y: int64 (n,), if the model has any."""
+        """Generate n images scaled to [-1, 1], (n, C, H, W), of classes y, int64 (n,), if the model has any."""
         noise = normal((n, self.latents), generator, self.device)
         images: Tensor = self.generator(self._with_class(noise, y).to(next(self.generator.parameters()).dtype))
         return images
 
     def _energy_distance(self, real: Tensor, y: Tensor, shown: Tensor, y_shown: Tensor) -> Tensor:
-        """Between images on the scale 0..1, (N, C, H, W); with classes the mean over those of the real images."""
+        """Energy distance of images scaled to [0, 1], (N, C, H, W), averaged over the real images' classes, if any."""
         if not self.classes:
             return energy_distance(real, shown)
         each = [energy_distance(real[y == k], shown[y_shown == k]) * (y == k).float().mean() for k in y.unique()]
         return torch.stack(each).sum()
 
     def _with_class(self, values: Tensor, y: Tensor) -> Tensor:
-        """Each row's values, (N, *S), and its class as a vector with a single 1: (N, d + classes)."""
+        """Values (N, *S), flattened, with the one-hot class appended: (N, d + classes)."""
         return torch.cat([values.flatten(1), F.one_hot(y, self.classes)], 1) if self.classes else values
 
     def _logit(self, images: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
-        """The critic's logit, (N, 1), of images on the scale -1..1; weights: to use instead of its own, by name."""
+        """The critic's logits, (N, 1).
+
+        Args:
+            images: scaled to [-1, 1], (N, C, H, W).
+            y: classes, int64 (N,), ignored if the model has none.
+            weights: replace the critic's own, by name.
+        """
         outputs: Tensor = functional_call(self.critic, weights, (images,))
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs[:, :1] + outputs[:, 1:].gather(1, y.unsqueeze(1)) if self.classes else outputs
 
     def _critic_terms(self, real: Tensor, fake: Tensor, y: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The critic's loss on images on the scale -1..1, (N, C, H, W) each, and what it consists of."""
+        """The critic's loss and its terms.
+
+        Args:
+            real: images scaled to [-1, 1], (N, C, H, W).
+            fake: likewise.
+            y: classes of both, int64 (N,), ignored if the model has none.
+            weights: replace the critic's own, by name.
+        """
         real = real.detach().requires_grad_(self.r1 > 0)
         on_real, on_fake = self._logit(real, y, weights), self._logit(fake, y, weights)
         terms = {"loss": critic_loss(on_real, on_fake), **accuracy(on_real, on_fake)}
@@ -167,9 +187,9 @@ class Gan(Model):
         return terms
 
     def _unrolled(self, real: Tensor, fake: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """The critic's weights after its next steps on this batch, as functions of `fake`; its own stay as they are.
+        """The critic's weights after its next steps on this batch, as functions of `fake`; its own weights stay.
 
-        Plain gradient steps, whatever the optimiser that trains the critic. Without any, nothing: its own weights.
+        These are plain gradient descent steps, whatever optimiser trains the critic. Without unrolling, returns {}.
         """
         if not self.unrolled_steps:
             return {}
@@ -188,19 +208,24 @@ def critic_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
 
 
 def generator_loss(on_fake: Tensor, objective: Objective) -> Tensor:
-    """E[log(1 - D(G(z)))], or -E[log D(G(z))], which has a gradient also where the critic is sure (section 3)."""
+    """E[log(1 - D(G(z)))], or -E[log D(G(z))], which has a gradient even where the critic is certain (section 3)."""
     if objective == "minimax":
         return F.logsigmoid(-on_fake).mean()
     return -F.logsigmoid(on_fake).mean()
 
 
 def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """E ‖∇ₓ logit(x)‖², differentiable; x (N, C, H, W) requires a gradient, logits (N, 1) were computed from it."""
+    """E ‖∇ₓ logit(x)‖², differentiable (Mescheder et al. 2018, eq. 9).
+
+    Args:
+        logits: (N, 1), computed from x.
+        x: (N, C, H, W), requires a gradient.
+    """
     return input_gradient(logits, x).square().sum(1).mean()
 
 
 def accuracy(on_real: Tensor, on_fake: Tensor) -> dict[str, Tensor]:
-    """Share of real images that the critic calls real, and of fakes that it calls fake, from logits."""
+    """Fractions of real images classified as real and of fake images classified as fake, from logits."""
     return {"accuracy_real": (on_real > 0).float().mean(), "accuracy_fake": (on_fake < 0).float().mean()}
 
 

@@ -14,11 +14,18 @@ from workflow.models.layers.flow import Logit, MultiScaleFlow, Squeeze, Step
 class Glow(MultiScaleFlow):
     """Steps of actnorm, invertible 1x1 convolution and affine coupling, at several scales.
 
-    Unlike the paper's, it is of the logits of pixels, as RealNVP is: where many pixels are black, that is far better.
-    scales: each halves the image; after each but the last half of the numbers are done, and latents. steps: at a scale.
-    channels: of the hidden layers in a coupling. dropout: on those, while training. alpha: keeps pixels off 0 and 1
-    before the logit.
-    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    Unlike in the paper, the steps act on the logits of pixels, as in RealNVP, which is far better where many pixels are
+    black.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        scales: their number; each halves the image, and after each but the last, half of the channels become latents.
+        steps: at each scale.
+        channels: of the hidden layers in a coupling.
+        dropout: in these layers, during training.
+        alpha: keeps pixels away from 0 and 1 before the logit.
+        dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
     title = "Glow"
@@ -60,7 +67,7 @@ class Glow(MultiScaleFlow):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
-        """Set each actnorm in turn so that what comes out of it has mean 0 and variance 1 (section 3.1)."""
+        """Set each actnorm in turn so that its output has mean 0 and variance 1 on images x (section 3.1)."""
         norms = [module for module in self.modules() if isinstance(module, ActNorm)]
         hooks = [norm.register_forward_pre_hook(lambda norm, inputs: norm.fit(*inputs)) for norm in norms]
         self(self.dequantised(x, generator))
@@ -69,7 +76,7 @@ class Glow(MultiScaleFlow):
 
 
 class ActNorm(Step):
-    """An affine map of each channel (table 1). y: (N, C, H, W)."""
+    """An affine map of each channel of features (N, C, H, W) (table 1)."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -77,25 +84,25 @@ class ActNorm(Step):
         self.log_scale = nn.Parameter(torch.zeros(features, 1, 1))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y shifted and scaled, and the log-determinant (N,)."""
+        """Shift and scale y; returns the result and the log-determinant (N,)."""
         return (y + self.shift) * self.log_scale.exp(), (self.log_scale.sum() * y[0, 0].numel()).expand(len(y))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         return z * (-self.log_scale).exp() - self.shift
 
     @torch.no_grad()
     def fit(self, y: Tensor) -> None:
-        """Make the images, rows and columns of each channel of y have mean 0 and variance 1."""
+        """Normalise each channel of y to mean 0 and variance 1 over images, rows and columns."""
         deviation, mean = torch.std_mean(y, (0, 2, 3), correction=0)
         self.shift.copy_(-mean.view_as(self.shift))
         self.log_scale.copy_(-deviation.log().view_as(self.log_scale))
 
 
 class InvertibleConv(Step):
-    """A 1x1 convolution whose matrix is W = P L (U + diag(s)), eq. 10: a random rotation to begin with.
+    """A 1x1 convolution of features (N, C, H, W) with the matrix W = P L (U + diag(s)), eq. 10; at first a rotation.
 
-    P and the signs of s stay as they are; L has ones on its diagonal, U zeros. y: (N, C, H, W).
+    P and the signs of s are fixed; L has ones on its diagonal, U zeros.
     """
 
     permutation: Tensor
@@ -117,14 +124,14 @@ class InvertibleConv(Step):
         return self.lower.tril(-1) + ones, self.upper.triu(1) + torch.diag(self.sign * self.log_s.exp())
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y's channels mixed, and the log-determinant (N,), eq. 11."""
+        """Mix the channels of y; returns the result and the log-determinant (N,), eq. 11."""
         lower, upper = self.factors()
-        with torch.autocast(y.device.type, enabled=False):  # 8 bits of precision would not be inverted
+        with torch.autocast(y.device.type, enabled=False):  # bf16 is too coarse to be inverted
             z = F.conv2d(y, (self.permutation @ lower @ upper)[..., None, None])
         return z, (self.log_s.sum() * y[0, 0].numel()).expand(len(y))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         lower, upper = self.factors()
         rows = self.permutation.T @ z.flatten(2)
         rows = torch.linalg.solve_triangular(lower, rows, upper=False, unitriangular=True)
@@ -133,9 +140,14 @@ class InvertibleConv(Step):
 
 
 class Coupling(Step):
-    """Scales and shifts one half of the channels by a network of the other half (table 1). y: (N, C, H, W).
+    """Scales and shifts one half of the channels by a network of the other half (table 1).
 
-    The scale is between 0 and 1, a sigmoid that is near 1 to begin with, as in the authors' code: never explosive.
+    The scale is a sigmoid, near 1 at first, as in the authors' code: it cannot explode.
+
+    Args:
+        features: channels of the input, even.
+        channels: of the hidden layers.
+        dropout: in these layers, during training.
     """
 
     def __init__(self, features: int, channels: int, dropout: float) -> None:
@@ -151,13 +163,13 @@ class Coupling(Step):
         )
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y with one half scaled and shifted, and the log-determinant (N,)."""
+        """Scale and shift one half of y, (N, C, H, W); returns the result and the log-determinant (N,)."""
         moved, kept = y.chunk(2, dim=1)
         log_scale, shift = self._affine(kept)
         return torch.cat([(moved + shift) * log_scale.exp(), kept], 1), log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         moved, kept = z.chunk(2, dim=1)
         log_scale, shift = self._affine(kept)
         return torch.cat([moved * (-log_scale).exp() - shift, kept], 1)
@@ -168,10 +180,10 @@ class Coupling(Step):
 
 
 class Leaving(Step):
-    """Standardises the half of the channels that is done by a Gaussian given the half that stays. y: (N, C, H, W).
+    """Standardises the half of the channels that leaves as latents, by a Gaussian conditioned on the other half.
 
-    So what leaves is standard normal under the prior if it is normal with this mean and deviation given the rest, as
-    in the authors' code.
+    So these latents are standard normal under the prior if, given the rest, they are normal with this mean and
+    deviation, as in the authors' code.
     """
 
     def __init__(self, features: int) -> None:
@@ -179,21 +191,21 @@ class Leaving(Step):
         self.network = faint(nn.Conv2d(features // 2, features, 3, padding=1))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y with its second half standardised, and the log-determinant (N,)."""
+        """Standardise the second half of y, (N, C, H, W); returns the result and the log-determinant (N,)."""
         stays, leaves = y.chunk(2, dim=1)
         mean, log_deviation = self.network(stays).chunk(2, dim=1)
         z = (leaves - mean) * (-log_deviation).exp()
         return torch.cat([stays, z], 1), -log_deviation.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         stays, leaves = z.chunk(2, dim=1)
         mean, log_deviation = self.network(stays).chunk(2, dim=1)
         return torch.cat([stays, leaves * log_deviation.exp() + mean], 1)
 
 
 def faint(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer, its outputs small: at zero, as in the paper, the layers before it would get no gradient at first."""
+    """Make a layer's outputs small. With zeros, as in the paper, the layers before would get no gradient at first."""
     with torch.no_grad():
         layer.weight.mul_(0.1)
     return layer

@@ -16,11 +16,17 @@ Prior = Literal["logistic", "gaussian"]
 
 
 class Nice(Flow):
-    """Additive couplings, a diagonal scaling, and a prior whose components are independent.
+    """Additive coupling layers, a diagonal scaling, and a factorised prior.
 
-    prior: the density of each latent component. couplings: how many; they alternate which half of the pixels moves.
-    width, depth: hidden layers of a coupling's network. dropout: on those, while training.
-    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        prior: distribution of each latent component (section 3.4).
+        couplings: their number; they alternate in which half of the pixels they shift.
+        width: features of a hidden layer of a coupling's network.
+        depth: hidden layers of a coupling's network.
+        dropout: in these layers, during training.
+        dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
     title = "NICE"
@@ -54,13 +60,13 @@ class Nice(Flow):
         self.log_scale = nn.Parameter(torch.zeros(d))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents h (N, D) of y (N, D), and log |det dh/dy|, a scalar: additive couplings have determinant 1."""
+        """Latents h (N, D) of pixels y (N, D), and log |det dh/dy|, a scalar: additive couplings have determinant 1."""
         for coupling in self.couplings:
             y = coupling(y)
         return y * self.log_scale.exp(), self.log_scale.sum()
 
     def inverse(self, h: Tensor) -> Tensor:
-        """The y (N, D) of which h (N, D) are the latents."""
+        """Pixels y (N, D) from latents h (N, D): the inverse of `forward`."""
         y = h * (-self.log_scale).exp()
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
@@ -68,7 +74,7 @@ class Nice(Flow):
         return y
 
     def latent_log_prob(self, h: Tensor) -> Tensor:
-        """Log-density of each component of h under the prior; any shape."""
+        """Log-density of each component of h, of any shape, under the prior."""
         return prior_log_prob(self.prior, h)
 
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
@@ -77,14 +83,22 @@ class Nice(Flow):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
-        """Set the scales so that each latent of x has the prior's standard deviation."""
+        """Scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W)."""
         h, _ = self(self.dequantised(x, generator))
         target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
         self.log_scale.add_(math.log(target) - h.std(0).log())
 
 
 class Coupling(nn.Module):
-    """Adds to every other component a function of those between (eq. 5 to 8). y: (N, d)."""
+    """Shifts every other component by a function of the components in between (eq. 5 to 8).
+
+    Args:
+        d: number of components.
+        parity: the first component that is shifted, 0 or 1.
+        width: features of a hidden layer.
+        depth: hidden layers.
+        dropout: during training.
+    """
 
     def __init__(self, d: int, parity: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
@@ -97,20 +111,20 @@ class Coupling(nn.Module):
         self.shift = nn.Sequential(*hidden, nn.Linear(width, moved))
 
     def forward(self, y: Tensor) -> Tensor:
-        """y with its components parity, parity + 2, … shifted."""
+        """Shift the components parity, parity + 2, … of y, (N, d)."""
         out = y.clone()
         out[:, self.parity :: 2] += self.shift(y[:, 1 - self.parity :: 2])
         return out
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         out = y.clone()
         out[:, self.parity :: 2] -= self.shift(y[:, 1 - self.parity :: 2])
         return out
 
 
 def prior_log_prob(prior: Prior, h: Tensor) -> Tensor:
-    """Log-density of each component under the standard logistic or normal distribution; any shape."""
+    """Log-density of each component of h, of any shape, under the standard logistic or normal distribution."""
     if prior == "logistic":
         return F.logsigmoid(h) + F.logsigmoid(-h)
     return -0.5 * (h.square() + math.log(2 * math.pi))

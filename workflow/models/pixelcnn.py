@@ -20,8 +20,13 @@ Stack = Literal["gated", "masked"]
 class MaskedBlock(PixelLayer):
     """A residual block of the ungated PixelCNN (van den Oord et al. 2016a, figure 5, left): 1x1, masked 3x3, 1x1.
 
-    Its 3x3 convolutions widen what is seen by one column a row, and no faster: a cone that is open upwards, with what
-    lies to its right never seen (the blind spot; van den Oord et al. 2016b, figure 1).
+    The receptive field grows by only one column per row: a cone that opens upwards. Pixels to its right are never seen,
+    the blind spot (van den Oord et al. 2016b, figure 1).
+
+    Args:
+        channels: within the block; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: during training.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
@@ -32,13 +37,13 @@ class MaskedBlock(PixelLayer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2 channels, H, W), likewise."""
+        """Features (N, 2 channels, H, W) to the same shape."""
         h = self.middle(F.relu(self.narrow(F.relu(x))))
         out: Tensor = self.widen(self.dropout(F.relu(h)))
         return out + x
 
     def by_waves(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.by_waves`: what the 3x3 convolution sees is kept."""
+        """As `PixelLayer.by_waves`; caches the input of the 3x3 convolution."""
         narrow, seen, widen = self.narrow.of_pixels(), Seen(self.middle, n, height, width), self.widen.of_pixels()
 
         def step(x: Tensor, wave: Wave) -> Tensor:
@@ -49,11 +54,17 @@ class MaskedBlock(PixelLayer):
 
 
 class PixelCNN(Model):
-    """p(x), or p(x|y), as a product over pixels in reading order, and over R, G, B within a pixel, by convolutions.
+    """p(x) or p(x|y) as a product over pixels in raster order, and over R, G, B within a pixel, by convolutions.
 
-    channels: features of each gated stack; the masked one has as many within its blocks and twice as many between.
-    layers: their number, the first with mask A. dropout: while training. stack: the gated network of 2016b, or the
-    masked one of 2016a. classes: how many there are, if it is p(x|y).
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        channels: features of each gated stack; the masked network has as many within its blocks and twice as many
+            between them.
+        layers: their number; the first has mask A.
+        dropout: during training.
+        stack: the gated network of van den Oord et al. 2016b, or the masked one of 2016a.
+        classes: number of classes of p(x|y); 0 for p(x).
     """
 
     title = "PixelCNN"
@@ -61,7 +72,7 @@ class PixelCNN(Model):
     family = "autoregressive"
     taxonomy = "explicit tractable"
     likelihood = "exact"
-    unranked = ("classes",)  # p(x|y) is likelier than p(x)
+    unranked = ("classes",)  # p(x|y) and p(x) cannot be compared
     objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
     about = (
         "The density of an image is the product of its pixels' densities, each given all pixels before it, and masked "
@@ -93,7 +104,7 @@ class PixelCNN(Model):
             self.network = MaskedNetwork(shape, levels, 2 * channels, blocks, classes)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative log-likelihood, nats per image: of p(x|y) if there are classes."""
+        """Negative log-likelihood, nats per image; of p(x|y) if there are classes."""
         return {"loss": -self.log_prob_given(x, y).mean()}
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
@@ -103,41 +114,41 @@ class PixelCNN(Model):
         return over_classes(lambda y: self.log_prob_given(x, y), len(x), self.classes, x.device)
 
     def log_prob_given(self, x: Tensor, y: Tensor | None) -> Tensor:
-        """Exact log p(x|y), nats (N,). x: uint8 (N, C, H, W), y: int64 (N,), not looked at if there are no classes."""
+        """Exact log p(x|y), nats (N,). x: uint8 (N, C, H, W). y: int64 (N,), ignored if there are no classes."""
         return categorical_log_prob(self.network(x, y), x)
 
     @property
     def passes_in_sequence(self) -> int:
-        """As its network draws."""
+        """As many as its network takes."""
         return self.network.passes_in_sequence
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw images pixel by pixel, uint8 (n, C, H, W), each of a class drawn before, if there are classes."""
+        """Draw images pixel by pixel, uint8 (n, C, H, W); if there are classes, draw those first."""
         y = draw_classes(n, self.classes, generator, self.device) if self.classes else None
         blank = torch.zeros(n, *self.shape, dtype=torch.long, device=self.device)
         return self.network.sample(blank, 0, generator, y=y).to(torch.uint8)
 
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """An image of each class, int64 (N,), pixel by pixel, uint8 (N, C, H, W)."""
+        """Draw one image of each class y, int64 (N,), pixel by pixel: uint8 (N, C, H, W)."""
         blank = torch.zeros(len(y), *self.shape, dtype=torch.long, device=self.device)
         return self.network.sample(blank, 0, generator, y=y).to(torch.uint8)
 
     @torch.no_grad()
     def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
-        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest given them.
+        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest.
 
-        If there are classes, that of each image is drawn first, as probable as these rows make it.
+        If there are classes, each image's class is drawn first, from p(y|rows).
         """
         y = draw_categorical(self._for_each_class(x, rows)[1], generator) if self.classes else None
         return self.network.sample(x, rows, generator, y=y).to(torch.uint8)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Hidden activations averaged over the four quarters of the image, (N, 4 channels), or 8 of the masked stack.
+        """Hidden activations averaged over each quarter of the image, (N, 4 channels); 8 channels of the masked stack.
 
-        If there are classes, they are the mean over them, each as probable as the image makes it.
+        If there are classes, these are averaged over p(y|x).
         """
         if not self.classes:
             return F.adaptive_avg_pool2d(self.network.hidden(x), 2).flatten(1)

@@ -16,7 +16,12 @@ Cell = Literal["row", "diagonal"]
 
 
 def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """The next state and memory (equation 3), of gates before their non-linearities, (N, 4 features, …), and memory."""
+    """The next state and memory of an LSTM (equation 3).
+
+    Args:
+        gates: before their non-linearities, (N, 4 features, …).
+        c: memory, (N, features, …).
+    """
     features = c.shape[1]
     opened, content = gates.split([3 * features, features], dim=1)
     out, forget, write = opened.sigmoid().chunk(3, dim=1)
@@ -25,10 +30,15 @@ def lstm(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RowLstm(PixelLayer):
-    """Row by row, from the top (section 3.1): a pixel's state is made of the three above it, as one row's all are.
+    """The row LSTM (section 3.1): row by row from the top, each state depends on the three states above it.
 
-    So it sees a triangle above the pixel. Like all layers here, it narrows to half the features and widens again, and
-    adds what it makes to what it was given (figure 5).
+    The receptive field is a triangle above the pixel. Like all layers here, it narrows to half the features, widens
+    again and has a residual connection (figure 5).
+
+    Args:
+        channels: of an LSTM's state; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: on the states, during training.
     """
 
     def __init__(self, channels: int, groups: int, dropout: float) -> None:
@@ -40,7 +50,7 @@ class RowLstm(PixelLayer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2 channels, H, W), likewise."""
+        """Features (N, 2 channels, H, W) to the same shape."""
         h = c = x.new_zeros(len(x), self.channels, 1, x.shape[3])
         states = []
         for gates in self.from_input(x).split(1, dim=2):
@@ -50,10 +60,10 @@ class RowLstm(PixelLayer):
         return out + x
 
     def by_waves(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.by_waves`: the features given are kept, the states and the memories."""
+        """As `PixelLayer.by_waves`; caches the input, the states and the memories."""
         given, widen = Seen(self.from_input, n, height, width), self.widen.of_pixels()
         from_state = self.from_state.weight[:, :, 0].permute(2, 1, 0).flatten(0, 1)
-        # With the zeros that are seen above and, of the states, to either side.
+        # Padded with zeros above and, for the states, on either side.
         h = from_state.new_zeros(n, height + 1, width + 2, self.channels)
         c = from_state.new_zeros(n, height + 1, width, self.channels)
 
@@ -72,9 +82,9 @@ class RowLstm(PixelLayer):
 
 
 def skew(x: Tensor) -> Tensor:
-    """Shift each row one place further right than the one above: (…, H, W) to (…, H, W + H - 1), filled up with zeros.
+    """Shift each row one place further to the right than the one above: (…, H, W) to (…, H, W + H - 1).
 
-    A diagonal from the lower left to the upper right becomes a column.
+    Diagonals from the lower left to the upper right become columns (figure 3); the rest is filled with zeros.
     """
     height, width = x.shape[-2:]
     flat = F.pad(x, (0, height)).flatten(-2)[..., :-height]
@@ -90,9 +100,9 @@ def unskew(x: Tensor) -> Tensor:
 
 
 class DiagonalLstm(nn.Module):
-    """One direction of the diagonal BiLSTM: a pixel's state is made of those to its left and above (section 3.2).
+    """One direction of the diagonal BiLSTM: a state depends on the states to its left and above (section 3.2).
 
-    `along_diagonals` computes the states of all pixels, a step of `pixel_by_pixel` that of one.
+    `along_diagonals` computes the states of all pixels, a step of `pixel_by_pixel` that of one pixel.
     """
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -102,9 +112,9 @@ class DiagonalLstm(nn.Module):
         self.from_states = nn.Linear(2 * channels, 4 * channels, bias=False)  # a 2x1 convolution of a skewed column
 
     def pixel_by_pixel(self, n: int, height: int, width: int) -> tuple[Callable[[Tensor, int, int], Tensor], Tensor]:
-        """What computes the state of a pixel, (N, channels), and where it keeps all, (N, H + 1, W + 1, channels)."""
+        """A function that computes the state of a pixel, (N, channels), and its cache, (N, H + 1, W + 1, channels)."""
         from_input, from_states = self.from_input.of_pixels(), self.from_states.weight.T
-        # With the zeros that are seen to the left and above.
+        # Padded with zeros on the left and above.
         h, c = (from_states.new_zeros(n, height + 1, width + 1, self.channels) for _ in range(2))
 
         def step(x: Tensor, i: int, j: int) -> Tensor:
@@ -117,13 +127,16 @@ class DiagonalLstm(nn.Module):
 
 
 def along_diagonals(directions: Sequence[DiagonalLstm], inputs: Sequence[Tensor]) -> Tensor:
-    """The states that each direction makes of its input, (directions, N, channels, H, W); all at once, for speed.
+    """The states of all directions, computed together for speed: (directions, N, channels, H, W).
 
-    inputs: (N, 2 channels, H, W) each, so flipped that the direction goes from the upper left to the lower right.
+    Args:
+        directions: LSTMs.
+        inputs: of each, (N, 2 channels, H, W), flipped so that the direction goes from the upper left to the lower
+            right.
     """
     skewed = torch.stack([skew(one.from_input(x)) for one, x in zip(directions, inputs, strict=True)])
-    # Before a row's first pixel all gates are zero, so that nothing is written and states stay zero; what comes after
-    # its last pixel no pixel sees.
+    # Before the first pixel of a row all gates are zero, so nothing is written and states stay zero; states after its
+    # last pixel are never used.
     gates = skewed.permute(4, 0, 2, 1, 3).contiguous()  # (steps, directions, 4 channels, N, H)
     weights = torch.stack([one.from_states.weight for one in directions])
     h = c = torch.zeros_like(gates[0, :, : directions[0].channels])
@@ -137,12 +150,16 @@ def along_diagonals(directions: Sequence[DiagonalLstm], inputs: Sequence[Tensor]
 
 
 class DiagonalBiLstm(PixelLayer):
-    """From both upper corners, diagonal by diagonal: together they see all pixels before the one at hand.
+    """The diagonal BiLSTM: from both upper corners, diagonal by diagonal. Together they see all earlier pixels.
 
-    The direction from the right is one row late, as it sees what comes later in a pixel's own row. Not in the paper:
-    features do not see their own pixel's last colour, so that a row's last pixel would be missing from what the next
-    row, but for the end that the first convolution reaches, sees of it. A blank column on the right, whose features do
-    see that pixel, makes up for it.
+    The direction from the right is delayed by one row, because it sees later pixels of its own row. Not in the paper:
+    features do not depend on their own pixel's last colour, so the next row would miss the last pixel of a row, except
+    where the first convolution reaches it. A blank column on the right, whose features do depend on it, fixes this.
+
+    Args:
+        channels: of an LSTM's state; twice as many outside.
+        groups: blocks that features come in, one per colour channel.
+        dropout: on the states, during training.
     """
 
     sees_whole_rows = True
@@ -155,14 +172,14 @@ class DiagonalBiLstm(PixelLayer):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 2 channels, H, W), likewise."""
+        """Features (N, 2 channels, H, W) to the same shape."""
         from_left, from_right = along_diagonals([self.left, self.right], [x, x.flip(3)])
         late = F.pad(from_right.flip(3), (0, 0, 1, 0))[:, :, :-1]
         out: Tensor = self.widen(self.dropout(from_left + late))
         return out + x
 
     def by_waves(self, n: int, height: int, width: int) -> Step:
-        """As `PixelLayer.by_waves`, a pixel at a time: the row's features are kept, and both directions' states."""
+        """As `PixelLayer.by_waves`, one pixel at a time; caches the row's features and both directions' states."""
         left, _ = self.left.pixel_by_pixel(n, height, width)
         right, late = self.right.pixel_by_pixel(n, height, width)  # its columns in reverse
         widen, row = self.widen.of_pixels(), self.widen.weight.new_zeros(n, width, self.widen.out_channels)
@@ -182,11 +199,15 @@ LAYERS: dict[Cell, type[RowLstm] | type[DiagonalBiLstm]] = {"row": RowLstm, "dia
 
 
 class PixelRNN(Model):
-    """p(x) as a product over pixels in reading order, and over R, G, B within a pixel, by two-dimensional LSTMs.
+    """p(x) as a product over pixels in raster order, and over R, G, B within a pixel, by two-dimensional LSTMs.
 
-    cell: rows whose states come from the row above, or diagonals from both upper corners. channels: features of an
-    LSTM's state, twice as many between the layers. layers: of LSTMs, behind a masked 7x7 convolution. dropout: on
-    states, while training.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        cell: the row LSTM, or the diagonal BiLSTM.
+        channels: features of an LSTM's state; twice as many between the layers.
+        layers: of LSTMs, after a masked 7x7 convolution.
+        dropout: on the states, during training.
     """
 
     title = "PixelRNN"
@@ -228,7 +249,7 @@ class PixelRNN(Model):
 
     @property
     def passes_in_sequence(self) -> int:
-        """As its network draws."""
+        """As many as its network takes."""
         return self.network.passes_in_sequence
 
     @torch.no_grad()
@@ -239,12 +260,12 @@ class PixelRNN(Model):
 
     @torch.no_grad()
     def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
-        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest given them."""
+        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest."""
         return self.network.sample(x, rows, generator).to(torch.uint8)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Hidden activations averaged over the four quarters of the image, (N, 8 channels)."""
+        """Hidden activations averaged over each quarter of the image, (N, 8 channels)."""
         return F.adaptive_avg_pool2d(self.network.hidden(x), 2).flatten(1)
 
 

@@ -15,12 +15,18 @@ Size = tuple[int, int, int]  # features, height, width
 
 
 class RealNvp(MultiScaleFlow):
-    """Affine couplings of images at several scales, in logits of the pixels.
+    """Affine coupling layers on the logits of pixels, at several scales.
 
-    scales: each but the last ends by halving the image, after which half of the numbers are done, and latents.
-    couplings: of each kind of mask at a scale; the paper has 3. channels, blocks: of the residual network in each.
-    dropout: in the blocks, while training. alpha: keeps pixels off 0 and 1 before the logit.
-    dequantisation_samples: K noises in `log_prob`; more make the bound tighter, at K times the cost.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        scales: their number; each but the last halves the image, and half of the channels become latents.
+        couplings: of each kind of mask at a scale; the paper has 3.
+        channels: of the residual network in a coupling.
+        blocks: of the residual network in a coupling.
+        dropout: in the blocks, during training.
+        alpha: keeps pixels away from 0 and 1 before the logit (section 4.1).
+        dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
     title = "RealNVP"
@@ -65,9 +71,16 @@ class RealNvp(MultiScaleFlow):
 
 
 class Coupling(Step):
-    """Scales and shifts where the mask is 0, by a network of what is where it is 1 (eq. 9). y: (N, C, H, W).
+    """Scales and shifts where the mask is 0, by a network of the features where it is 1 (eq. 9).
 
-    The log-scale is a hyperbolic tangent times a learned bound for each channel, as in section 4.1.
+    The log-scale is a hyperbolic tangent times a learned bound per channel (section 4.1).
+
+    Args:
+        size: of the features, (C, H, W).
+        mask: 0 or 1, broadcast against them.
+        channels: of the residual network.
+        blocks: of the residual network.
+        dropout: in the blocks, during training.
     """
 
     mask: Tensor
@@ -79,12 +92,12 @@ class Coupling(Step):
         self.bound = nn.Parameter(torch.ones(size[0], 1, 1))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """y with one part scaled and shifted, and the log-determinant (N,)."""
+        """Scale and shift a part of y, (N, C, H, W); returns the result and the log-determinant (N,)."""
         log_scale, shift = self._affine(y)
         return y * log_scale.exp() + shift, log_scale.flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         log_scale, shift = self._affine(z)
         return (z - shift) * (-log_scale).exp()
 
@@ -95,7 +108,14 @@ class Coupling(Step):
 
 
 class ResidualNetwork(nn.Module):
-    """Two numbers for each of the features (N, C, H, W), by 3x3 convolutions: (N, 2C, H, W)."""
+    """Two numbers for each of the features (N, C, H, W), by residual blocks of 3x3 convolutions: (N, 2C, H, W).
+
+    Args:
+        size: of the features, (C, H, W).
+        channels: of the convolutions.
+        blocks: number of residual blocks.
+        dropout: in the blocks, during training.
+    """
 
     def __init__(self, size: Size, channels: int, blocks: int, dropout: float) -> None:
         super().__init__()
@@ -111,7 +131,7 @@ class ResidualNetwork(nn.Module):
             for _ in range(blocks)
         )
         self.last = nn.Conv2d(channels, 2 * size[0], 3, padding=1)
-        with torch.no_grad():  # nearly the identity to begin with; at zero, nothing before would get a gradient
+        with torch.no_grad():  # nearly the identity at first; with zeros, no layer before would get a gradient
             self.last.weight.mul_(0.1)
 
     def forward(self, y: Tensor) -> Tensor:

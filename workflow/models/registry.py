@@ -1,7 +1,7 @@
-"""From the name of a family to its class, and models to files and back.
+"""From the name of a family to its class, and from models to files and back.
 
-The class is looked up by importing `workflow.models.<kind>`, so that a stage loads the one file that it needs and a
-new family is one new file.
+The class is found by importing `workflow.models.<kind>`, so that a stage loads only the file it needs and a new family
+is one new file.
 """
 
 import importlib
@@ -20,11 +20,11 @@ from workflow.models import family_file, kinds
 from workflow.models.base import Model
 from workflow.params import PATH, Params, explain
 
-LEVELS = 256  # of the images that models are built for only to see if they can be
+LEVELS = 256  # of the images that models are built for when only testing whether they can be built
 
 
 def model_class(kind: str) -> type[Model]:
-    """The class of a family; raises BakeoffError, naming the known ones, if there is no such file."""
+    """The class of a family; raises BakeoffError, listing the known ones, if there is no such file."""
     if kind not in kinds():
         raise BakeoffError(f"unknown model kind {kind!r}; known: {', '.join(kinds())}")
     family: type[Model] = importlib.import_module(f"workflow.models.{kind}").MODEL
@@ -32,10 +32,17 @@ def model_class(kind: str) -> type[Model]:
 
 
 def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Check `values` against the keyword-only arguments of the family's class; returns them converted.
+    """Validate hyper-parameters against the keyword-only arguments of the family's class.
 
-    `where` is the parameters' path (`models.vae`), for the error: raises BakeoffError naming the key's full path,
-    the value and what is allowed.
+    Raises BakeoffError, naming the key's full path, the value and what is allowed.
+
+    Args:
+        kind: name of the family.
+        values: hyper-parameters by name.
+        where: path of the entry in the parameters, for the error (`models.vae`).
+
+    Returns:
+        The hyper-parameters, converted, with defaults.
     """
     signature = inspect.signature(model_class(kind).__init__, eval_str=True)
     keywords = {p.name: p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
@@ -51,9 +58,9 @@ def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict
 
 
 def check_entries(settings: Params) -> None:
-    """Check the hyper-parameters of every model in the parameters, and whether each sweep can be ranked.
+    """Validate the hyper-parameters of every model, and check that the trials of each sweep can be compared.
 
-    Raises BakeoffError for the first that is bad.
+    Raises BakeoffError for the first problem.
     """
     for name, entry in settings.models.items():
         family_file(entry.kind, f"models.{name}.kind")
@@ -62,15 +69,15 @@ def check_entries(settings: Params) -> None:
         unranked = model_class(settings.models[name].kind).unranked
         if blind := [key for key in sweep.varied if key in unranked]:
             raise BakeoffError(
-                f"{PATH}: sweeps.{name}.varied: {blind[0]!r}: no validation loss ranks models that differ in it; list "
-                "them under models alone"
+                f"{PATH}: sweeps.{name}.varied: {blind[0]!r}: validation losses of models that differ in it cannot "
+                "be compared; list them under models only"
             )
 
 
 def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
-    """Build every model for images of this shape; raises BakeoffError for the first that cannot be built.
+    """Build every model for images of shape (C, H, W); raises BakeoffError for the first that cannot be built.
 
-    Not trials of sweeps: their training refuses what cannot be, and the sweep sets them aside.
+    Trials of sweeps are skipped: if one cannot be built, its training fails and the sweep sets it aside.
     """
     trials = {name for sweep in settings.sweeps.values() for name in sweep.trials}
     for name, entry in settings.models.items():
@@ -84,9 +91,16 @@ def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
 
 
 def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:
-    """A fresh model, its random parameters drawn from `seed`.
+    """A new model with randomly initialised weights.
 
-    Raises BakeoffError if a hyper-parameter is not what its class takes, or the images are not.
+    Raises BakeoffError if the family rejects a hyper-parameter or the shape of the images.
+
+    Args:
+        kind: name of the family.
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        hyperparameters: by name.
+        seed: of the initial weights.
     """
     checked = check_hyperparameters(kind, hyperparameters, f"model {kind}")
     torch.manual_seed(seed)  # torch's initialisers draw from its own generator
@@ -98,7 +112,7 @@ def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model read from its file, in evaluation mode on the CPU, and what the file says of it."""
+    """A model read from its file, in evaluation mode on the CPU, with its family and the facts saved with it."""
 
     model: Model
     kind: str
@@ -106,13 +120,21 @@ class Loaded:
 
 
 def save(model: Model, path: Path, kind: str, hyperparameters: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write the weights and all that is needed to build the model again; `about` is for the reader."""
+    """Write the weights and everything needed to rebuild the model.
+
+    Args:
+        model: on any device.
+        path: of the file.
+        kind: name of the family.
+        hyperparameters: that the model was built with.
+        about: further facts for readers of the file, such as the step at which the weights were best.
+    """
     recipe = {"kind": kind, "shape": model.shape, "levels": model.levels, "hyperparameters": hyperparameters}
     write_tensors(path, model.state_dict(), json.dumps({**recipe, "about": about}, sort_keys=True))
 
 
 def load(path: Path) -> Loaded:
-    """The model that `save` wrote; raises BakeoffError, naming the file, if it is damaged or does not fit the code."""
+    """The model that `save` wrote; raises BakeoffError if the file is damaged or does not match the code."""
     tensors, metadata = read_tensors(path)
     try:
         recipe = json.loads(metadata)

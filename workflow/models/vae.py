@@ -24,24 +24,31 @@ from workflow.models.layers.noise import normal
 
 Decoder = Literal["categorical", "logistic"]
 Kind = Literal["convolutional", "dense"]
-ROWS = 2**22  # numbers in the largest tensor of a chunk of `log_prob`: 16 MiB
+ROWS = 2**22  # elements of the largest tensor in a chunk of `log_prob`: 16 MiB
 
 
 class Vae(Model):
     """An encoder to a Gaussian over latents, and a decoder to independent discrete pixels.
 
-    latents: their number. channels: of the convolutions at full size; twice as many at half and quarter size.
-    network: "dense" has two hidden layers of `channels` tanh features each way instead, as in Burda et al. 2016, for
-    images of any size.
-    dropout: on encoder and decoder, while training. beta: weight of the KL term (Higgins et al. 2017; 1 is the VAE).
-    decoder: p(x|z) of a pixel: a probability for each level, or a discretised logistic (Salimans et al. 2017,
-    PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers instead of `levels`.
-    importance_samples: K of the bound in `log_prob`. training_samples: K of the bound that it is trained on; with more
-    than 1 it is the importance weighted autoencoder, IWAE (Burda et al. 2016), with beta on the log-ratio of prior and
-    posterior. classes: if not 0, it is p(x|y): the decoder is given the class
-    beside the latents (Kingma et al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). The encoder
-    is not, in contrast to that model: as q(z|x) it serves images of which no class is known, and the bound is one for
-    any q. A code, below, is a latent and, if there are classes, how much of each: (N, latents + classes).
+    Below, a code is the decoder's input: a latent and, if there are classes, a weight for each: (N, latents + classes).
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        latents: their number.
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        dropout: in encoder and decoder, during training.
+        beta: weight of the KL term (Higgins et al. 2017, beta-VAE); 1 for the VAE.
+        decoder: p(x|z) of a pixel: a probability for each level ("categorical"), or a discretised logistic (Salimans et
+            al. 2017, PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers per pixel.
+        importance_samples: K of the bound in `log_prob`.
+        classes: number of classes of p(x|y); 0 for p(x). The decoder gets the class along with the latents (Kingma et
+            al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). Unlike in that model the encoder
+            does not, so that it also serves images of unknown class; the bound holds for any q(z|x).
+        network: "convolutional"; or "dense", two hidden layers of `channels` tanh features in encoder and decoder, as
+            in Burda et al. 2016, for images of any size.
+        training_samples: K of the training bound; more than 1 makes it an importance weighted autoencoder (Burda et al.
+            2016, Importance Weighted Autoencoders), with beta on the log-ratio of prior and posterior.
     """
 
     title = "VAE"
@@ -90,7 +97,7 @@ class Vae(Model):
         return mean, log_variance
 
     def code(self, z: Tensor, y: Tensor) -> Tensor:
-        """What the decoder is given: z (N, latents) and, if there are classes, y: int64 (N,), as a 1 among 0s."""
+        """The decoder's input: z (N, latents) and, if there are classes, y, int64 (N,), one-hot."""
         return torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1) if self.classes else z
 
     def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
@@ -101,9 +108,9 @@ class Vae(Model):
         return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative evidence lower bound, its KL term times beta, from one z an image, nats per image.
+        """Negative evidence lower bound with beta times the KL term, from one z per image, nats per image.
 
-        With several training samples the importance-weighted bound from as many z instead.
+        With several training samples, the importance-weighted bound from as many z.
         """
         if self.training_samples > 1:
             return self._weighted_bound(x, y, generator, self.beta)
@@ -111,7 +118,7 @@ class Vae(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The same with beta 1: a bound of the likelihood whatever beta is, so checkpoints and runs can be compared."""
+        """The same with beta 1: a bound of the likelihood whatever beta is, so that models can be compared."""
         if self.training_samples > 1:
             return self._weighted_bound(x, y, generator, 1.0)
         return self._negative_bound(x, y, generator, 1.0)
@@ -119,7 +126,7 @@ class Vae(Model):
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """Importance-weighted lower bound of log p(x) from K draws of z (Burda et al. 2016, eq. 8), nats (N,).
 
-        With classes that of the mean of p(x|y) over them, from the same draws for each.
+        With classes, p(x) is the mean of p(x|y) over them; all use the same draws.
         """
         log_ratio, z = self._draw(x, self.importance_samples, generator)
 
@@ -132,7 +139,7 @@ class Vae(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """The most probable image of each of n latents, and classes, from the prior, uint8 (n, C, H, W)."""
+        """Draw n latents (and classes) from the prior; the most probable image of each, uint8 (n, C, H, W)."""
         y = torch.zeros(n, dtype=torch.long, device=self.device)
         if self.classes:
             y = draw_classes(n, self.classes, generator, self.device)
@@ -140,13 +147,13 @@ class Vae(Model):
 
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """The most probable image of each class y, int64 (N,), and a latent from the prior. uint8 (N, C, H, W)."""
+        """Draw a latent for each class y, int64 (N,); the most probable image of each, uint8 (N, C, H, W)."""
         z = normal((len(y), self.latents), generator, self.device)
         return self.decode(self.code(z, y))
 
     @torch.no_grad()
     def decode(self, code: Tensor) -> Tensor:
-        """The most probable image given a code, (N, latents + classes). uint8 (N, C, H, W)."""
+        """The most probable images given codes, (N, latents + classes): uint8 (N, C, H, W)."""
         pixels: Tensor = self.decode_layers(code)
         if self.decoder == "categorical":
             return pixels.argmax(1).to(torch.uint8)
@@ -159,7 +166,7 @@ class Vae(Model):
 
     @torch.no_grad()
     def likeliest_code(self, x: Tensor) -> Tensor:
-        """The mean of q(z|x) and the class y that makes p(x|z, y) greatest there, (N, latents + classes)."""
+        """The mean of q(z|x), and the class y that maximises p(x|z, y) there: (N, latents + classes)."""
         z = self.encode(x)
         y = torch.zeros(len(x), dtype=torch.long, device=x.device)
         if self.classes:
@@ -168,12 +175,12 @@ class Vae(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable image given the likeliest code, uint8 (N, C, H, W)."""
+        """The most probable images given the likeliest codes of x: uint8 (N, C, H, W)."""
         return self.decode(self.likeliest_code(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the likeliest codes, decoded: uint8 (N, steps, C, H, W).
+        """Interpolate linearly between the likeliest codes and decode: uint8 (N, steps, C, H, W).
 
         With classes, one class fades into the other along the way.
         """
@@ -193,14 +200,14 @@ class Vae(Model):
         return {"loss": -log_mean_exp(self._log_likelihoods(x, z, y) + beta * log_ratio).mean()}
 
     def _draw(self, x: Tensor, samples: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """K latents of each image from q(z|x), (K, N, latents), and log p(z) - log q(z|x) of each, (K, N)."""
+        """log p(z) - log q(z|x), (K, N), of K draws z from q(z|x) for each image, and these draws, (K, N, latents)."""
         mean, log_variance = self.posterior(x)
         noise = normal((samples, *mean.shape), generator, x.device, dim=1)
         z = mean + (log_variance / 2).exp() * noise
         return 0.5 * (noise.square() + log_variance - z.square()).sum(2), z
 
     def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        """log p(x|z, y) of each of K latents z of each image, (K, N), in chunks. x, y: of the images, z: (K, N, d)."""
+        """log p(x|z, y) of K latents z, (K, N, d), of each image x of class y: (K, N). Computed in chunks."""
         rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
         image = torch.arange(len(x), device=x.device).repeat(len(z))
         chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
@@ -211,7 +218,16 @@ class Vae(Model):
 def _convolutional(
     shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """The layers of encoder and decoder, which halve the image twice and double it twice."""
+    """A convolutional encoder and decoder.
+
+    Args:
+        shape: of an image, (C, H, W).
+        channels: at full resolution.
+        dropout: during training.
+        inputs: size of the decoder's input.
+        outputs: numbers per pixel and colour channel that the decoder returns.
+        latents: their number; the encoder returns twice as many numbers.
+    """
     colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
     encoder = nn.Sequential(
         *downsample(colours, channels),
@@ -233,7 +249,7 @@ def _convolutional(
 def _dense(
     shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
-    """The layers of encoder and decoder: two of `channels` tanh features, and a linear one."""
+    """Two layers of `channels` tanh features and a linear one each way; arguments as of `_convolutional`."""
 
     def layers(first: int, last: int) -> list[nn.Module]:
         tanh = [nn.Linear(first, channels), nn.Tanh(), nn.Linear(channels, channels), nn.Tanh()]
@@ -245,22 +261,31 @@ def _dense(
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL( N(mean, variance) ‖ N(0, 1) ) in nats, summed over the last dimension (appendix B). (N, d): (N,)."""
+    """KL( N(mean, variance) ‖ N(0, 1) ) in nats, summed over the last dimension: (N, d) to (N,).
+
+    Kingma & Welling 2014, appendix B.
+    """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
 
 def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -> Tensor:
-    """log-probability of each pixel of x as a logistic variable rounded to the nearest level, in nats.
+    """log-probability of each pixel under a logistic distribution rounded to the nearest level, nats.
 
-    mean, log_scale: on the scale where levels are -1..1, broadcast against x: integers. The outermost levels take the
-    tails, so the probabilities of a pixel's levels sum to one.
+    Salimans et al. 2017, PixelCNN++, equation 2, with one component. The outermost levels take the tails, so that the
+    probabilities of a pixel's levels sum to one.
+
+    Args:
+        mean: of the distribution, on the scale where levels are -1..1; broadcast against x.
+        log_scale: logarithm of its scale, likewise.
+        x: integers 0..levels-1.
+        levels: their number.
     """
     centre, half_bin = to_unit(x, levels), 1 / (levels - 1)
-    # No sharper than exp(-7), as in PixelCNN++: it would gain next to nothing, and the gradient would explode.
+    # The scale is at least exp(-7), as in PixelCNN++: smaller ones gain next to nothing and make gradients explode.
     inverse_scale = (-log_scale.float().clamp(min=-7)).exp()
     upper = (centre + half_bin - mean.float()) * inverse_scale
     lower = (centre - half_bin - mean.float()) * inverse_scale
-    # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)), which does not cancel in the tails.
+    # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)) avoids cancellation in the tails.
     below_upper, above_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
     log_mass = below_upper + above_lower + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
     log_mass = torch.where(x == 0, below_upper, log_mass)
@@ -268,7 +293,7 @@ def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -
 
 
 def logistic_mode(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """The most probable level of each pixel, uint8: the one nearest to the mean, or an outermost with a heavy tail."""
+    """The most probable level of each pixel, uint8: the one nearest to the mean, or an outermost one with its tail."""
     nearest = from_unit(mean, levels)
     candidates = torch.stack([nearest, torch.zeros_like(nearest), torch.full_like(nearest, levels - 1)])
     best = logistic_log_prob(mean, log_scale, candidates, levels).argmax(0, keepdim=True)

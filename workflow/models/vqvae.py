@@ -15,12 +15,21 @@ from workflow.models.layers.gated import GatedPixelCNN
 
 
 class VqVae(Model):
-    """An autoencoder whose code is a small grid of entries of a codebook, and an autoregressive model of those grids.
+    """An autoencoder whose code is a small grid of codebook entries, and an autoregressive model of these grids.
 
-    codes, code_size: entries of the codebook and their length. decay: of the codebook's moving averages.
-    commitment: weight β of the term that holds the encoder to its codes. channels: of the convolutions at full size;
-    twice as many at half and quarter size. prior: what models the grids, row by row: the paper's PixelCNN, or a causal
-    transformer (Ramesh et al. 2021, DALL-E). prior_channels, prior_layers: its width and depth. dropout: on all three.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        codes: entries of the codebook.
+        code_size: length of an entry.
+        decay: of the codebook's moving averages.
+        commitment: weight β of the commitment loss (equation 3).
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        prior_channels: width of the prior.
+        prior_layers: depth of the prior.
+        dropout: in encoder, decoder and prior, during training.
+        prior: model of the grids in raster order: the paper's PixelCNN, or a causal transformer (Ramesh et al. 2021,
+            DALL-E).
     """
 
     title = "VQ-VAE"
@@ -57,7 +66,7 @@ class VqVae(Model):
             *downsample(colours, channels),
             nn.Dropout(dropout),
             nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
-            # Not in the paper: encodings on the codes' own scale spread over them, and do not crowd on one at first.
+            # Not in the paper: normalised encodings spread over the codes instead of all choosing one at first.
             nn.BatchNorm2d(code_size, affine=False),
         )
         self.codebook = Codebook(codes, code_size, decay)
@@ -72,7 +81,7 @@ class VqVae(Model):
         self.prior = _prior(prior, self.grid, codes, prior_channels, prior_layers, dropout)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Reconstruction, commitment and prior terms, nats per image; the prior sees codes, and sends nothing back."""
+        """Reconstruction, commitment and prior terms, nats per image; the prior sends no gradient to the codes."""
         z = self.encoder(to_unit(x, self.levels)).float()
         indices = self.codebook.nearest(z.detach())
         quantised = self.codebook.lookup(indices)
@@ -86,7 +95,7 @@ class VqVae(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The two-part code length, nats per image: what `log_prob` bounds, without the commitment term."""
+        """Length of the two-part code, nats per image: the negative of `log_prob`, without the commitment term."""
         indices = self.indices(x)
         terms = self._two_parts(x, indices, self.codebook.lookup(indices))
         return {
@@ -98,20 +107,20 @@ class VqVae(Model):
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """log p(x|z) + log p(z) for the encoder's z, nats (N,).
 
-        p(x) is the sum of p(x|z) p(z) over all grids z, so each single term, and with it the one of this z, is a lower
-        bound: the evidence bound with all of q(z|x) on one z.
+        p(x) is the sum of p(x|z) p(z) over all grids z, so any single term is a lower bound: the evidence lower bound
+        for a q(z|x) concentrated on one z.
         """
         indices = self.indices(x)
         decoded = self.decoder(self.codebook.lookup(indices))
         return categorical_log_prob(decoded, x) + self.prior_log_prob(indices)
 
     def prior_log_prob(self, indices: Tensor) -> Tensor:
-        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have no share of it."""
+        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have probability zero."""
         on_trial = ~self.codebook.available.view(1, -1, 1, 1)
         return categorical_log_prob(self.prior_logits(indices).masked_fill(on_trial, -torch.inf), indices)
 
     def prior_logits(self, indices: Tensor) -> Tensor:
-        """Logits of each code given those before it in reading order, (N, codes, h, w). indices: int64 (N, h, w)."""
+        """Logits of each code given those before it in raster order, (N, codes, h, w). indices: int64 (N, h, w)."""
         if isinstance(self.prior, GatedPixelCNN):
             logits: Tensor = self.prior(indices.unsqueeze(1))
             return logits.squeeze(2)
@@ -120,12 +129,12 @@ class VqVae(Model):
 
     @torch.no_grad()
     def indices(self, x: Tensor) -> Tensor:
-        """The grid of codes that stands for each image, int64 (N, h, w)."""
+        """The grid of codes of each image, int64 (N, h, w)."""
         return self.codebook.nearest(self.encoder(to_unit(x, self.levels)))
 
     @property
     def passes_in_sequence(self) -> int:
-        """Those of the prior, and then the decoder's."""
+        """Those of the prior, and one of the decoder."""
         return self.prior.passes_in_sequence + 1
 
     @torch.no_grad()
@@ -135,7 +144,7 @@ class VqVae(Model):
 
     @torch.no_grad()
     def draw_indices(self, n: int, generator: Generator) -> Tensor:
-        """n grids of codes from the prior, none of them on trial, int64 (n, h, w)."""
+        """Draw n grids of codes from the prior, none of them on trial, int64 (n, h, w)."""
         available = self.codebook.available
         if isinstance(self.prior, GatedPixelCNN):
             blank = torch.zeros(n, 1, *self.grid, dtype=torch.long, device=self.device)
@@ -144,7 +153,7 @@ class VqVae(Model):
 
     @torch.no_grad()
     def decode(self, indices: Tensor) -> Tensor:
-        """The most probable image given its codes, int64 (N, h, w). uint8 (N, C, H, W)."""
+        """The most probable images given their codes, int64 (N, h, w): uint8 (N, C, H, W)."""
         logits: Tensor = self.decoder(self.codebook.lookup(indices))
         return logits.argmax(1).to(torch.uint8)
 
@@ -155,12 +164,12 @@ class VqVae(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable image given the encoder's codes, uint8 (N, C, H, W)."""
+        """The most probable images given the encoder's codes: uint8 (N, C, H, W)."""
         return self.decode(self.indices(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the encodings before quantisation, quantised at each step and decoded."""
+        """Interpolate linearly between the encodings, quantise each step and decode it: uint8 (N, steps, C, H, W)."""
         ends = [self.encoder(to_unit(x, self.levels)) for x in (a, b)]
         path = walk(ends[0].flatten(1), ends[1].flatten(1), steps).flatten(0, 1)
         indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))

@@ -14,7 +14,7 @@ from workflow.models.layers.convolutions import double, halve
 
 
 class Coded(NamedTuple):
-    """One level's encodings, float (N, code_size, h, w), and the codes chosen for them, int64 (N, h, w)."""
+    """Encodings of one level, float (N, code_size, h, w), and the codes chosen for them, int64 (N, h, w)."""
 
     z: Tensor
     indices: Tensor
@@ -23,14 +23,23 @@ class Coded(NamedTuple):
 class VqVae2(Model):
     """An autoencoder with a coarse and a fine grid of codes, top and bottom, and a transformer over both.
 
-    codes, code_size: entries of each level's codebook and their length. decay: of the codebooks' moving averages.
-    commitment: weight β of the terms that hold the encoders to their codes. channels: of the convolutions at full size;
-    twice as many at half size, where the bottom grid is, and quarter size, where the top grid is. prior_channels,
-    prior_layers: of the transformer. dropout: on all of them.
+    The paper has one PixelCNN per grid, that of the bottom conditioned on the top. Here a single causal transformer
+    reads the top grid and then the bottom grid as one sequence, with a vocabulary for each (as Ramesh et al. 2021,
+    DALL-E, do with text and image). This is also exactly p(top) p(bottom | top), and every bottom code sees all of the
+    top.
 
-    The paper has a PixelCNN for each grid, the bottom one given the top. Here both are one causal transformer that
-    reads the top grid, then the bottom grid, as one sequence with a vocabulary of its own for each (as Ramesh et al.
-    2021, DALL-E, joins text and image): also exactly p(top) p(bottom | top), and every bottom code sees all of the top.
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        codes: entries of each level's codebook.
+        code_size: length of an entry.
+        decay: of the codebooks' moving averages.
+        commitment: weight β of the commitment losses.
+        channels: of the convolutions at full resolution; twice as many at half resolution (the bottom grid) and at
+            quarter resolution (the top grid).
+        prior_channels: width of the transformer.
+        prior_layers: depth of the transformer.
+        dropout: in encoders, decoders and transformer, during training.
     """
 
     title = "VQ-VAE-2"
@@ -90,7 +99,7 @@ class VqVae2(Model):
         self.prior = CausalTransformer(5 * height * width, 2 * codes, prior_channels, prior_layers, dropout)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """The three parts of the code, and the commitment, nats per image; the prior sends nothing back to the rest."""
+        """The three parts of the code, and the commitment, nats per image; the prior sends no gradient to the codes."""
         top, bottom = self.coded(x)
         e_top, e_bottom = self.top.lookup(top.indices), self.bottom.lookup(bottom.indices)
         pixels = self.pixels(straight_through(top.z, e_top), straight_through(bottom.z, e_bottom))
@@ -103,19 +112,19 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The length of the code in its three parts, nats per image: what `log_prob` bounds, without the commitment."""
+        """Length of the code in its three parts, nats per image: the negative of `log_prob`, without the commitment."""
         top, bottom = self.indices(x)
         return self._terms(x, self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)), top, bottom)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁) for the encoders' z, nats (N,): as for the VQ-VAE, a bound."""
+        """log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁) for the encoders' z, nats (N,): a bound, as for the VQ-VAE."""
         top, bottom = self.indices(x)
         pixels = self.pixels(self.top.lookup(top), self.bottom.lookup(bottom))
         of_top, of_bottom = self.prior_log_prob(top, bottom)
         return categorical_log_prob(pixels, x) + of_bottom + of_top
 
     def coded(self, x: Tensor) -> tuple[Coded, Coded]:
-        """Top and bottom: the encodings and their nearest codes. The bottom is encoded given the top's codes."""
+        """Encodings and nearest codes of top and bottom. The bottom is encoded given the codes of the top."""
         features = self.encoder(to_unit(x, self.levels))
         z = self.to_top(features).float()
         top = Coded(z, self.top.nearest(z.detach()))
@@ -125,7 +134,7 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def indices(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The grids of codes that stand for each image: top, int64 (N, h, w), and bottom, (N, 2h, 2w)."""
+        """The grids of codes of each image: top, int64 (N, h, w), and bottom, (N, 2h, 2w)."""
         top, bottom = self.coded(x)
         return top.indices, bottom.indices
 
@@ -136,9 +145,9 @@ class VqVae2(Model):
 
     @property
     def allowed(self) -> Tensor:
-        """Which word of the vocabulary may stand where in the sequence, bool (2 codes, 5 h w).
+        """Which words of the vocabulary may appear at each position of the sequence, bool (2 codes, 5 h w).
 
-        At the top's places the first half, the top's codes, at the bottom's the second; none that is on trial.
+        The first half of the vocabulary are the top's codes, the second half the bottom's; codes on trial are excluded.
         """
         top, words = math.prod(self.top_grid), self.top.available.new_zeros(2 * self.codes, self.prior.length)
         words[: self.codes, :top] = self.top.available[:, None]
@@ -154,13 +163,13 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def draw_indices(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """n pairs of grids from the prior, no code on trial: top, int64 (n, h, w), and bottom, (n, 2h, 2w)."""
+        """Draw n pairs of grids from the prior, no code on trial: top, int64 (n, h, w), and bottom, (n, 2h, 2w)."""
         words, places = self.prior.sample(n, generator, self.allowed), math.prod(self.top_grid)
         return words[:, :places].view(n, *self.top_grid), (words[:, places:] - self.codes).view(n, *self.bottom_grid)
 
     @property
     def passes_in_sequence(self) -> int:
-        """Those of the prior, over both grids, and then the decoder's."""
+        """Those of the prior over both grids, and one of the decoder."""
         return self.prior.passes_in_sequence + 1
 
     @torch.no_grad()
@@ -170,7 +179,7 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def decode(self, top: Tensor, bottom: Tensor) -> Tensor:
-        """The most probable image given its codes, int64 (N, h, w) and (N, 2h, 2w). uint8 (N, C, H, W)."""
+        """The most probable images given their codes, int64 (N, h, w) and (N, 2h, 2w): uint8 (N, C, H, W)."""
         return self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)).argmax(1).to(torch.uint8)
 
     @torch.no_grad()
@@ -181,12 +190,12 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable image given the encoders' codes, uint8 (N, C, H, W)."""
+        """The most probable images given the encoders' codes: uint8 (N, C, H, W)."""
         return self.decode(*self.indices(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between both levels' encodings before quantisation, quantised at each step and decoded."""
+        """Interpolate linearly between the encodings of both levels, quantise each step and decode it."""
         grids = []
         for codebook, start, end in zip((self.top, self.bottom), self.coded(a), self.coded(b), strict=True):
             path = walk(start.z.flatten(1), end.z.flatten(1), steps).flatten(0, 1)
@@ -194,7 +203,7 @@ class VqVae2(Model):
         return self.decode(*grids).view(len(a), steps, *self.shape)
 
     def _terms(self, x: Tensor, pixels: Tensor, top: Tensor, bottom: Tensor) -> dict[str, Tensor]:
-        """The code's length, nats per image, its three parts, and how many codes each level uses."""
+        """Length of the code, nats per image, its three parts, and the number of codes in use at each level."""
         of_top, of_bottom = self.prior_log_prob(top, bottom)
         parts = {
             "reconstruction": -categorical_log_prob(pixels, x).mean(),
@@ -206,7 +215,7 @@ class VqVae2(Model):
 
 
 def _to_codes(channels: int, code_size: int, dropout: float) -> list[nn.Module]:
-    """From features to encodings on the codes' own scale, normalised as in the VQ-VAE here."""
+    """From features to encodings, normalised as in the VQ-VAE."""
     return [
         nn.Dropout(dropout),
         nn.Conv2d(channels, code_size, 3, padding=1, bias=False),

@@ -20,15 +20,21 @@ from workflow.models.layers.noise import normal
 
 
 class Wgan(Model):
-    """A generator against a critic that is kept from being steep, so that it measures a distance.
+    """A generator against a Lipschitz-constrained critic, which estimates the Wasserstein distance.
 
-    latents: size of the generator's noise. channels: of the convolutions at full size; twice as many at half and
-    quarter size. features: of the critic's last hidden layer, which `encode` gives. critic_steps: turns of the critic
-    for each of the generator. The critic is kept from being steep in one of two ways, the other being 0: clipping is
-    the bound of each of its weights (Arjovsky et al., algorithm 1), penalty the weight of the gradient penalty
-    (Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3).
-    network: "dense" has two hidden layers of `channels` features (the critic's second: `features`), for images of any
-    size.
+    The critic is constrained in one of two ways; the other hyper-parameter is 0.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        latents: size of the generator's noise vector.
+        channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
+        features: size of the critic's last hidden layer, which `encode` returns.
+        critic_steps: turns of the critic for each turn of the generator.
+        clipping: bound of the absolute value of each weight (Arjovsky et al. 2017, algorithm 1).
+        penalty: weight of the gradient penalty (Gulrajani et al. 2017, Improved Training of Wasserstein GANs, eq. 3).
+        network: "convolutional"; or "dense", two hidden layers of `channels` features (the critic's second one has
+            `features`), for images of any size.
     """
 
     title = "Wasserstein GAN"
@@ -59,11 +65,11 @@ class Wgan(Model):
     ) -> None:
         super().__init__(shape, levels)
         if (clipping > 0) == (penalty > 0):
-            raise ValueError("one of clipping and penalty must be above zero, and the other not")
+            raise ValueError("exactly one of clipping and penalty must be above zero")
         self.latents, self.critic_steps, self.clipping, self.penalty = latents, critic_steps, clipping, penalty
         self.generator = generator_network(shape, latents, channels, network)
         self.critic = critic_network(shape, channels, features, 1, network)
-        self.critic[-1] = nn.Linear(features, 1, bias=False)  # a constant would cancel in the difference
+        self.critic[-1] = nn.Linear(features, 1, bias=False)  # a bias would cancel in the difference
         self.project("critic")
 
     @property
@@ -73,18 +79,18 @@ class Wgan(Model):
 
     @property
     def turns(self) -> tuple[str, ...]:
-        """The critic several times, so that it keeps up with the distance that the generator reduces; then that."""
+        """The critic several times, so that it keeps up with the distance; then the generator, which reduces it."""
         return ("critic",) * self.critic_steps + ("generator",)
 
     @torch.no_grad()
     def project(self, player: str) -> None:
-        """Clip the critic's weights, if that is how it is kept from being steep."""
+        """Clip the critic's weights, if that is how it is constrained."""
         if player == "critic" and self.clipping:
             for weights in self.critic.parameters():
                 weights.clamp_(-self.clipping, self.clipping)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """The player's loss, and for the critic the distance that it estimates and the penalty."""
+        """The player's loss; for the critic also the estimated distance and the penalty."""
         if player == "generator":
             return {"loss": -self._values(self._fake(len(x), generator)).mean()}
         with torch.no_grad():
@@ -99,9 +105,9 @@ class Wgan(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """The energy distance of samples to x, and the critic's estimate of the distance between the two.
+        """The energy distance between samples and x, and the critic's estimate of the Wasserstein distance.
 
-        The critic's estimate is up to a constant that changes while it is trained, so that it chooses no checkpoint.
+        The critic's estimate has an unknown scale that changes during training, so it cannot choose the best weights.
         """
         real, fake = self._real(x), self._fake(VALIDATION_SAMPLES, generator)
         shown = to_unit(from_unit(fake, self.levels), self.levels)
@@ -110,7 +116,7 @@ class Wgan(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), from standard normal noise."""
+        """Draw n images, uint8 (n, C, H, W), from standard normal noise."""
         return from_unit(self._fake(n, generator), self.levels)
 
     @torch.no_grad()
@@ -120,7 +126,7 @@ class Wgan(Model):
         return features
 
     def _real(self, x: Tensor) -> Tensor:
-        """Images uint8 (N, C, H, W) as the critic sees them, on the scale -1..1."""
+        """The critic's input: images uint8 (N, C, H, W), scaled to [-1, 1]."""
         return to_unit(x, self.levels).to(next(self.critic.parameters()).dtype)
 
     def _fake(self, n: int, generator: Generator) -> Tensor:
@@ -129,19 +135,24 @@ class Wgan(Model):
         return images
 
     def _values(self, images: Tensor) -> Tensor:
-        """What the critic makes of images on the scale -1..1, (N, 1): no logits, numbers without bounds."""
+        """The critic's output for images scaled to [-1, 1], (N, 1): unbounded numbers, not logits."""
         values: Tensor = self.critic(images)
         return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def interpolates(real: Tensor, fake: Tensor, generator: Generator) -> Tensor:
-    """x̂ = ε x + (1 - ε) G(z), ε uniform in 0..1, one an image: on the line between each pair. (N, C, H, W) each."""
+    """x̂ = ε x + (1 - ε) G(z) with ε uniform in [0, 1], one per image: (N, C, H, W), as real and fake are."""
     share = torch.rand(len(real), 1, 1, 1, generator=generator, device=real.device).to(real.dtype)
     return torch.lerp(fake.to(real.dtype), real, share)
 
 
 def gradient_penalty(values: Tensor, x: Tensor) -> Tensor:
-    """E (‖∇ₓ f(x)‖ - 1)², differentiable; x (N, C, H, W) requires a gradient, values (N, 1) were computed from it."""
+    """E (‖∇ₓ f(x)‖ - 1)², differentiable (Gulrajani et al. 2017, eq. 3).
+
+    Args:
+        values: (N, 1), computed from x.
+        x: (N, C, H, W), requires a gradient.
+    """
     steepness: Tensor = torch.linalg.vector_norm(input_gradient(values, x), dim=1)
     return (steepness - 1).square().mean()
 

@@ -1,1 +1,1 @@
-"""Figures, tables and the page that shows them."""
+"""The summary, the tables, the charts and the pages that show them."""

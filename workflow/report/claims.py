@@ -1,4 +1,4 @@
-"""What lecture notes and papers say of the families, against what was measured here: claim, measure, verdict."""
+"""Claims of lectures and papers about the families, compared with the results: claim, metric, verdict."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,24 +6,34 @@ from itertools import product
 from typing import Any, Literal
 
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
+from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, p_value
+from workflow.evaluation.measurements import Measurements
+from workflow.evaluation.statistics import holm
 from workflow.report.tables import in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
-ODD_TO_SOME = ("photographs", "upside down")  # not odd where the data are photographs, or look the same turned
+MAYBE_IN = ("photographs", "upside down")  # in distribution if the data are photographs, or look the same upside down
 COLUMNS = {column.key: column for column in MEASURED}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That models of one group have less, or more, of something than those of another.
+    """That the models of one group have lower, or higher, values of a metric than those of another.
 
-    who, whom: families (`models/base.py`) or kinds. key: of the column that measures it.
+    Args:
+        says: the claim, as a sentence.
+        source: who makes it.
+        who: families (`models/taxonomy.py`) or kinds of the one group.
+        than: whether their values are lower or higher.
+        whom: families or kinds of the other group.
+        key: key of the metric's column.
+
     """
 
     says: str
     source: str
     who: tuple[str, ...]
-    than: Literal["less", "more"]
+    than: Literal["lower", "higher"]
     whom: tuple[str, ...]
     key: str
 
@@ -32,103 +42,121 @@ CLAIMS = (
     Claim(
         "Samples of a VAE are blurrier than those of a GAN.",
         "Goodfellow 2016, NIPS tutorial, section 2.3.3",
-        ("variational",), "less", ("adversarial",), "sharpness",
+        ("variational",), "lower", ("adversarial",), "sharpness",
     ),
     Claim(
-        "Discrete codes make sharper samples than a Gaussian latent.",
+        "Models with discrete codes draw sharper samples than those with Gaussian latents.",
         "van den Oord et al. 2017",
-        ("vector-quantised",), "more", ("variational",), "sharpness",
+        ("vector-quantised",), "higher", ("variational",), "sharpness",
     ),
     Claim(
         "GANs draw better samples than VAEs.",
         "Goodfellow 2016, NIPS tutorial, section 2.3",
-        ("adversarial",), "less", ("variational",), "fid",
+        ("adversarial",), "lower", ("variational",), "fid",
     ),
     Claim(
         "Diffusion models draw better samples than GANs.",
         "Dhariwal & Nichol 2021",
-        ("diffusion",), "less", ("adversarial",), "fid",
+        ("diffusion",), "lower", ("adversarial",), "fid",
     ),
     Claim(
-        "An autoencoder is no generative model: what it draws is worse than what a VAE draws.",
+        "An autoencoder is not a generative model: its samples are worse than those of a VAE.",
         "Kingma & Welling 2014",
-        ("autoencoder",), "more", ("variational",), "fid",
+        ("autoencoder",), "higher", ("variational",), "fid",
     ),
     Claim(
-        "GANs miss parts of the data that models with a likelihood cover.",
+        "GANs miss parts of the data distribution that likelihood-based models cover.",
         "Metz et al. 2017",
-        ("adversarial",), "less", ("autoregressive", "flow", "variational", "vector-quantised", "diffusion"), "recall",
+        ("adversarial",), "lower", ("autoregressive", "flow", "variational", "vector-quantised", "diffusion"), "recall",
     ),
     Claim(
-        "A critic that estimates the Wasserstein distance loses fewer modes than a classifier.",
+        "A GAN whose critic estimates the Wasserstein distance drops fewer modes than a standard GAN.",
         "Arjovsky et al. 2017",
-        ("wgan",), "less", ("gan",), "modes_kl",
+        ("wgan",), "lower", ("gan",), "modes_kl",
     ),
     Claim(
-        "Autoregressive models are the slowest to draw from.",
+        "Autoregressive models are the slowest to sample from.",
         "van den Oord et al. 2016",
-        ("autoregressive",), "more",
+        ("autoregressive",), "higher",
         ("flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"), "passes_in_sequence",
     ),
     Claim(
-        "Diffusion models are slower to draw from than GANs.",
+        "Diffusion models are slower to sample from than GANs.",
         "Song et al. 2021",
-        ("diffusion",), "more", ("adversarial",), "passes_in_sequence",
+        ("diffusion",), "higher", ("adversarial",), "passes_in_sequence",
     ),
     Claim(
-        "Recurrent networks know the density better than convolutions.",
+        "Recurrent networks reach better likelihoods than convolutional ones.",
         "van den Oord et al. 2016, table 4",
-        ("pixelrnn",), "less", ("pixelcnn",), "bits_per_dim",
+        ("pixelrnn",), "lower", ("pixelcnn",), "bits_per_dim",
     ),
     Claim(
-        "Affine couplings know the density better than NICE’s additive ones.",
+        "Affine couplings reach better likelihoods than NICE’s additive couplings.",
         "Dinh et al. 2017",
-        ("realnvp", "glow"), "less", ("nice",), "bits_per_dim",
+        ("realnvp", "glow"), "lower", ("nice",), "bits_per_dim",
     ),
     Claim(
-        "Flows are exact but weaker than autoregressive models.",
+        "Flows are exact but reach worse likelihoods than autoregressive models.",
         "Kingma & Dhariwal 2018",
-        ("flow",), "more", ("autoregressive",), "bits_per_dim",
+        ("flow",), "higher", ("autoregressive",), "bits_per_dim",
     ),
     Claim(
-        "Latent variables make better features than an autoregressive model’s activations.",
+        "Latent variables are better features than the activations of an autoregressive model.",
         "van den Oord et al. 2017",
-        ("autoencoder", "variational", "vector-quantised"), "more", ("autoregressive",), "probe_accuracy",
+        ("autoencoder", "variational", "vector-quantised"), "higher", ("autoregressive",), "probe_accuracy",
     ),
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim as judged: what measures it, each side's models with their values, and how it turned out."""
+    """A claim and its verdict.
+
+    Args:
+        says: the claim.
+        source: who makes it.
+        metric: what decides it.
+        evidence: the models of each side with their values.
+        verdict: whether it holds here.
+        why: the count of pairs or seeds behind the verdict.
+        differs: what else the two sides differ in.
+
+    """
 
     says: str
     source: str
-    measure: str
+    metric: str
     evidence: tuple[str, ...]
     verdict: Verdict
     why: str
+    differs: str = ""
 
 
-def judge(summary: dict[str, Any]) -> list[Finding]:
+def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
     """All claims that the models here have numbers for."""
-    compared = (_compare(claim, summary) for claim in CLAIMS)
-    return [finding for finding in (*compared, _likelihood_and_samples(summary), _fooled(summary)) if finding]
+    compared = (_compare(claim, summary, found) for claim in CLAIMS)
+    findings = (*compared, _likelihood_and_samples(summary, found), _fooled(summary))
+    return [finding for finding in findings if finding]
 
 
-def _compare(claim: Claim, summary: dict[str, Any]) -> Finding | None:
-    """Judge by every pair of a model of the one group and one of the other, under every seed."""
+def _compare(claim: Claim, summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Judge a claim by every pair of models, one from each side."""
     (column,), models, names = named([COLUMNS[claim.key]], summary), summary["models"], labels(summary["models"])
     sides = [list(_of(group, column, summary)) for group in (claim.who, claim.whom)]
     if not all(sides):
         return None
-    comparable = [(a, b) for a, b in product(*sides) if models[a].get(column.within) == models[b].get(column.within)]
-    agree = [_agree(models[a], models[b], column.key, claim.than) for a, b in comparable]
-    verdict, why = _verdict(agree, len(models[sides[0][0]]["values"][column.key]))
-    if not comparable:
-        verdict, why = "not decided", "an upper bound cannot be ranked against an exact value"
+    pairs = [(found[column.key][a], found[column.key][b]) for a, b in product(*sides)]
+    verdict, why = _verdict(_signs(column, pairs, claim.than))
     evidence = (", ".join(f"{names[name]} {in_words(column, models[name], column.key)}" for name in s) for s in sides)
-    return Finding(claim.says, claim.source, f"{column.title}: {claim.than}", tuple(evidence), verdict, why)
+    return Finding(
+        claim.says,
+        claim.source,
+        f"{column.title}: {claim.than}",
+        tuple(evidence),
+        verdict,
+        why,
+        _differs(sides, summary),
+    )
 
 
 def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iterator[str]:
@@ -137,87 +165,100 @@ def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iter
             yield name
 
 
-def _agree(one: dict[str, Any], other: dict[str, Any], key: str, than: str) -> int:
-    """Under how many seeds the one has less, or more, than the other."""
-    both = zip(one["values"][key], other["values"][key], strict=True)
-    return sum(a < b if than == "less" else a > b for a, b in both)
+def _signs(column: Column, pairs: list[tuple[Measurement, Measurement]], than: str) -> list[int]:
+    """Of each pair 1 if it is as claimed, -1 if it is the other way round, 0 if it is not decided.
 
-
-def _verdict(agree: list[int], seeds: int) -> tuple[Verdict, str]:
-    """What follows from the number of seeds under which each pair is as claimed, and why.
-
-    A pair counts for or against a claim if all seeds agree on it.
+    A difference counts if it is significant after Holm's adjustment for the number of pairs, and if no bound stands
+    where only an exact value can (`comparison.decides`).
     """
-    right, wrong = agree.count(seeds), agree.count(0)
-    open_pairs = len(agree) - right - wrong
-    always = " under every seed" if seeds > 1 else ""
-    if len(agree) == 1:
-        why = f"under {agree[0]} of {seeds} seeds" if seeds > 1 else ""
-    else:
-        why = f"in {right} of {len(agree)} pairs{always}" + (f", in {open_pairs} under some" if open_pairs else "")
-    if open_pairs == len(agree):
+    unsure = holm({str(i): p_value(one, other, column.counted) for i, (one, other) in enumerate(pairs)})
+    return [_sign(one, other, than) if unsure[str(i)] < SIGNIFICANT else 0 for i, (one, other) in enumerate(pairs)]
+
+
+def _sign(one: Measurement, other: Measurement, than: str) -> int:
+    less, more = (one, other) if one.mean < other.mean else (other, one)
+    if not decides(less, more):
+        return 0
+    return 1 if (less is one) == (than == "lower") else -1
+
+
+def _verdict(signs: list[int]) -> tuple[Verdict, str]:
+    """The verdict, and why."""
+    right, wrong, open_pairs = (signs.count(sign) for sign in (1, -1, 0))
+    why = f"in {right} of {len(signs)} pairs" if len(signs) > 1 else ""
+    if open_pairs:
+        undecided = f"{open_pairs} undecided" if len(signs) > 1 else "the difference may be due to chance or to a bound"
+        why = ", ".join(filter(None, (why, undecided)))
+    if open_pairs == len(signs):
         return "not decided", why
-    return "holds here" if right == len(agree) else "does not hold here" if wrong == len(agree) else "mixed", why
+    return "holds here" if right == len(signs) else "does not hold here" if wrong == len(signs) else "mixed", why
 
 
-def _likelihood_and_samples(summary: dict[str, Any]) -> Finding | None:
-    """A counterexample: two models of one kind of likelihood, one ahead in bits/dim and behind in FID."""
+def _differs(sides: list[list[str]], summary: dict[str, Any]) -> str:
+    """What else the two sides differ in: their sizes and what an image costs them."""
+    parts = []
+    for column in (COLUMNS["parameters"], COLUMNS["gflops_per_sample"]):
+        ranges = []
+        for side in sides:
+            means = [summary["models"][name]["mean"].get(column.key) for name in side]
+            known = [mean for mean in means if mean is not None]
+            if not known:
+                return ""
+            low, high = column.text(min(known)), column.text(max(known))
+            ranges.append(low if low == high else f"{low} to {high}")
+        parts.append(f"{column.title} {ranges[0]} versus {ranges[1]}")
+    return "; ".join(parts)
+
+
+def _likelihood_and_samples(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """A counterexample: of two models, one is better in bits/dim, beyond doubt, and worse in FID."""
     (bits, fid), names = named([COLUMNS["bits_per_dim"], COLUMNS["fid"]], summary), labels(summary["models"])
-    known = {n: m for n, m in summary["models"].items() if m["mean"]["bits_per_dim"] is not None}
-    pairs = [
-        (a, b)
-        for a, b in product(known, known)
-        if known[a][bits.within] == known[b][bits.within]
-        and known[a]["mean"]["bits_per_dim"] < known[b]["mean"]["bits_per_dim"]
-    ]
+    quality = found["fid"]
+    known = {name: one for name, one in found["bits_per_dim"].items() if name in quality}
+    pairs = [(a, b) for a, b in product(known, known) if known[a].mean < known[b].mean and decides(known[a], known[b])]
     if not pairs:
         return None
-    against = {(a, b): _against(known[a]["values"], known[b]["values"]) for a, b in pairs}
-    seeds = len(known[pairs[0][0]]["values"]["fid"])
-    always = sum(count == seeds for count in against.values())
-    shown = max(pairs, key=lambda p: (against[p], known[p[0]]["mean"]["fid"] - known[p[1]]["mean"]["fid"]))
+    better = _signs(bits, [(known[a], known[b]) for a, b in pairs], "lower")
+    worse = _signs(fid, [(quality[a], quality[b]) for a, b in pairs], "higher")
+    against = {pair: min(signs) for pair, signs in zip(pairs, zip(better, worse, strict=True), strict=True)}
+    shown = max(pairs, key=lambda p: (against[p], quality[p[0]].mean - quality[p[1]].mean))
+    models = summary["models"]
     evidence = tuple(
-        f"{names[n]}: {in_words(bits, known[n], bits.key)} bits/dim, FID {in_words(fid, known[n], fid.key)}"
+        f"{names[n]}: {in_words(bits, models[n], bits.key)} bits/dim, FID {in_words(fid, models[n], fid.key)}"
         for n in shown
     )
+    count, undecided = (list(against.values()).count(sign) for sign in (1, 0))
     return Finding(
         "A better likelihood does not mean better samples.",
         "Theis et al. 2016",
-        f"{bits.title} (less) and {fid.title} (more)",
+        f"lower {bits.title} with higher {fid.title}",
         evidence,
-        "holds here" if always else "not decided" if any(against.values()) else "does not hold here",
-        f"{always} of {len(pairs)} pairs with the same kind of likelihood are ranked the other way by FID"
-        + (" under every seed" if seeds > 1 else ""),
+        "holds here" if count else "not decided" if undecided else "does not hold here",
+        f"FID reverses the ranking of {count} of {len(pairs)} pairs whose bits/dim can be ranked",
     )
 
 
-def _against(one: dict[str, list[float]], other: dict[str, list[float]]) -> int:
-    """Under how many seeds the one has fewer bits/dim and the greater FID."""
-    runs = zip(one["bits_per_dim"], other["bits_per_dim"], one["fid"], other["fid"], strict=True)
-    return sum(bits < other_bits and fid > other_fid for bits, other_bits, fid, other_fid in runs)
-
-
 def _fooled(summary: dict[str, Any]) -> Finding | None:
-    """The odd inputs that some model finds likelier than the data, under every seed."""
+    """Whether some model finds some out-of-distribution inputs more likely than the data, under every seed."""
     models, names = summary["models"], labels(summary["models"])
     scores = {
         (name, kind): found
         for name, m in models.items()
-        for kind, found in m["oddity"]["values"].items()
-        if kind not in ODD_TO_SOME
+        for kind, found in m[OUT_OF_DISTRIBUTION.key]["values"].items()
+        if kind not in MAYBE_IN
     }
     if not scores:
         return None
     seeds = len(next(iter(scores.values())))
     below = {pair: sum(score < 0.5 for score in found) for pair, found in scores.items()}
     always = sum(count == seeds for count in below.values())
-    name, kind = max(scores, key=lambda pair: (below[pair], -models[pair[0]]["oddity"]["mean"][pair[1]]))
+    name, kind = max(scores, key=lambda pair: (below[pair], -models[pair[0]][OUT_OF_DISTRIBUTION.key]["mean"][pair[1]]))
     return Finding(
-        "Likelihoods can be fooled: a model may find odd inputs likelier than the data it learned.",
+        "Likelihoods can be fooled: a model may find out-of-distribution inputs more likely than its own data.",
         "Nalisnick et al. 2019",
-        "AUROC of log p(x), below 0.5",
-        (f"{names[name]} on {kind}: {in_words(OUT_OF_DISTRIBUTION, models[name]['oddity'], kind)}",),
+        "AUROC of log p(x) below 0.5",
+        (f"{names[name]} on {kind}: {in_words(OUT_OF_DISTRIBUTION, models[name][OUT_OF_DISTRIBUTION.key], kind)}",),
         "holds here" if always else "not decided" if any(below.values()) else "does not hold here",
-        f"{always} of {len(scores)} pairs of model and odd input are below 0.5"
+        f"below 0.5 in {always} of {len(scores)} pairs of a model and a kind of input"
         + (" under every seed" if seeds > 1 else ""),
     )

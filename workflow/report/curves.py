@@ -1,4 +1,4 @@
-"""From the lines of `history.jsonl` to learning curves, by the names of the scalars alone, whatever the family."""
+"""Learning curves from the lines of `history.jsonl`, by the names of the scalars only, the same for every family."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Panel:
-    """One chart and the line above it."""
+    """A chart and its caption."""
 
     title: str
     chart: Markup
 
 
 def panels(runs: list[Run], label: str, series: int) -> list[Panel]:
-    """The charts of one model: losses, the validation loss if it is of another kind, accuracies, distances.
+    """The charts of one model: losses, the validation loss if it is another quantity, accuracies, distances.
 
-    A model with one player logs `loss`, which its `valid_loss` is to be compared with; of several players each logs a
-    loss of its own (`critic_loss`), and what the checkpoint is chosen by is another quantity.
+    A model with one player logs `loss`, and its `valid_loss` is comparable with it. With several players, each logs a
+    loss of its own (`critic_loss`), and the checkpoint is chosen by another quantity.
     """
     histories = [run.history() for run in runs]
     keys = list(dict.fromkeys(key for line in histories[0] for key in line))
@@ -45,7 +45,7 @@ def panels(runs: list[Run], label: str, series: int) -> list[Panel]:
             chosen = (
                 [_selected(run, h) for run, h in zip(runs, histories, strict=True)] if "valid_loss" in names else []
             )
-            chart = learning_curve(f"{label}: {title}, over training steps", seeds, series, chosen, share)
+            chart = learning_curve(f"{label}: {title}, against training steps", seeds, series, chosen, share)
             found.append(Panel(title, chart))
     return found
 
@@ -65,7 +65,7 @@ def _readable(name: str) -> str:
 
 
 def _selected(run: Run, history: History) -> float:
-    """The step of the checkpoint: the one that the run names, else that of the least validation loss."""
+    """The step of the checkpoint: the one recorded with the run, or that of the lowest validation loss."""
     if run.metrics.get("selected_step") is not None:
         return float(run.metrics["selected_step"])
     judged = [line for line in history if "valid_loss" in line]

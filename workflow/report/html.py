@@ -1,11 +1,11 @@
-"""HTML made of the templates beside this file. All text from files goes through Jinja's escaping."""
+"""HTML made from the templates in the folder next to this file. Jinja escapes all text that comes from files."""
 
 from pathlib import Path
 from typing import Any
 
 
 def fill(template: str, **content: Any) -> str:
-    """The template with this content in it; a name that it uses and that is not there is an error."""
+    """The template filled with `content`; a name in the template that is not in `content` is an error."""
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""Which model is best, and whether the order of the models is the same under every seed."""
+"""Whether the ranking of the models is the same under every seed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
@@ -6,24 +6,11 @@ from typing import Any
 
 from workflow.evaluation.columns import Column
 
-Values = dict[str, list[float]]  # of each model, one a seed
-
-
-def best(models: Mapping[str, Any], column: Column) -> set[str]:
-    """The names of the models that are best in a column, by mean, each among those it may be compared with.
-
-    Empty where there is nothing to compare: no direction, fewer than two values, or all of them equal.
-    """
-    found: set[str] = set()
-    for names in comparable(models, column).values():
-        means = {name: models[name]["mean"][column.key] for name in names}
-        if column.better and len(set(means.values())) > 1:
-            found |= set(_top(means, column))
-    return found
+Values = dict[str, list[float]]  # of each model, one per seed
 
 
 def comparable(models: Mapping[str, Any], column: Column) -> dict[str | None, list[str]]:
-    """The names of the models that have a number in a column, by the kind that it must share to be compared."""
+    """The names of the models that have a value in a column, grouped by the kind that comparable values share."""
     groups: dict[str | None, list[str]] = {}
     for name, model in models.items():
         if column.ranks(model):
@@ -32,11 +19,16 @@ def comparable(models: Mapping[str, Any], column: Column) -> dict[str | None, li
 
 
 def rankings(models: Mapping[str, Any], columns: Iterable[Column], seeds: Sequence[int]) -> dict[str, Any]:
-    """For each column that ranks models, by its key, the order of each group of comparable ones; {} with one seed.
+    """The ranking of each group of comparable models, by the key of each column that ranks models; {} with one seed.
 
-    Of a group: its `kind`; the `order` by mean, best first; the `best` by mean and `best_by_seed`, several if they
-    share the place; under how many seeds the best by mean `agree` with it; the number of `pairs` of models; and the
-    `swaps`, those pairs of which either is ahead under some seed, the one that is ahead by mean first.
+    A group has these entries:
+        kind: of its values.
+        order: the models by mean, best first.
+        best: the best models by mean; several if they are equal.
+        best_by_seed: the best models under each seed.
+        agree: number of seeds under which the best by mean is also the best.
+        pairs: number of pairs of models.
+        swaps: the pairs in which each of the two is ahead under some seed; the one ahead by mean comes first.
     """
     if len(seeds) < 2:
         return {}
@@ -75,13 +67,5 @@ def _top(values: Mapping[str, float], column: Column) -> list[str]:
 
 
 def _swap(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether each is less than the other under some seed; where they are equal neither is ahead."""
+    """Whether each of two models is ahead under some seed; if their values are equal, neither is ahead."""
     return len({x < y for x, y in zip(a, b, strict=True) if x != y}) == 2
-
-
-def doubt(summary: Mapping[str, Any], key: str, name: str) -> str:
-    """Under how many seeds a model that is best by mean is the best: "best under 2 of 3 seeds"; "" if under all."""
-    for group in summary["ranking"].get(key, []):
-        if name in group["best"] and group["agree"] < len(summary["seeds"]):
-            return f"best under {group['agree']} of {len(summary['seeds'])} seeds"
-    return ""

@@ -1,4 +1,4 @@
-"""Reading everything that the report is made of."""
+"""Reading everything that the report is made from."""
 
 import json
 import math
@@ -8,7 +8,8 @@ from typing import Any
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import MEASURED, look_up
+from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, look_up
+from workflow.evaluation.measurements import Measured
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
@@ -20,7 +21,7 @@ ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objectiv
 
 @dataclass(frozen=True)
 class Run:
-    """One model trained with one seed; metrics: what `metrics.json` holds."""
+    """One model trained with one seed; metrics: the content of its `metrics.json`."""
 
     name: str
     seed: int
@@ -35,14 +36,19 @@ class Run:
         except FileNotFoundError:
             raise BakeoffError(f"{path}: missing; run `dvc repro train@{self.name}-{self.seed}`") from None
         except ValueError as error:
-            raise BakeoffError(f"{path}: not a line of JSON ({error}); delete it and run `dvc repro`") from None
+            raise BakeoffError(f"{path}: not in JSON Lines format ({error}); delete it and run `dvc repro`") from None
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model of a sweep: what it has of each thing that is varied.
+    """One model of a sweep.
 
-    losses: its least validation loss with each seed; empty if its training failed, or is yet to come.
+    Args:
+        name: its name.
+        values: its value of each parameter that the sweep varies.
+        losses: its lowest validation loss with each seed; empty if its training failed or has not been run.
+        failed: whether its training failed.
+
     """
 
     name: str
@@ -53,11 +59,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Results:
-    """All that the other stages left; runs are ordered by the models' place in the taxonomy, then by seed.
+    """The outputs of all other stages.
 
-    Of a sweep only the trial that is best by validation is among them, where the model that it began with would be.
-    sweeps: all trials of each, by that model's name, which is the first. best: the best trial of each that has any.
-    missing: models of which there are no results yet, and which a report that was asked for all the same leaves out.
+    Args:
+        settings: the parameters, with only those models that the report covers.
+        card: describes the data.
+        extractor: describes the feature extractor.
+        reference: scores of real images and baselines.
+        runs: ordered by the models' place in the taxonomy, then by seed. Of each sweep, only the trial with the lowest
+            validation loss is among them, in place of the model that the sweep started from.
+        missing: models that have no results yet and that a partial report leaves out.
+        sweeps: all trials of each sweep, by the name of the model that it started from, which is the first trial.
+        best: the best trial of each sweep that has any results.
+
     """
 
     settings: Params
@@ -75,11 +89,19 @@ class Results:
         names = dict.fromkeys(run.name for run in self.runs)
         return {name: [run for run in self.runs if run.name == name] for name in names}
 
+    @property
+    def measured(self) -> dict[str, list[Measured]]:
+        """The same as the comparison takes them."""
+        return {
+            name: [Measured(run.metrics, RunFiles(name, run.seed).pictures) for run in runs]
+            for name, runs in self.models.items()
+        }
+
 
 def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
-    """Read the files of every model and seed in the parameters but of those that are `missing`, and of nothing else.
+    """Read the files of every model and seed in the parameters, except those of `missing` models, and no other files.
 
-    Raises BakeoffError, naming the file and what to run, if one is missing or lacks a number.
+    Raises BakeoffError, naming the file and what to run, if one is missing or lacks a value.
     """
     card = read_card()
     sweeps = {base: _trials(base, settings, missing) for base in settings.sweeps}
@@ -88,7 +110,7 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     chosen = [best.get(name, name) for name in settings.models if sweep_of(name, settings) in (None, name)]
     settings = settings.model_copy(update={"models": {k: settings.models[k] for k in chosen if k not in missing}})
     if not settings.models:
-        raise BakeoffError("no model has results yet; run `dvc repro --keep-going` or `snakemake --keep-going` first")
+        raise BakeoffError("no model has results yet; first run `dvc repro --keep-going` or `snakemake --keep-going`")
     runs = [_read_run(name, seed, card) for name in settings.models for seed in settings.seeds]
     runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
     extractor = read_json(EXTRACTOR_METRICS)
@@ -102,7 +124,7 @@ def _trials(base: str, settings: Params, missing: tuple[str, ...]) -> tuple[Tria
     for name in members(base, settings):
         losses: list[float] = []
         if name not in missing and not (losses := read_losses(name, settings)):
-            raise BakeoffError(f"runs/{name}: no history of all seeds; run `dvc repro`")
+            raise BakeoffError(f"runs/{name}: some seeds have no training history; run `dvc repro`")
         found.append(Trial(name, varied(name, base, settings), tuple(losses)))
     failed = settings.sweeps[base].failed.items()
     return (*found, *(Trial(name, values, failed=True) for name, values in failed))
@@ -115,26 +137,26 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
     metrics = _with_nats(_with_ratio(read_json(path)), card)
-    for key in (*ABOUT, "oddity"):
+    for key in (*ABOUT, OUT_OF_DISTRIBUTION.key):
         if key not in metrics:
-            raise BakeoffError(f"{path}: no {key!r} in it; {remedy}")
+            raise BakeoffError(f"{path}: {key!r} is missing; {remedy}")
     for column in MEASURED:
         if column.read(metrics) is None and not column.missing_for:
-            raise BakeoffError(f"{path}: no {column.path or column.key!r} in it; {remedy}")
+            raise BakeoffError(f"{path}: {column.path or column.key!r} is missing; {remedy}")
     if metrics["taxonomy"] not in TAXONOMY:
-        raise BakeoffError(f"{path}: taxonomy {metrics['taxonomy']!r} is none of: {', '.join(TAXONOMY)}")
+        raise BakeoffError(f"{path}: unknown taxonomy {metrics['taxonomy']!r}; known: {', '.join(TAXONOMY)}; {remedy}")
     return Run(name, seed, files.folder, metrics)
 
 
 def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
-    """`metrics` with `nearest_neighbour.ratio`, the samples' distance over that of test images, put into it."""
+    """`metrics` with `nearest_neighbour.ratio` added: the distance of the samples relative to that of test images."""
     samples, test = (look_up(metrics, f"nearest_neighbour.{whose}") for whose in ("samples", "test"))
     ratio = samples / test if samples is not None and test else None
     return {**metrics, "nearest_neighbour": {**metrics.get("nearest_neighbour", {}), "ratio": ratio}}
 
 
 def _with_nats(metrics: dict[str, Any], card: Card) -> dict[str, Any]:
-    """`metrics` with `nats` of an image, -log p(x), put into it: of black and white images, as papers give it."""
+    """`metrics` with `nats` per image added, -log p(x), for black and white images, where papers report it."""
     bits = metrics.get("bits_per_dim")
     nats = bits * math.prod(card.shape) * math.log(2) if card.levels == 2 and bits is not None else None
     return {**metrics, "nats": nats}

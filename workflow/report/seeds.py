@@ -1,19 +1,14 @@
-"""What several seeds say of a number: its mean, its standard deviation and how far the mean can be trusted."""
+"""Statistics of a metric over seeds: mean, standard deviation and the uncertainty of the mean."""
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-RESAMPLES = 9999
-BATCH = 500  # resamples in memory at once
+from workflow.evaluation.statistics import estimate
 
 
 def spread(values: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
-    """`values` of each measure, one a seed, and their `mean`, `std` and `interval`, each with the same keys."""
+    """`values` of each metric, one per seed, and their `mean`, `std` and `interval`, each with the same keys."""
     return {
         "values": {key: list(numbers) for key, numbers in values.items()},
         "mean": {key: mean(numbers) for key, numbers in values.items()},
@@ -23,42 +18,24 @@ def spread(values: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
 
 
 def mean(numbers: Sequence[float | None]) -> float | None:
-    """The mean; None if a number is missing."""
+    """The mean; None if a value is missing."""
     present = _complete(numbers)
     return float(statistics.mean(present)) if present else None
 
 
 def std(numbers: Sequence[float | None]) -> float | None:
-    """The standard deviation of a sample (divided by n - 1); None if a number is missing or there is only one."""
+    """The sample standard deviation (divided by n - 1); None if a value is missing or there is only one."""
     present = _complete(numbers)
     return float(statistics.stdev(present)) if len(present) > 1 else None
 
 
 def interval(numbers: Sequence[float | None]) -> list[float] | None:
-    """Low and high end of `intervals`; None if a number is missing or there is only one."""
+    """Low and high end of Student's 95 % interval of the mean; None if a value is missing or there is only one."""
     present = _complete(numbers)
-    if len(present) < 2:
-        return None
-    if len(set(present)) == 1:
-        return [present[0], present[0]]  # whose mean may differ in the last bit
-    low, high = intervals([present])[0]
-    return [float(low), float(high)]
-
-
-def intervals(rows: Sequence[Sequence[float]]) -> "NDArray[np.float64]":
-    """The 95 % bootstrap interval of the mean of each of K rows of n >= 2 numbers: float64 (K, 2).
-
-    The percentile interval (Efron & Tibshirani 1993, chapter 13) of resamples that are the same at every call. The
-    corrected one, BCa, would estimate a skewness from these few numbers, and has no value where all are equal.
-    """
-    import numpy as np
-    from scipy.stats import bootstrap
-
-    found = bootstrap(
-        (np.asarray(rows, dtype=np.float64),), np.mean, axis=-1, vectorized=True, confidence_level=0.95,
-        n_resamples=RESAMPLES, batch=BATCH, method="percentile", rng=np.random.default_rng(0),
-    )  # fmt: skip
-    return np.stack(found.confidence_interval, axis=-1)
+    if len(present) > 1 and len(set(present)) == 1:
+        return [present[0], present[0]]  # their mean may differ in the last bit
+    found = estimate([[number] for number in present])
+    return list(found.interval) if found else None
 
 
 def _complete(numbers: Sequence[float | None]) -> list[float]:

@@ -1,23 +1,24 @@
-"""What took how long, and on which machine: `report/speed.html` and `speed.json`, a mirror on which nothing depends.
+"""Durations and the machine: `report/speed.html` and `speed.json`, on which nothing depends.
 
-Figures are found by the SHA-256 of each model's file: they are of these very weights, measured in this folder, or there
-are none.
+Durations are looked up by the SHA-256 of each model's file, so they belong to exactly these weights and were measured
+in this folder, or there are none.
 """
 
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 from workflow.engines import timing
 from workflow.evaluation.columns import Column, look_up
+from workflow.evaluation.comparison import Measurement, verdict
 from workflow.files import read_json, sha256, write_json, write_text
 from workflow.paths import SPEED, SPEED_PAGE, RunFiles
-from workflow.report.charts import COLOURS
 from workflow.report.html import fill
-from workflow.report.ranking import rankings
 from workflow.report.seeds import spread
 from workflow.report.summary import fingerprint
+from workflow.report.svg import COLOURS
 from workflow.report.tables import Table, model_groups
 from workflow.report.trade_off import CROWD, quality_against
 
@@ -45,12 +46,12 @@ TIMES = (
 
 
 def write(summary: dict[str, Any]) -> None:
-    """Write both of what was measured here of the models in the summary."""
+    """Write both files, with what was measured here for the models in the summary."""
     _write(summary, measured(summary))
 
 
 def refresh(summary: dict[str, Any]) -> None:
-    """Write them unless they say the same already: the page takes a second to make, mostly of loading matplotlib."""
+    """Write them unless they are up to date: the page takes a second to make, mostly to load matplotlib."""
     found = measured(summary)
     if not (SPEED_PAGE.exists() and SPEED.exists() and read_json(SPEED) == found):
         _write(summary, found)
@@ -62,10 +63,13 @@ def _write(summary: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def measured(summary: dict[str, Any]) -> dict[str, Any]:
-    """What `speed.json` holds.
+    """The content of `speed.json`.
 
-    summary: the fingerprint of that which it belongs to. runs: of each its facts by stage, none for a stage that was
-    not measured here, with the place of the machine among `machines`.
+    It has these entries:
+        summary: the fingerprint of the summary that it belongs to.
+        commit: of git.
+        machines: the machines on which anything was measured.
+        runs: for each run, the facts of each stage that was measured here, with the index of its machine.
     """
     machines: list[dict[str, Any]] = []
     runs = []
@@ -83,7 +87,7 @@ def measured(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _runs(summary: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Name and seed of the runs that the summary is of, and of all that were trained in its sweeps."""
+    """Name and seed of all runs in the summary, and of all that were trained in its sweeps."""
     trials = {n: t for sweep in summary["sweeps"].values() for n, t in sweep["trials"].items() if t["losses"]}
     for name in dict.fromkeys([*summary["models"], *trials]):
         for seed in summary["seeds"]:
@@ -91,19 +95,19 @@ def _runs(summary: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _commit() -> str:
-    """The git commit that the folder is at, and whether files differ from it; why there is none, if so."""
+    """The git commit of the folder, and whether files differ from it; if there is none, why."""
     head, trouble = _git("rev-parse", "--quiet", "--verify", "HEAD")
     if head:
         changes, trouble = _git("status", "--porcelain")
-        doubt = f", and perhaps changes (git says: {trouble})" if trouble else " with uncommitted changes"
+        doubt = f", perhaps with uncommitted changes (git says: {trouble})" if trouble else " with uncommitted changes"
         return head + doubt * bool(trouble or changes)
     if "not a git repository" in trouble:
-        return "none: the folder is not under git"
-    return f"not known: git says: {trouble}" if trouble else "none yet"
+        return "none: the folder is not a git repository"
+    return f"unknown; git says: {trouble}" if trouble else "none yet"
 
 
 def _git(*arguments: str) -> tuple[str, str]:
-    """What git answers, and what it complains of, in one line."""
+    """What git prints, and its error message in one line."""
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         done = subprocess.run(
@@ -116,14 +120,19 @@ def _git(*arguments: str) -> tuple[str, str]:
 
 
 def with_times(summary: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The summary with the columns of TIMES put into each model, and into the ranking if one machine made all runs."""
+    """The summary with the columns of TIMES added to each model, and to the verdicts if one machine made all runs."""
     models = {}
     for name, model in summary["models"].items():
         own = [run for run in found["runs"] if run["name"] == name]
         times = spread({column.key: [column.read(run) for run in own] for column in TIMES})
         models[name] = {**model, **{what: {**model[what], **numbers} for what, numbers in times.items()}}
-    ranked = rankings(models, TIMES, summary["seeds"]) if len(found["machines"]) == 1 else {}
-    return {**summary, "models": models, "ranking": {**summary["ranking"], **ranked}}
+    judged: dict[str, Any] = {}
+    for column in TIMES if len(found["machines"]) == 1 else ():
+        values = {name: model["values"][column.key] for name, model in models.items()}
+        there = {name: Measurement([[v] for v in of]) for name, of in values.items() if None not in of}
+        if column.better and (one := verdict(there, column.better)):
+            judged[column.key] = asdict(one)
+    return {**summary, "models": models, "verdicts": {**summary["verdicts"], **judged}}
 
 
 def render(summary: dict[str, Any], found: dict[str, Any]) -> str:
@@ -157,5 +166,5 @@ def _seconds(run: dict[str, Any], stage: str) -> str:
 
 
 def _places(run: dict[str, Any]) -> str:
-    """The machines that the run was made on, by the numbers that the page gives them."""
+    """The machines of the run, by their numbers on the page."""
     return ", ".join(str(1 + place) for place in sorted({run[s]["machine"] for s in timing.STAGES if s in run}))

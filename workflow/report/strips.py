@@ -1,4 +1,4 @@
-"""Images as elements of the page, each a PNG of its own: they keep their pixels sharp and wrap with the text."""
+"""Images as elements of the page, each a PNG file of its own, so that pixels stay sharp and rows wrap."""
 
 import base64
 from collections.abc import Iterable
@@ -9,17 +9,22 @@ import numpy as np
 from workflow.data.arrays import Array
 from workflow.data.pictures import PLANE_LEVELS, POINT, grid, png, scatter
 
-FIT = 44  # CSS pixels that a picture is about wide
-PLANE = 96  # CSS pixels of a plane with points
+FIT = 44  # approximate width of a picture in CSS pixels
+PLANE = 96  # width of a plane with points in CSS pixels
 SNAPSHOT_ROWS = 4
 
 
 @dataclass(frozen=True)
 class Strip:
-    """cells: in each, pictures that belong together, one above the other, as data URIs.
+    """Pictures in rows and columns.
 
-    width: of a picture in CSS pixels, a whole multiple of its own pixels where that fits; smooth: where it does not.
-    columns, narrow: cells in a row on a wide and on a narrow screen.
+    Args:
+        cells: in each, pictures that belong together, one above the other, as data URIs.
+        width: of a picture in CSS pixels, if possible a whole multiple of its own pixels.
+        smooth: whether that is not possible, so that the picture has to be scaled smoothly.
+        columns: cells per row on a wide screen.
+        narrow: cells per row on a narrow screen.
+
     """
 
     cells: list[list[str]]
@@ -30,9 +35,15 @@ class Strip:
 
 
 def strip(images: Iterable[Array], levels: int, columns: int, narrow: int, fit: int = FIT) -> Strip:
-    """Lay out one or more sets of equally many images uint8 (N, C, H, W) so that their n-th ones share a cell.
+    """Lay out one or more sets of images so that their n-th images share a cell.
 
-    fit: CSS pixels that a picture is about wide.
+    Args:
+        images: sets of the same number of images, each uint8 (N, C, H, W).
+        levels: number of pixel values.
+        columns: cells per row on a wide screen.
+        narrow: cells per row on a narrow screen.
+        fit: approximate width of a picture in CSS pixels.
+
     """
     sets = list(images)
     own = sets[0].shape[3]
@@ -41,7 +52,7 @@ def strip(images: Iterable[Array], levels: int, columns: int, narrow: int, fit: 
 
 
 def over_training(snapshots: Array, levels: int) -> Strip:
-    """Samples over training, uint8 (S, n, C, H, W): a column a time, a row from the same noise; points as a plane."""
+    """Samples over training, uint8 (S, n, C, H, W): a column per time, a row per noise; points as planes."""
     times = len(snapshots)
     if snapshots.shape[2:] == POINT:
         planes = np.concatenate([scatter(points, levels, PLANE) for points in snapshots])

@@ -4,9 +4,14 @@ import csv
 import hashlib
 import io
 import json
+from dataclasses import asdict
 from typing import Any
 
-from workflow.evaluation.columns import MEASURED
+import numpy as np
+
+from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.comparison import Measurement
+from workflow.evaluation.measurements import measurements, verdicts
 from workflow.params import Entry
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
@@ -15,11 +20,13 @@ from workflow.sweeps.trials import VALID, least_valid_loss
 
 
 def summarise(results: Results) -> dict[str, Any]:
-    """All numbers of the report that depend on its inputs alone: nothing of durations, machines or the date."""
-    models, seeds = (
-        {name: _model(runs, results.settings.models[name]) for name, runs in results.models.items()},
-        results.settings.seeds,
-    )
+    """All results, which depend only on the inputs of the report: no durations, machines or dates."""
+    found, seeds = measurements(results.measured), results.settings.seeds
+    models = {
+        name: _model(runs, results.settings.models[name], {key: of[name] for key, of in found.items() if name in of})
+        for name, runs in results.models.items()
+    }
+    conditional = {name for name, model in models.items() if model["told_classes"]}
     return {
         "data": {
             "name": results.card.name,
@@ -33,6 +40,8 @@ def summarise(results: Results) -> dict[str, Any]:
         "missing": list(results.missing),
         "reference": results.reference,
         "models": models,
+        "varied": _varied(results),
+        "verdicts": {key: asdict(one) for key, one in verdicts(found, MEASURED, conditional).items()},
         "ranking": rankings(models, MEASURED, seeds),
         "runs": [_run(run) for run in results.runs],
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
@@ -40,7 +49,7 @@ def summarise(results: Results) -> dict[str, Any]:
 
 
 def _sweep(base: str, results: Results) -> dict[str, Any]:
-    """What was varied, the best trial, and of each its values and its validation loss, nothing of test images."""
+    """What was varied, the best trial, and the values and validation losses of all trials, but no test results."""
     trials = {
         trial.name: {
             "values": trial.values,
@@ -54,25 +63,51 @@ def _sweep(base: str, results: Results) -> dict[str, Any]:
     return {"varied": results.settings.sweeps[base].varied, "best": results.best.get(base), "trials": trials}
 
 
-def _model(runs: list[Run], entry: Entry) -> dict[str, Any]:
-    """What the model is, and its numbers over the seeds, as `spread` puts them; of odd inputs under `oddity`."""
+def _decoded(runs: list[Run]) -> dict[str, dict[str, float]]:
+    """Scores of other images than draws, by how they were decoded and the column's key: means over the seeds."""
+    found: dict[str, dict[str, float]] = {}
+    for way in runs[0].metrics.get("decoded", {}):
+        for column in GENERATION:
+            values = [column.read(run.metrics["decoded"][way]) for run in runs]
+            if (over_seeds := mean(values)) is not None:
+                found.setdefault(way, {})[column.key] = over_seeds
+    return found
+
+
+def _varied(results: Results) -> dict[str, int]:
+    """How often each source of chance was varied, and how many test images there were."""
+    repeats = results.runs[0].metrics.get("repeats", {})
+    draws, extractors = np.shape(repeats["fid"]) if "fid" in repeats else (1, 1)
+    counts = {"seeds": len(results.settings.seeds), "draws": draws, "extractors": extractors}
+    return {**counts, "test_images": results.runs[0].metrics["counts"]["test"]}
+
+
+def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict[str, Any]:
+    """Facts of the model, and its metrics: by seed, their mean and standard deviation over seeds, and intervals.
+
+    An interval covers every source of chance that was varied (`workflow/evaluation/comparison.py`).
+    """
+    over_seeds = spread(
+        {
+            **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
+            VALID: [least_valid_loss(run.history()) for run in runs],
+        }
+    )
+    intervals = {key: list(one.estimate.interval) for key, one in found.items() if one.estimate}
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
-        "oddity": _oddity(runs),
-        **spread(
-            {
-                **{column.key: [column.read(run.metrics) for run in runs] for column in MEASURED},
-                VALID: [least_valid_loss(run.history()) for run in runs],
-            }
-        ),
+        OUT_OF_DISTRIBUTION.key: _out_of_distribution(runs),
+        "decoded": _decoded(runs),
+        **over_seeds,
+        "interval": {**over_seeds["interval"], **intervals},
     }
 
 
-def _oddity(runs: list[Run]) -> dict[str, Any]:
-    """AUROC of each kind of odd input over the seeds; of no kind for a model without a density."""
-    found = [run.metrics["oddity"] or {} for run in runs]
+def _out_of_distribution(runs: list[Run]) -> dict[str, Any]:
+    """AUROC of each kind of out-of-distribution input over the seeds; empty for a model without a density."""
+    found = [run.metrics[OUT_OF_DISTRIBUTION.key] or {} for run in runs]
     return spread({kind: [one[kind] for one in found] for kind in found[0]})
 
 
@@ -83,7 +118,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def to_csv(summary: dict[str, Any]) -> str:
-    """The runs as comma-separated values, one row a run; a missing number is an empty field."""
+    """The runs as comma-separated values, one row per run; a missing value is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(summary["runs"][0]), lineterminator="\n")
     writer.writeheader()
@@ -92,5 +127,5 @@ def to_csv(summary: dict[str, Any]) -> str:
 
 
 def fingerprint(summary: dict[str, Any]) -> str:
-    """A hash of the summary, which stands in the page that was made of it."""
+    """A hash of the summary, which is written into the page made from it."""
     return hashlib.sha256(json.dumps(summary).encode()).hexdigest()

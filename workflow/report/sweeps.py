@@ -1,4 +1,4 @@
-"""The sweeps' part of the page: which trials there were, and how each did on the validation images."""
+"""The page's section on sweeps: the trials and their validation losses."""
 
 import statistics
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from workflow.evaluation.columns import DASH
 from workflow.report.charts import Tried, trials_over
 from workflow.report.results import Results, Trial
 
-LONG = 20  # trials in sight, the best ones; the others are folded away
+LONG = 20  # trials shown, the best ones; the others are folded away
 
 
 @dataclass(frozen=True)
 class Row:
-    """A trial as the table prints it; small: the spread over seeds."""
+    """A trial as the table prints it; small: the spread over seeds; first: the sweep started from it."""
 
     name: str
     values: tuple[str, ...]
@@ -27,9 +27,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep as the page shows it; best: the trial's name, and what it has of what is varied, in words.
+    """A sweep as the page shows it.
 
-    rows: from the best trial to the worst, then those without a loss. charts: one of each thing that is varied.
+    Args:
+        base: name of the model that it started from.
+        varied: keys of the parameters that it varies.
+        best: name of the best trial.
+        chosen: the best trial's values of these parameters, in words.
+        count: number of trials.
+        failed: number of trials whose training failed.
+        unit: of the validation loss; "" if it has none.
+        rows: from the best trial to the worst, then those without a loss.
+        folded: the rows after the first ones.
+        charts: one for each parameter.
+
     """
 
     base: str
@@ -45,7 +56,7 @@ class Sweep:
 
 
 def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
-    """Each sweep of which some trial has results."""
+    """Each sweep in which some trial has results."""
     order = list(summary["models"])
     found = []
     for base, top in results.best.items():
@@ -55,7 +66,7 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
         rows = [_row(one, told, base) for one in (*ranked, *(trial for trial in trials if not trial.losses))]
         chosen = next(trial for trial in trials if trial.name == top)
         implicit = results.models[top][0].metrics["likelihood"] == "implicit"
-        series, titles = order.index(top), [(key, f"{base}: validation loss over {key}") for key in told["varied"]]
+        series, titles = order.index(top), [(key, f"{base}: validation loss against {key}") for key in told["varied"]]
         found.append(
             Sweep(
                 base=base,
@@ -74,7 +85,7 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
 
 
 def in_words(values: dict[str, Any]) -> str:
-    """What is varied: "latents 8, train.lr 0.001"."""
+    """The values in words: "latents 8, train.lr 0.001"."""
     return ", ".join(f"{key} {_text(value)}" for key, value in values.items())
 
 

@@ -1,4 +1,4 @@
-"""The tables of results: what stands in each cell, and which cells are marked as the best."""
+"""The tables of results: the content of each cell, and which cells are marked as the best."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,42 +8,50 @@ from typing import Any
 
 from workflow.evaluation.columns import DASH, GENERATION, UNDERSTANDING, Column, named
 from workflow.models.taxonomy import TAXONOMY, Taxonomy
-from workflow.report.ranking import best, doubt
 
 PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
     "explicit approximate": "Explicit density, approximate",
     "implicit": "Implicit density",
 }
-SCALE = "For scale, no models"
+SCALE = "Reference values"
+NO_VERDICT: dict[str, Any] = {"best": ()}
+DECODED = {"mode": "most likely image", "mean": "mean image"}  # of the decoder's distribution, in place of a draw
 
 
 @dataclass(frozen=True)
 class Cell:
-    """text: the value. kind: of value, in columns that hold several. best: whether to mark it.
+    """A cell of a table. The value is followed by spread, interval, remark and doubt in small print.
 
-    In small print: spread, "± 0.012"; ends of the interval over several seeds, "1.770" and "1.800"; note, a remark.
-    doubt: what stands against the mark, "best under 2 of 3 seeds".
+    Args:
+        text: the value.
+        kind: of the value, in columns that have several.
+        best: whether it is marked as the best.
+        tied: whether others are marked as well, as they cannot be told apart.
+        spread: over several seeds, "± 0.012".
+        ends: of the interval: "1.770" and "1.800".
+        remark: why the value is not ranked, or ranks low.
+
     """
 
     text: str
     kind: str = ""
     best: bool = False
+    tied: bool = False
     spread: str = ""
     ends: tuple[str, str] | None = None
-    note: str = ""
-    doubt: str = ""
+    remark: str = ""
 
     @property
     def small_print(self) -> str:
-        """All that stands below the value."""
+        """Everything below the value."""
         interval = f"[{self.ends[0]},\N{NO-BREAK SPACE}{self.ends[1]}]" if self.ends else ""
-        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.note, self.doubt)))
+        return "; ".join(filter(None, (f"{self.spread} {interval}".strip(), self.remark, "tied" * self.tied)))
 
 
 @dataclass(frozen=True)
 class Row:
-    """series: the number of the model's colour, None for a row of reference values."""
+    """A row of a table; series: the number of the model's colour, None for reference values."""
 
     label: str
     series: int | None
@@ -52,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """groups: rows under a heading each."""
+    """A table of results; groups: headings and the rows under each."""
 
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
@@ -60,26 +68,32 @@ class Table:
 
 @dataclass(frozen=True)
 class Stability:
-    """How far the seeds agree on the order of the comparable models of a column.
+    """How far the seeds agree on the ranking of the comparable models in a column.
 
-    best: by mean. agree: seeds under which it is the best; others: "seed 1: VAE", the best under each other seed.
-    swapped: of the pairs of models, how many have either ahead under some seed. neighbours: those that are next to
-    each other in the order by mean; some are whenever any pair is.
+    Args:
+        metric: title of the column, with the kind of the values.
+        best: the best model by mean.
+        agree: number of seeds under which it is the best.
+        others: the best model under each other seed: "seed 1: VAE".
+        swapped: number of pairs in which each of the two is ahead under some seed.
+        pairs: number of pairs of models.
+        adjacent: the swapped pairs that are adjacent in the ranking by mean; if any pair is swapped, some of these are.
+
     """
 
-    measure: str
+    metric: str
     best: str
     agree: int
     others: tuple[str, ...]
     swapped: int
     pairs: int
-    neighbours: tuple[str, ...]
+    adjacent: tuple[str, ...]
 
 
 def labels(models: dict[str, Any]) -> dict[str, str]:
-    """How each model is called in print: its title, with its name where several share the title.
+    """The name of each model in print: its title, followed by its name if several models share the title.
 
-    The one whose name is its kind keeps the title alone.
+    The one whose name is its kind has just the title.
     """
     titles = Counter(model["title"] for model in models.values())
     return {
@@ -89,53 +103,69 @@ def labels(models: dict[str, Any]) -> dict[str, str]:
 
 
 def model_groups(
-    summary: dict[str, Any], columns: Sequence[Column], marked: bool = True
+    summary: dict[str, Any], columns: Sequence[Column], marked: bool = True, decoded: bool = False
 ) -> list[tuple[str, tuple[Row, ...]]]:
-    """A group of rows for each place of the taxonomy where a model stands.
+    """A group of rows for each place in the taxonomy that has a model.
 
-    marked: whether the best of each column is.
+    Args:
+        summary: the results.
+        columns: the columns of the table.
+        marked: whether to mark the best values.
+        decoded: whether to add rows for other images than draws, for the models that have them; these are not ranked.
+
     """
     models, names = summary["models"], labels(summary["models"])
-    tops = {c.key: best(models, c) if marked else set() for c in columns}
+    # Where all are tied, a mark at each would say nothing.
+    judged = {key: one for key, one in summary["verdicts"].items() if marked and len(one["best"]) < one["compared"]}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[Taxonomy, list[Row]] = {place: [] for place in TAXONOMY}
     for series, (name, model) in enumerate(models.items()):
-        cells = tuple(_cell(c, name, summary, name in tops[c.key], baseline) for c in columns)
+        cells = tuple(_cell(c, name, summary, judged.get(c.key, NO_VERDICT)["best"], baseline) for c in columns)
         rows[model["taxonomy"]].append(Row(names[name], series, cells))
+        for way, scores in model["decoded"].items() if decoded else ():
+            cells = tuple(Cell(c.text(scores.get(c.key)), kind=DASH if c.within else "") for c in columns)
+            rows[model["taxonomy"]].append(Row(f"{names[name]}: {DECODED[way]}", series, cells))
     return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
 
 
-def _cell(column: Column, name: str, summary: dict[str, Any], top: bool, baseline: float) -> Cell:
+def _cell(column: Column, name: str, summary: dict[str, Any], best: Sequence[str], baseline: float) -> Cell:
     model = summary["models"][name]
     value = model["mean"].get(column.key)
     if value is None:
         return Cell(DASH, kind="none" if column.within else "")
-    cell = over_seeds(column, model, column.key)
-    spread = cell.spread
-    if column.spread and len(summary["seeds"]) == 1:
-        own = next(run[column.spread] for run in summary["runs"] if run["name"] == name)
-        spread = f"± {column.text(own)}" if own is not None else ""
     remarks = []
     if column.key == "bits_per_dim" and value >= baseline:
-        remarks.append("not below independent pixels")
+        remarks.append("no better than independent pixels")
     if not column.ranks(model):
-        remarks.append("was told the classes")
+        remarks.append("class-conditional, not ranked")
     return replace(
-        cell,
+        over_seeds(column, model, column.key),
         kind=model[column.within] if column.within else "",
-        best=top,
-        spread=spread,
-        note="; ".join(remarks),
-        doubt=doubt(summary, column.key, name) if top else "",
+        best=name in best,
+        tied=name in best and len(best) > 1,
+        remark="; ".join(remarks),
     )
 
 
 def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
-    """One of the `numbers` that `seeds.spread` put together, with its spread where the seeds differ."""
-    text, deviation, ends = column.text(numbers["mean"][key]), numbers["std"][key], numbers["interval"][key]
-    if not deviation:
-        return Cell(text)
-    return Cell(text, spread=f"± {column.bare(deviation)}", ends=(column.bare(ends[0]), column.bare(ends[1])))
+    """A cell for one of the `numbers` of a model, with its spread over seeds and its interval where there are any."""
+    deviation, ends = numbers["std"][key], numbers["interval"].get(key)
+    return Cell(
+        column.text(numbers["mean"][key]),
+        spread=f"± {column.bare(deviation)}" if deviation else "",
+        ends=(column.bare(ends[0]), column.bare(ends[1])) if ends and ends[0] < ends[1] else None,
+    )
+
+
+def covers(summary: dict[str, Any]) -> str:
+    """Which sources of chance the intervals cover, and which they do not, in words."""
+    varied = summary["varied"]
+    sources = {"training seed": varied["seeds"], "draw": varied["draws"], "extractor": varied["extractors"]}
+    inside = [f"{count} {source}s" for source, count in sources.items() if count > 1]
+    inside.append(f"the choice of {varied['test_images']:,} test images")
+    outside = [source for source, count in sources.items() if count == 1]
+    text = f"over {', '.join(inside[:-1])} and {inside[-1]}" if len(inside) > 1 else f"over {inside[0]}"
+    return text + (f"; not over another {' or '.join(outside)}" if outside else "")
 
 
 def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
@@ -145,20 +175,20 @@ def in_words(column: Column, numbers: Mapping[str, Any], key: str) -> str:
 
 
 def present(columns: Sequence[Column], summary: dict[str, Any]) -> tuple[Column, ...]:
-    """The columns in which some model has a number, with the extractor's name."""
+    """The columns in which some model has a value, with the extractor's name."""
     means = [model["mean"] for model in summary["models"].values()]
     return tuple(c for c in named(columns, summary) if any(mean.get(c.key) is not None for mean in means))
 
 
 def generation(summary: dict[str, Any]) -> Table:
-    """How good and how varied the samples are, beside real images and independent pixels at the same counts."""
+    """How good and how diverse the samples are, next to real images and independent pixels at equal sample sizes."""
     columns = present(GENERATION, summary)
     scale = reference_rows(summary, columns)
-    return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(scale))))
+    return Table(columns, (*model_groups(summary, columns, decoded=True), (SCALE, tuple(scale))))
 
 
 def understanding(summary: dict[str, Any]) -> Table:
-    """What the model knows of the density and of the images, beside what needs no model at all."""
+    """What the models know about the density and the images, next to what needs no model at all."""
     possible = {
         "probe_accuracy": summary["reference"]["pixel_probe_accuracy"] is not None,
         "nats": summary["data"]["levels"] == 2,
@@ -168,10 +198,11 @@ def understanding(summary: dict[str, Any]) -> Table:
 
 
 def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
-    """Rows of values that are no model's, as far as they have any of the columns."""
+    """Rows of values for comparison that have a value in any of the columns."""
     reference = summary["reference"]
     sources = {
-        "Real images": {**reference["real"], "nearest_neighbour": {}},  # training images: each is its own neighbour
+        # Training images: each is its own nearest neighbour.
+        "Real images": {**reference["real"], "nearest_neighbour": {}},
         "Independent pixels": reference["histogram_model"],
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
         "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
@@ -191,7 +222,7 @@ def _reference_cell(column: Column, value: float | None) -> Cell:
 
 
 def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stability]:
-    """A row for each group of comparable models in each of the columns; none with one seed."""
+    """A row for each group of comparable models in each column; none with one seed."""
     names = labels(summary["models"])
     rows = []
     for column in named(columns, summary):
@@ -200,13 +231,13 @@ def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stabil
             adjacent = [pair for pair in pairwise(group["order"]) if list(pair) in group["swaps"]]
             rows.append(
                 Stability(
-                    measure=f"{column.title}, {group['kind']}" if group["kind"] else column.title,
+                    metric=f"{column.title}, {group['kind']}" if group["kind"] else column.title,
                     best=", ".join(names[name] for name in group["best"]),
                     agree=group["agree"],
                     others=tuple(f"seed {seed}: {', '.join(names[n] for n in top)}" for seed, top in others.items()),
                     swapped=len(group["swaps"]),
                     pairs=group["pairs"],
-                    neighbours=tuple(f"{names[a]} and {names[b]}" for a, b in adjacent),
+                    adjacent=tuple(f"{names[a]} and {names[b]}" for a, b in adjacent),
                 )
             )
     return rows

@@ -7,45 +7,45 @@ from rich.text import Text
 
 from workflow.evaluation.columns import MEASURED
 from workflow.models.taxonomy import BitsKind
-from workflow.report.tables import Cell, Row, model_groups, present, reference_rows
+from workflow.report.tables import Cell, Row, covers, model_groups, present, reference_rows
 
 SHOWN = {
     "bits_per_dim": "bits/dim",
-    "fid": "",  # by the name of its features
+    "fid": "",  # its title names the feature extractor
     "inception_score": "Inception\nScore",
     "precision": "precision",
     "recall": "recall",
     "modes_found": "modes\nfound",
     "high_quality": "high\nquality",
     "probe_accuracy": "probe\naccuracy",
-    "gflops_per_sample": "GFLOP\nper image",
+    "gflops_per_sample": "GFLOPs\nper image",
 }
 BOUND: BitsKind = "upper bound"  # printed as ≤
-LEGEND = "* best of its column; in bits/dim exact values and upper bounds (≤) are not ranked against each other"
-SEVERAL = (
-    "mean ± standard deviation over seeds; below, the 95 % bootstrap interval of the mean, too narrow for few seeds"
-)
-DOUBT = "~ best of its column by mean, but not under every seed"
+LEGEND = "* best in its column; bits/dim: an upper bound (≤) is only ranked if it is below an exact value"
+TIED = "~ tied: best, or not distinguishable from the best (95 %, Holm)"
+SEVERAL = "mean ± standard deviation over seeds"
 
 
 def table(summary: dict[str, Any]) -> Table:
-    """Every model's main numbers, the best marked with a star, and the rows that give them a scale."""
+    """The main results of every model, with a star at the best, and the reference rows."""
     columns = present([next(column for column in MEASURED if column.key == key) for key in SHOWN], summary)
     rows = [row for _, group in model_groups(summary, columns) for row in group]
     seeds, several = ", ".join(str(seed) for seed in summary["seeds"]), len(summary["seeds"]) > 1
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
-    doubtful = any(cell.doubt for row in rows for cell in row.cells)
-    missing = [f"missing, as they have no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
+    cells = [cell for row in rows for cell in row.cells]
+    tied = any(cell.tied for cell in cells)
+    intervals = [f"below each value its 95 % interval, {covers(summary)}"] * any(cell.ends for cell in cells)
+    missing = [f"missing, no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
     swept = [
         f"{sweep['best']}: best of {len(sweep['trials'])} trials of {base} by validation loss"
         for base, sweep in summary["sweeps"].items()
         if sweep["best"]
     ]
-    legend = "\n".join([*missing, *swept, LEGEND, *[DOUBT] * doubtful, *[SEVERAL] * several])
+    legend = "\n".join([*missing, *swept, LEGEND, *[TIED] * tied, *[SEVERAL] * several, *intervals])
     made = Table(
         title=title, caption=legend, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
     )
-    made.add_column("", no_wrap=not several, overflow="fold", min_width=18)  # rows of several seeds have two lines
+    made.add_column("", overflow="fold", min_width=18)  # rows with intervals have two lines
     for column in columns:
         head = SHOWN[column.key] or column.title.replace(" ", "\n")
         head = head if "\n" in head else f"\n{head}"
@@ -62,7 +62,7 @@ def _printed(row: Row) -> list[Text]:
 
 
 def _cell(cell: Cell) -> Text:
-    mark = "~" if cell.doubt else "*" if cell.best else " "
+    mark = "~" if cell.tied else "*" if cell.best else " "
     spread = cell.spread.replace(" ", "") if cell.ends else ""
     text = Text(f"{'≤ ' if cell.kind == BOUND else ''}{cell.text}{spread}{mark}", style="bold" if cell.best else "")
     return text.append(f"\n{cell.ends[0]}–{cell.ends[1]} ", style="not bold dim") if cell.ends else text

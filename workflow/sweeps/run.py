@@ -74,7 +74,7 @@ def _sweep(base: str, space: Space, trials: int, parallel: int, command: list[st
         if status and not failed:
             raise BakeoffError(f"the engine ended with exit status {status}; fix what it reports above, and run again")
         if left := not failed and [name for name in behind if name in waiting]:
-            raise BakeoffError(f"the engine has not trained {', '.join(left)}; give one that trains all models")
+            raise BakeoffError(f"the engine has not trained {', '.join(left)}; run one that trains all models")
         set_aside(base, failed, settings)
         settings, behind = _settings(base), [name for name in behind if name not in failed]
         settled = status == 0

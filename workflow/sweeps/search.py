@@ -1,6 +1,6 @@
-"""Which trials a sweep tries next: all of a grid, or what Optuna proposes by the trials that are known.
+"""Which values a sweep tries next: a whole grid, or what Optuna proposes given the results so far.
 
-Nothing is kept between calls: Optuna's study is made anew each time of what `params.yaml` and the histories say.
+Nothing is stored between calls: Optuna's study is rebuilt each time from `params.yaml` and the histories.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Value = bool | int | float | str
-Values = dict[str, Any]  # of what is varied, by its key
-DIGITS = 4  # significant ones of a number that is drawn from a range: enough, and it can be read
-TRIES = 100  # times that Optuna is asked for values that no trial has had
+Values = dict[str, Any]  # of the varied hyper-parameters, by key
+DIGITS = 4  # significant digits of a number drawn from a range: precise enough, and readable
+TRIES = 100  # attempts to get values from Optuna that no trial has had
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included, on a logarithmic scale if asked for; whole ones if both ends are."""
+    """Numbers from low to high, inclusive, on a logarithmic scale if `log`; integers if both ends are."""
 
     low: float
     high: float
@@ -32,7 +32,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Known:
-    """What a trial varied, and its loss; None: not there yet, or never to be, as it failed."""
+    """The values of a trial and its loss, which is None if the trial has not been trained or has failed."""
 
     values: Values
     loss: float | None
@@ -43,7 +43,7 @@ Space = dict[str, list[Value] | Range]
 
 
 def parse(arguments: Sequence[str]) -> Space:
-    """`latents=4,8,16`, `train.lr=1e-4..1e-2:log`; raises BakeoffError for what is neither."""
+    """Parse `latents=4,8,16` or `train.lr=1e-4..1e-2:log`; raises BakeoffError for anything else."""
     space: Space = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -62,9 +62,9 @@ def parse(arguments: Sequence[str]) -> Space:
 
 def _range(argument: str, low: Value, high: Value, log: bool) -> Range:
     if isinstance(low, bool | str) or isinstance(high, bool | str) or low >= high:
-        raise BakeoffError(f"{argument!r}: a range goes from a number to a greater one")
+        raise BakeoffError(f"{argument!r}: a range goes from a smaller to a larger number")
     if log and low <= 0:
-        raise BakeoffError(f"{argument!r}: a logarithmic range begins above 0")
+        raise BakeoffError(f"{argument!r}: a logarithmic range must start above 0")
     return Range(low, high, log)
 
 
@@ -79,7 +79,7 @@ def _value(word: str) -> Value:
 
 
 def grid(space: Space) -> list[Values]:
-    """All combinations, each once; raises BakeoffError if there is a range, which has no end of values."""
+    """All combinations, each once; raises BakeoffError if there is a range, which has infinitely many values."""
     for key, values in space.items():
         if isinstance(values, Range):
             raise BakeoffError(f"{key}: a range needs --trials, the number of values to try; a grid needs a list")
@@ -93,16 +93,22 @@ def grid(space: Space) -> list[Values]:
 
 
 def propose(space: Space, known: Sequence[Known], count: int) -> list[Values]:
-    """Up to `count` new combinations of values that no known trial has had; fewer if there are hardly any left.
+    """Up to `count` new combinations of values that no known trial has had; fewer if hardly any are left.
 
-    By the tree-structured Parzen estimator (Bergstra et al. 2011), which takes trials under way, those that it has just
-    proposed included, for bad ones, so as not to propose their like (constant liar).
+    The tree-structured Parzen estimator (Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization) treats
+    running trials, including those it has just proposed, as bad ones, so as not to propose similar values (constant
+    liar).
+
+    Args:
+        space: the values of each hyper-parameter to vary.
+        known: the trials so far.
+        count: number of new trials.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = {key: _distribution(values) for key, values in space.items()}
-    # Another seed each time: with the same one, the random draws of the first trials would come again.
+    # A different seed each time: the same one would repeat the random draws of the first trials.
     sampler = optuna.samplers.TPESampler(seed=len(known), constant_liar=True)
     study = optuna.create_study(direction="minimize", sampler=sampler)
     for trial in _told(known, distributions):
@@ -121,14 +127,14 @@ def propose(space: Space, known: Sequence[Known], count: int) -> list[Values]:
 def _told(known: Sequence[Known], distributions: Mapping[str, "BaseDistribution"]) -> Iterator[Any]:
     """The known trials whose values lie in the space, as Optuna's.
 
-    One that failed is called pruned: then it counts as worse than all others, and its like is avoided. Optuna forgets
-    what is called failed.
+    Failed trials are passed as pruned, so that they count as worse than all others and similar values are avoided;
+    Optuna ignores trials marked as failed.
     """
     from optuna.trial import TrialState, create_trial
 
     for one in known:
         state = TrialState.PRUNED if one.failed else TrialState.RUNNING if one.loss is None else TrialState.COMPLETE
-        with contextlib.suppress(ValueError, TypeError):  # a value outside of the space
+        with contextlib.suppress(ValueError, TypeError):  # a value outside the space
             yield create_trial(state=state, value=one.loss, params=one.values, distributions=dict(distributions))
 
 
@@ -143,7 +149,7 @@ def _distribution(values: list[Value] | Range) -> "BaseDistribution":
 
 
 def _rounded(value: Any, values: list[Value] | Range) -> Any:
-    """A number from a range with few digits, and still within it."""
+    """A number from a range, rounded to few digits and still within it."""
     if isinstance(values, Range) and isinstance(value, float):
         return min(max(float(f"{value:.{DIGITS}g}"), values.low), values.high)
     return value

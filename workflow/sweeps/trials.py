@@ -1,6 +1,6 @@
-"""Sweeps: which models are trials of one search, how well each did on `valid`, and which did best.
+"""The trials of a sweep: which models they are, their validation losses, and the best one.
 
-A model's figure is its least validation loss over training, by which its checkpoint was chosen, as a mean over seeds.
+A model's score is its lowest validation loss during training, by which its weights were chosen, averaged over seeds.
 """
 
 import json
@@ -12,32 +12,32 @@ from workflow.errors import BakeoffError
 from workflow.params import Params
 from workflow.paths import RunFiles
 
-VALID = "valid_loss"  # what it is called in `history.jsonl`
+VALID = "valid_loss"  # its name in `history.jsonl`
 
 
 def sweep_of(name: str, settings: Params) -> str | None:
-    """The sweep that a model is in, by the model that it began with; None if it is in none."""
+    """The sweep that a model belongs to, named by its first model; None if it belongs to none."""
     return next((base for base, sweep in settings.sweeps.items() if name in (base, *sweep.trials)), None)
 
 
 def members(base: str, settings: Params) -> tuple[str, ...]:
-    """The models of a sweep, the one that it began with first."""
+    """The models of a sweep, starting with the one that it is named after."""
     return base, *settings.sweeps[base].trials
 
 
 def varied(name: str, base: str, settings: Params) -> dict[str, Any]:
-    """What a model of a sweep has of each thing that is varied there; None for what is left to its default."""
+    """A model's values of the hyper-parameters that its sweep varies; None for those left at their default."""
     flat = settings.models[name].flat
     return {key: flat.get(key) for key in settings.sweeps[base].varied}
 
 
 def least_valid_loss(history: Iterable[Mapping[str, float]]) -> float | None:
-    """Of the records of a training; None if there is none of a validation."""
+    """The lowest validation loss among the records of a training run; None if it was never validated."""
     return min((record[VALID] for record in history if VALID in record), default=None)
 
 
 def read_losses(name: str, settings: Params) -> list[float]:
-    """The least validation loss with each seed; empty if some training is not there yet.
+    """The lowest validation loss with each seed; empty if one has not been trained yet.
 
     Raises BakeoffError, naming the file, if one is damaged.
     """
@@ -56,6 +56,6 @@ def read_losses(name: str, settings: Params) -> list[float]:
 
 
 def best_of(losses: Mapping[str, Sequence[float]]) -> str | None:
-    """The model of least loss, by mean over the seeds; of several with the same the first. None if none has any."""
+    """The model with the lowest loss, averaged over seeds; the first of equal ones, None if none has a loss."""
     means = {name: statistics.fmean(found) for name, found in losses.items() if found}
     return min(means, key=lambda name: means[name], default=None)

@@ -11,7 +11,9 @@ from typing import Any
 from workflow.data.arrays import read_arrays, read_card
 from workflow.engines import timing
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import keys_on_features
+from workflow.evaluation.columns import MEASURED, keys_on_features
+from workflow.evaluation.comparison import Verdict
+from workflow.evaluation.measurements import Measured, measurements, verdicts
 from workflow.files import read_json, sha256
 from workflow.params import Params
 from workflow.paths import RunFiles
@@ -23,6 +25,7 @@ from workflow.tracking.runs import curves, run_of
 from workflow.tracking.store import Store, never_failing
 
 MIRRORED = "bakeoff.mirrored"  # tag: hash of the files that the run shows
+BEST_IN = "best in"  # tag: the measures in which no other model is better, beyond chance
 WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that was measured
 REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `pyfunc.py`
 
@@ -40,7 +43,32 @@ def mirror(settings: Params) -> dict[str, Any]:
         for (name, seed), digest in zip(runs, digests, strict=True):
             mirror_run(store, name, seed, settings, digest)
         show_best_trials(store, settings)
+        _show_best_models(store, settings)
     return {"runs": tags}
+
+
+def _show_best_models(store: Store, settings: Params) -> None:
+    """Tag every run with the measures in which its model is best, and with which others it is tied.
+
+    Trials of sweeps are left out: test results are not for choosing among them.
+    """
+    trials = {name for sweep in settings.sweeps.values() for name in sweep.trials}
+    files = {n: [RunFiles(n, seed) for seed in settings.seeds] for n in settings.models if n not in trials}
+    measured = {n: [Measured(read_json(one.metrics), one.pictures) for one in of] for n, of in files.items()}
+    conditional = {n for n in files if settings.models[n].hyperparameters.get("classes", 0) > 0}
+    judged = verdicts(measurements(measured), MEASURED, conditional)
+    for name in files:
+        best = [_in_words(key, name, one) for key, one in judged.items() if name in one.best and one.decided]
+        for seed in settings.seeds:
+            run = run_of(store, name, seed, settings)
+            if run.data.tags.get(BEST_IN, "") != (text := "; ".join(best)):
+                store.client.set_tag(run.info.run_id, BEST_IN, text)
+
+
+def _in_words(key: str, name: str, one: Verdict) -> str:
+    """The measure, and who else is best in it: "fid, tied with autoencoder"."""
+    others = [other for other in one.best if other != name]
+    return f"{key}, tied with {' and '.join(others)}" if others else key
 
 
 def digest_of(files: RunFiles) -> str:
@@ -64,7 +92,7 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
 
     """
     run, files = run_of(store, name, seed, settings), RunFiles(name, seed)
-    if run.data.tags.get(MIRRORED) == digest and not moved.lost(run.info.artifact_uri):
+    if run.data.tags.get(MIRRORED) == digest and not _files_lost(store, run):
         return
     run_id = run.info.run_id
     metrics, weights = read_json(files.metrics), sha256(files.model)
@@ -77,6 +105,14 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
         seconds = times.get("train", {}).get("seconds")
         store.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
     store.client.set_tag(run_id, MIRRORED, digest)
+
+
+def _files_lost(store: Store, run: Any) -> bool:
+    """Whether files of the run or of its logged model should be in a folder of this machine and are not."""
+    if not moved.is_local(run.info.artifact_uri):
+        return False
+    models = store.client.search_logged_models([store.experiment], f"source_run_id = '{run.info.run_id}'")
+    return any(map(moved.lost, (run.info.artifact_uri, *(model.artifact_location for model in models))))
 
 
 def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""MLflow's own store in a project's folder that has been moved or copied.
+"""A project's own MLflow store after the project's folder has been moved or copied.
 
-MLflow writes down where the files of an experiment and its runs lie by their full path, once. In another folder it
-would go on writing into the old one.
+MLflow records once, as full paths, where the files of an experiment, its runs and its models are. In another folder it
+would go on writing to the old one.
 """
 
 import sqlite3
@@ -9,15 +9,15 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-# Tables with such paths; those of models that no longer exist in a version of MLflow are passed over.
+# Tables and columns with such paths; not every version of MLflow has all of them.
 PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 
 
 def follow(database: Path, artifacts: Path) -> None:
-    """Let the database name this folder of artifacts where it names that of another folder of the project.
+    """Make the database refer to this folder of artifacts wherever it refers to the one in the project's old folder.
 
-    database: the project's `mlflow.db`, which may not exist yet; a link is to another folder's, which is left alone.
-    artifacts: its `mlartifacts`.
+    database: the project's `mlflow.db`, which may not exist yet; a symbolic link is to another project's store, which
+    is left alone. artifacts: its `mlartifacts`.
     """
     if not database.exists() or database.is_symlink():
         return
@@ -29,7 +29,7 @@ def follow(database: Path, artifacts: Path) -> None:
         found = store.execute("SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location IS NOT NULL")
         for (old,) in found.fetchall():
             if old == here or not (old.startswith("file:") and old.endswith(f"/{artifacts.name}")):
-                continue  # this one, or of no project's folder: MLflow's default experiment, a bucket
+                continue  # already right, or not in a project's folder: MLflow's default experiment, a bucket
             for table, column in PLACES:
                 if table in tables:
                     inside = f"substr({column} || '/', 1, ?) = ?"
@@ -39,7 +39,11 @@ def follow(database: Path, artifacts: Path) -> None:
                     )
 
 
+def is_local(uri: str) -> bool:
+    """Whether files at this address are in a folder of this machine."""
+    return urlparse(uri).scheme == "file"
+
+
 def lost(uri: str) -> bool:
-    """Whether a run's files should lie in a folder of this machine and do not: the store has come without them."""
-    place = urlparse(uri)
-    return place.scheme == "file" and not Path(unquote(place.path)).exists()
+    """Whether files at this address should be in a folder of this machine and are not: the store came without them."""
+    return is_local(uri) and not Path(unquote(urlparse(uri).path)).exists()

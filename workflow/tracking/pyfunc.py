@@ -1,7 +1,7 @@
 """A model as MLflow loads it: `mlflow.pyfunc.load_model("runs:/<id>/model").predict(frame)` draws images.
 
-MLflow runs this file ("models from code"), so nothing is unpickled. It does so when a model is logged, too, which needs
-no torch: what does is imported where it is used.
+MLflow runs this file ("models from code"), so nothing is unpickled. It also runs it when a model is logged, which does
+not need torch: whatever needs torch is imported where it is used.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ import pandas as pd
 
 
 class Sampler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """Draws from one of the project's models."""
+    """Draws images from one of the project's models."""
 
     def load_context(self, context: Any) -> None:
         """Read the weights that were logged with the run."""
@@ -21,9 +21,9 @@ class Sampler(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         self._model = registry.load(Path(context.artifacts["model"])).model
 
-    # MLflow reads the hint: of another type than a data frame it would want a list, and say so.
+    # MLflow reads the type hint: for any type other than a data frame it would ask for a list, with a warning.
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:  # noqa: ARG002
-        """model_input: columns n and seed, a row a batch. Returns uint8 (sum of n, C, H, W), values 0..levels-1."""
+        """model_input: columns n and seed, one row per batch. Returns uint8 (sum of n, C, H, W), values 0..levels-1."""
         import torch
 
         batches = [

@@ -1,8 +1,8 @@
-"""MLflow's page, on this machine alone: `python -m workflow.tracking.ui [PORT]`. `make ui` calls it.
+"""MLflow's UI, for this machine only: `python -m workflow.tracking.ui [PORT]`. `make ui` calls it.
 
-MLflow's start page and its list of experiments lead to views for language models, which have nothing of ours to show,
-so what is printed is the address of the runs. No tag of an experiment changes that: the page goes by what its address
-says or, without, by what was last chosen in the browser.
+MLflow's start page and its list of experiments lead to views for language models, which are empty here, so the address
+of the runs is printed instead. No tag of an experiment changes that: the UI follows its address or, if that says
+nothing, what was last chosen in the browser.
 """
 
 import os
@@ -18,9 +18,9 @@ HOST, PORT = "127.0.0.1", 5000
 
 
 def address(port: int) -> str:
-    """The page of the runs on the present data; raises BakeoffError if there is none yet."""
+    """The page of the runs on the current data set; raises BakeoffError if there is none yet."""
     if store_uri().startswith(("http:", "https:")):
-        raise BakeoffError("MLFLOW_TRACKING_URI: is of a server, so open its page; unset it to see those in mlflow.db")
+        raise BakeoffError("MLFLOW_TRACKING_URI: names a server, so open its page; unset it for those in mlflow.db")
     name = experiment_name(params.load().data.name)
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         _check_own_store()
@@ -34,8 +34,8 @@ def address(port: int) -> str:
 
 
 def _check_own_store() -> None:
-    """Let it be of this folder, too, if that has been moved; raises BakeoffError if it is not there or damaged."""
-    if not database().exists():  # MLflow would make an empty one
+    """Make it refer to this folder, should that have been moved; raises BakeoffError if it is missing or damaged."""
+    if not database().exists():  # MLflow would create an empty one
         raise BakeoffError("mlflow.db: not there yet; run `make repro` first, or `python -m stages.track`")
     try:
         moved.follow(database(), artifacts())

@@ -1,1 +1,1 @@
-"""The one training loop and what it needs: optimizer, checkpoints, history, several processes."""
+"""The training loop of all families, and what it needs: optimiser, checkpoints, history, several processes."""

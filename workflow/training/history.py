@@ -83,7 +83,14 @@ class History:
 
 
 def diverged(term: str, value: float, step: int, settings: Train) -> BakeoffError:
-    """The error for a term that is not finite at a step."""
+    """The error for a term that is not finite.
+
+    Args:
+        term: its name.
+        value: NaN or infinite.
+        step: the first one at which it is not finite.
+        settings: for the advice.
+    """
     remedies = [f"train.lr below {settings.lr:g}"]
     if not settings.clip:
         remedies.append("train.clip: 1.0")

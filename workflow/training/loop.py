@@ -149,7 +149,15 @@ def assist(
 
 
 class _Steps:
-    """Takes training steps: in each, every player in turn computes its loss, backpropagates and updates its weights."""
+    """Takes training steps: in each, every player in turn computes its loss, backpropagates and updates its weights.
+
+    Args:
+        model: to train, on its device.
+        train: images to train on, on any device.
+        settings: the model's `train` section of the parameters.
+        seed: of all random streams.
+        group: the processes that share the work.
+    """
 
     def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, group: ProcessGroup) -> None:
         if len(train) < settings.parts:
@@ -264,6 +272,12 @@ class _Batches(Iterator[tuple[Tensor, Tensor]]):
     """An endless stream of batches of images and labels on the device, reshuffled every epoch.
 
     An incomplete batch at the end of an epoch is dropped.
+
+    Args:
+        train: images, on any device.
+        settings: the model's `train` section of the parameters.
+        generator: of the order, on the CPU.
+        device: of the batches.
     """
 
     def __init__(self, train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device) -> None:
@@ -290,6 +304,14 @@ class _Validator:
 
     It is the trained model itself or, with `ema`, an exponential moving average of its weights (cf. Polyak & Juditsky
     1992, Acceleration of Stochastic Approximation by Averaging).
+
+    Args:
+        model: that is trained.
+        train: images to calibrate with.
+        valid: images to validate on.
+        settings: the model's `train` section of the parameters.
+        seed: of all random streams.
+        total: number of training steps.
     """
 
     def __init__(self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int) -> None:

@@ -1,1 +1,1 @@
-"""Pure functions: features to statistics to metric."""
+"""Metrics as pure functions: from images or features to statistics to numbers."""

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NUMBERS = 2**18  # turned into float64 at once, 2 MB, or four times as many samples as dimensions
-UNEXPLAINED = 1e-4  # share of a feature's deviation that those before it must leave for Cholesky to be accurate
-RANK = 1e-6  # of the greatest standard deviation: in a direction with less of it nothing varies
-ACCURACY = 1e-9  # bound on what squares may take from a sum of singular values; it loses a thousandth of that
+NUMBERS = 2**18  # converted to float64 at once (2 MB), or four times as many samples as dimensions
+UNEXPLAINED = 1e-4  # share of a feature's deviation not explained by earlier ones, below which Cholesky is inaccurate
+RANK = 1e-6  # share of the greatest standard deviation below which a direction counts as constant
+ACCURACY = 1e-9  # bound on the relative error of a sum of singular values; the actual error is a thousandth of it
 
 
 @dataclass(frozen=True)
 class Gaussian:
     """Moments of a set of features, float64.
 
-    mean: (d,). factor: (r, d) with factorᵀ·factor the scatter matrix, that is (count - 1) times the covariance; r is
-    at most the number of samples, so few samples in many dimensions need no singular covariance matrix.
+    mean: (d,). factor: (r, d), where factorᵀ·factor is the scatter matrix, (count - 1) times the covariance. r is at
+    most the number of samples, so that few samples in many dimensions need no singular covariance matrix.
+    count: number of samples.
     """
 
     mean: Tensor
@@ -26,19 +27,26 @@ class Gaussian:
 
 
 def fit_gaussian(features: Tensor) -> Gaussian:
-    """features: float (N, d), N at least 2."""
-    mean = torch.from_numpy(features.numpy().mean(0, dtype="f8"))  # torch takes three times as long
+    """Fit a Gaussian to features, float (N, d), N at least 2.
+
+    >>> gaussian = fit_gaussian(torch.tensor([[0.0], [2.0], [4.0]]))
+    >>> gaussian.mean.tolist(), gaussian.count
+    ([2.0], 3)
+    >>> round(float(gaussian.factor.square().sum()) / (gaussian.count - 1), 6)  # the variance
+    4.0
+    """
+    mean = torch.from_numpy(features.numpy().mean(0, dtype="f8"))  # a third of torch's time
     if len(features) <= len(mean):
         return Gaussian(mean, features.double() - mean, len(features))
     parts = features.split(max(NUMBERS // len(mean), 4 * len(mean)))
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64)
     for part in parts:
         x = (part.double() - mean).numpy()
-        scatter += torch.from_numpy(x.T @ x)  # NumPy knows such a product to be symmetric: half the work of torch's
+        scatter += torch.from_numpy(x.T @ x)  # NumPy detects the symmetry: half the work
     factor, failed = torch.linalg.cholesky_ex(scatter, upper=True)
     if failed or (factor.diagonal() / scatter.diagonal().sqrt()).min() < UNEXPLAINED:
-        # Nearly dependent features: what is left of the last ones is lost in the scatter matrix, but not in the
-        # features' own QR. R of what is above the next part stands for all of it.
+        # Nearly dependent features: the scatter matrix loses the small remainders of the last ones, the QR
+        # decomposition of the features does not. R of the parts so far replaces them all.
         factor = mean.new_zeros(0, len(mean))
         for part in parts:
             factor = torch.linalg.qr(torch.cat([factor, part.double() - mean]), mode="r").R
@@ -48,8 +56,14 @@ def fit_gaussian(features: Tensor) -> Gaussian:
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁Σ₂)^½), equation 6 of Heusel et al. 2017; at least 0.
 
-    With Σᵢ = RᵢᵀRᵢ / (nᵢ - 1), the trace of the root is the sum of the singular values of R₁R₂ᵀ: no matrix square root,
-    and exact where the covariances are singular.
+    With Σᵢ = RᵢᵀRᵢ / (nᵢ - 1), the trace of the square root is the sum of the singular values of R₁R₂ᵀ. This needs no
+    matrix square root and is exact even if covariances are singular.
+
+    Equal variances and means that are 3 apart:
+
+    >>> a, b = (fit_gaussian(torch.tensor([[x], [x + 2.0]])) for x in (0.0, 3.0))
+    >>> round(frechet_distance(a, b), 6)
+    9.0
     """
     scale_a, scale_b = a.count - 1, b.count - 1
     root = _nuclear_norm(a.factor @ b.factor.T) / math.sqrt(scale_a * scale_b)
@@ -85,8 +99,9 @@ def frechet_influence(samples: Gaussian, real: Gaussian, points: Tensor) -> Tens
 def _nuclear_norm(matrix: Tensor) -> float:
     """The sum of the singular values of a matrix (m, n).
 
-    They are the roots of the eigenvalues of matrix·matrixᵀ, which take a third of the time, but are known to a rounding
-    error of the greatest alone; where the roots of small ones would suffer from that, the singular values themselves.
+    They are the square roots of the eigenvalues of matrix·matrixᵀ, which take a third of the time. The eigenvalues have
+    an absolute error in proportion to the largest one; if that would spoil the roots of small ones, the singular values
+    are computed directly.
     """
     rows = matrix.numpy()
     squares = torch.linalg.eigvalsh(torch.from_numpy(rows @ rows.T))  # symmetric, as above

@@ -8,11 +8,20 @@ import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
-ROWS = 256  # whose products with all others are in memory at once: so few stay in the processor's cache
+ROWS = 256  # whose products with all others are computed at once: few enough for the processor's cache
 
 
 def squared_mmd(x: Tensor, y: Tensor) -> float:
-    """The unbiased estimate, which can be below zero. x, y: float64 (m, d), the same m, at least 2."""
+    """Unbiased estimate of the squared MMD (Gretton et al. 2012, A Kernel Two-Sample Test, lemma 6); may be negative.
+
+    Args:
+        x: float64 (m, d), m at least 2.
+        y: likewise.
+
+    >>> zeros, ones = torch.zeros(2, 1, dtype=torch.float64), torch.ones(2, 1, dtype=torch.float64)
+    >>> squared_mmd(zeros, ones)  # (0 + 1)³ + (1 + 1)³ - 2 (0 + 1)³
+    7.0
+    """
     m, d = x.shape
     a, b = x.numpy(), y.numpy()
     within, between = _within(a) + _within(b), sum(_cubes(a[rows], b) for rows in _blocks(m))
@@ -24,14 +33,14 @@ def _blocks(m: int) -> Iterator[slice]:
 
 
 def _cubes(a: Array, b: Array) -> float:
-    """The sum over all pairs of (aᵢ·bⱼ + d)³, which is d³ times the kernel."""
+    """Sum of (aᵢ·bⱼ + d)³, d³ times the kernel, over all pairs."""
     products = a @ b.T
     products += a.shape[1]
     return float(np.vdot(products * products, products))
 
 
 def _within(a: Array) -> float:
-    """The sum of the same over all pairs of different points, each computed once and counted twice."""
+    """The same sum over all pairs of different points of one set, each computed once and counted twice."""
     pairs = sum(2 * _cubes(a[rows], a[: rows.start]) + _cubes(a[rows], a[rows]) for rows in _blocks(len(a)))
     return pairs - float((((a * a).sum(1) + a.shape[1]) ** 3).sum())
 
@@ -61,12 +70,20 @@ def kernel_influence(with_samples: Tensor, with_real: Tensor) -> Tensor:
 
 
 def kernel_distance(a: Tensor, b: Tensor, subsets: int, subset_size: int, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation over random subsets. a, b: float (N, d).
+    """Mean and standard deviation of the squared MMD over random subsets.
 
-    A subset is no larger than the smaller set: then it is all of it.
+    Args:
+        a: features, float (N, d).
+        b: features, float (M, d).
+        subsets: their number.
+        subset_size: of each, limited to the size of the smaller set.
+        seed: of the subsets.
+
+    >>> kernel_distance(torch.zeros(5, 1), torch.ones(5, 1), subsets=3, subset_size=2)
+    (7.0, 0.0)
     """
     size = min(subset_size, len(a), len(b))
-    rng = np.random.RandomState(seed)  # the stream that torch-fidelity draws from, so that figures can be compared
+    rng = np.random.RandomState(seed)  # the stream of torch-fidelity, so that figures can be compared
     values = [
         squared_mmd(
             a[torch.from_numpy(rng.choice(len(a), size, replace=False))].double(),

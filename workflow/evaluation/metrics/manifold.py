@@ -1,4 +1,4 @@
-"""Do samples lie where real images lie, and the other way round? Nearest-neighbour balls in feature space."""
+"""Precision, recall, density and coverage: whether samples lie where real images lie, and vice versa."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass(frozen=True)
 class Manifold:
-    """Where a set of features lies: a ball around each.
+    """An estimate of the manifold of a set of features: the union of a ball around each.
 
     points: float (N, d). squared_radii: float64 (N,).
     """
@@ -28,28 +28,28 @@ class Manifold:
 
 
 def _lift(points: Tensor, centre: Tensor) -> Array:
-    """Points (N, d) about a centre (d,), and beside them 1 and their squared length: float64 (N, d + 2).
+    """Points (N, d) relative to a centre (d,), with 1 and their squared length appended: float64 (N, d + 2).
 
-    About a centre among them, squares are small, and so are their rounding errors.
+    Relative to their mean, squares are small, and so are rounding errors.
     """
     x = points.double() - centre
     return torch.cat([x, x.new_ones(len(x), 1), x.square().sum(1, keepdim=True)], 1).numpy()
 
 
 def _squares(a: Array, b: Array) -> Iterator[tuple[slice, slice, Array]]:
-    """Squared distances (m, n) of some of a (M, d + 2) to some of b (N, d + 2), and which, until all had their turn.
+    """Squared distances (m, n) between blocks of a, (M, d + 2), and b, (N, d + 2), after the rows of each block.
 
-    Of a set to itself only those on one side of the diagonal, as the others mirror them.
+    For the distances of a set to itself, only blocks on one side of the diagonal are computed.
     """
     for i in range(0, len(a), ROWS):
         x, ones, lengths = np.split(a[i : i + ROWS], [-2, -1], axis=1)
-        left = np.hstack([-2 * x, lengths, ones])  # |a|² - 2 a·b + |b|² in one product: adding would take long
+        left = np.hstack([-2 * x, lengths, ones])  # |a|² - 2 a·b + |b|² in a single product
         for j in range(i if a is b else 0, len(b), ROWS):
             yield slice(i, i + ROWS), slice(j, j + ROWS), left @ b[j : j + ROWS].T
 
 
 def _squared_radii(points: Array, k: int) -> Tensor:
-    """Squared distance of each point, lifted, to its k-th nearest other point, (N,)."""
+    """Squared distance of each lifted point to its k-th nearest other point, (N,)."""
     nearest = torch.full((len(points), k), torch.inf, dtype=torch.float64)  # so far
     for here, there, squares in _squares(points, points):
         views = [(here, squares), (there, squares.T)]
@@ -63,9 +63,13 @@ def _squared_radii(points: Array, k: int) -> Tensor:
 
 
 def fit_manifold(points: Tensor, k: int) -> Manifold:
-    """A ball around each point reaches to its k-th neighbour. points: float (N, d).
+    """Put a ball around each point, float (N, d), that reaches to its k-th nearest neighbour.
 
-    Raises BakeoffError if there are no more than k of them.
+    Raises BakeoffError if there are not more than k points.
+
+    >>> manifold = fit_manifold(torch.tensor([[0.0], [1.0], [3.0]]), k=1)
+    >>> [round(radius, 6) for radius in manifold.squared_radii.tolist()]
+    [1.0, 1.0, 4.0]
     """
     if len(points) <= k:
         raise BakeoffError(f"evaluate.neighbours: {k}: too many for {len(points)} images; set it lower")
@@ -118,9 +122,21 @@ def overlap(samples: Manifold, real: Manifold) -> Overlap:
 def manifold_scores(found: Overlap, k: int) -> dict[str, float]:
     """Improved precision and recall (Kynkäänniemi et al. 2019) and density and coverage (Naeem et al. 2020).
 
-    precision: share of samples in some real image's ball, recall: share of real images in some sample's ball, density:
-    how many real balls a sample is in, over k (1 for the real thing, and above it in crowded places), coverage: share
-    of real images with a sample in their ball. Both were fitted with this k.
+    precision: share of samples inside some real image's ball. recall: share of real images inside some sample's ball.
+    density: mean number of real balls that a sample is in, divided by k; 1 is expected for real images, and crowded
+    regions exceed it. coverage: share of real images with a sample inside their ball.
+
+    Args:
+        found: which balls of real images the samples are in, and the other way round.
+        k: with which both manifolds were fitted.
+
+    One of two samples lies near two of three real images. The other is so far away that its ball contains everything:
+
+    >>> real = fit_manifold(torch.tensor([[0.0], [1.0], [9.0]]), k=1)
+    >>> samples = fit_manifold(torch.tensor([[0.5], [100.0]]), k=1)
+    >>> scores = manifold_scores(overlap(samples, real), k=1)
+    >>> {name: round(score, 3) for name, score in scores.items()}
+    {'precision': 0.5, 'recall': 1.0, 'density': 1.0, 'coverage': 0.667}
     """
     return {
         "precision": float((found.hits > 0).double().mean()),

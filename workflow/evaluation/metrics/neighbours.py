@@ -1,4 +1,4 @@
-"""Are the samples copies of training images? Nearest neighbours in pixel space."""
+"""Memorisation: are samples copies of training images? Nearest neighbours in pixel space."""
 
 from collections.abc import Sequence
 
@@ -6,23 +6,32 @@ import torch
 from torch import Tensor
 
 QUERIES, IMAGES = 1000, 1024  # compared at once
-EXACT = 2**24  # float32 has all whole numbers up to here
-SEARCHED, ASKED = 100_000, 10_000  # training images at the most, and test images, for the median distances
+EXACT = 2**24  # float32 represents all integers up to here
+SEARCHED, ASKED = 100_000, 10_000  # training images and test images, at most, for the median distances
 
 
 def nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Euclidean distance, pixels scaled to [0, 1], of each query to its nearest image, and that image's index.
+    """Euclidean distance of each query to its nearest image, float32 (M,), and that image's index, int64 (M,).
 
-    queries: uint8 (M, C, H, W), images: uint8 (N, C, H, W). float32 (M,) and int64 (M,), of equals the first. The
-    distances are exact before they are rounded; a few megabytes of copies are made, however many images there are.
+    Pixels are scaled to [0, 1]. Distances are exact before rounding; of equally near images the first counts. Memory
+    use is bounded by a few megabytes, however many images there are.
+
+    Args:
+        queries: uint8 (M, C, H, W).
+        images: uint8 (N, C, H, W).
+        levels: pixel values are 0..levels-1.
+
+    >>> images = torch.tensor([0, 8, 16], dtype=torch.uint8).view(3, 1, 1, 1)
+    >>> nearest(torch.tensor([[[[12]]]], dtype=torch.uint8), images, levels=17)
+    (tensor([0.2500]), tensor([1]))
     """
     distances, indices = zip(*(_nearest(part, images, levels) for part in queries.split(QUERIES)), strict=True)
     return torch.cat(distances), torch.cat(indices)
 
 
 def _nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    # Levels around zero are small enough that their products, summed over so many pixels, are exact in float32, which
-    # is twice as fast as float64.
+    # Centred levels are so small that sums of their products over this many pixels are exact in float32, which is twice
+    # as fast as float64.
     middle = levels // 2
     pixels = EXACT // middle**2
     q = queries.flatten(1).float() - middle
@@ -40,12 +49,21 @@ def _nearest(queries: Tensor, images: Tensor, levels: int) -> tuple[Tensor, Tens
 
 
 def memorisation(draws: Sequence[Tensor], test: Tensor, train: Tensor, levels: int) -> list[dict[str, float]]:
-    """Median distance to the nearest training image, of samples and of real test images, and the share of copies.
+    """Median distances of samples and of test images to the nearest training image, and the share of copies.
 
-    Of each draw of samples by itself. All uint8 (N, C, H, W). Samples much nearer than test images are a sign of
-    memorisation; a copy is the same image to the last pixel, of any training image. The distances are to at most
-    `SEARCHED` training images, of at most `ASKED` test images, both evenly spaced: the same for samples and test
-    images, so that they stay comparable.
+    Samples that are much nearer than test images indicate memorisation. A copy equals some training image in every
+    pixel. Distances are to at most `SEARCHED` training images, from at most `ASKED` test images, both evenly spaced;
+    the training images are the same for both, so that the distances can be compared.
+
+    Args:
+        draws: of samples, uint8 (N, C, H, W) each; each is measured by itself.
+        test: uint8 (N, C, H, W).
+        train: likewise.
+        levels: pixel values are 0..levels-1.
+
+    >>> train = torch.tensor([0, 8], dtype=torch.uint8).view(2, 1, 1, 1)
+    >>> memorisation([train[[0, 0, 1]]], test=train + 2, train=train, levels=17)
+    [{'samples': 0.0, 'test': 0.125, 'copies': 1.0}]
     """
     known = train[spread(len(train), SEARCHED)]
     real = float(nearest(test[spread(len(test), ASKED)], known, levels)[0].median())
@@ -56,7 +74,11 @@ def memorisation(draws: Sequence[Tensor], test: Tensor, train: Tensor, levels: i
 
 
 def spread(n: int, most: int) -> Tensor | slice:
-    """What to index n things with for at most so many of them, evenly spaced; all, uncopied, if there are no more."""
+    """Index of at most `most` of n items, evenly spaced; a slice that copies nothing if there are no more.
+
+    >>> spread(6, 3), spread(3, 6)
+    (tensor([0, 2, 4]), slice(None, None, None))
+    """
     return slice(None) if n <= most else torch.arange(most) * n // most
 
 

@@ -1,4 +1,4 @@
-"""What it takes to compute something, counted: the same on every machine."""
+"""The cost of a computation in counted operations: the same on every machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,13 +8,13 @@ from torch.utils.flop_counter import flop_registry
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up operations by torch's own formulas, as its `FlopCounterMode` does, which loads torch's compiler first."""
+    """Adds up operations by torch's formulas, like its `FlopCounterMode`, which would load torch's compiler."""
 
     total: int = 0
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; else torch loads its compiler for this mode, which takes two seconds."""
+        """Otherwise torch loads its compiler for this mode, which takes two seconds; nothing is compiled here."""
         return False
 
     def __torch_dispatch__(
@@ -27,7 +27,12 @@ class _Counter(TorchDispatchMode):
 
 
 def operations(work: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products, convolutions and attention in `work`."""
+    """Floating-point operations of the matrix products, convolutions and attention in `work`.
+
+    >>> import torch
+    >>> operations(lambda: torch.ones(2, 3) @ torch.ones(3, 4))  # 2 · 2 · 3 · 4
+    48
+    """
     with _Counter() as counter:  # type: ignore[no-untyped-call]
         work()
     return int(counter.total)

@@ -30,6 +30,10 @@ def out_of_distribution_inputs(
 
     Returns:
         Images of each kind, uint8 (count, C, H, W).
+
+    >>> images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+    >>> list(out_of_distribution_inputs(images, images, levels=2, count=2, generator=torch.Generator()))
+    ['noise', 'independent pixels', 'photographs', 'upside down', 'negatives', 'plain grey']
     """
     shape = tuple(test.shape[1:])
     some = test[torch.randperm(len(test), generator=generator)[:count]]

@@ -1,4 +1,4 @@
-"""How useful are features? The accuracy of a linear classifier on them (Alain & Bengio 2017)."""
+"""Linear probe: the accuracy of a linear classifier on features (Alain & Bengio 2017)."""
 
 import numpy as np
 import torch
@@ -6,27 +6,37 @@ import torch.nn.functional as F
 from scipy.optimize import minimize
 from torch import Tensor
 
-STEPS = 1000  # at the most; it ends where the loss no longer falls
+STEPS = 1000  # at most; it ends when the loss no longer falls
 CHUNK = 4096  # test images classified at once
 
 
 def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, regularisation: float) -> Tensor:
     """Which test images multinomial logistic regression on standardised features puts in their class, bool (N,).
 
-    train, test: float or uint8 (N, d), labels: int64 (N,). regularisation: the inverse strength C of its L2 penalty, so
-    that the loss is the summed cross-entropy plus |weights|² / 2C, as in scikit-learn; the minimum is unique and found
-    to 1e-5.
+    The loss is the summed cross-entropy plus |weights|² / 2C, as in scikit-learn. Its minimum is unique and found to
+    1e-5.
+
+    Args:
+        train: features, float or uint8 (N, d).
+        train_labels: int64 (N,).
+        test: features, likewise (M, d).
+        test_labels: int64 (M,).
+        regularisation: C, the inverse strength of the L2 penalty.
+
+    >>> train, test = torch.tensor([[0.0], [1.0], [8.0], [9.0]]), torch.tensor([[2.0], [7.0], [6.0], [3.0]])
+    >>> probe_hits(train, torch.tensor([0, 0, 1, 1]), test, torch.tensor([0, 1, 1, 1]), regularisation=1.0)
+    tensor([ True,  True,  True, False])
     """
     train = train.double()
     mean, scale = train.mean(0), train.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1)
     train = (train - mean).div_(scale)
-    # The same minimum, in coordinates in which the loss is about as steep in all directions: many images need it.
+    # The same minimum in coordinates with about the same curvature in all directions, so that many images converge.
     ridge = 1 / (regularisation * len(train))
     spread, axes = torch.linalg.eigh(train.T @ train / len(train))
     steepness = spread.clamp(min=0) + ridge
     turn = axes / steepness.sqrt()
-    train = F.pad(train @ turn, (0, 1), value=1.0)  # a last feature of ones takes the bias, which has no penalty
+    train = F.pad(train @ turn, (0, 1), value=1.0)  # a constant feature for the bias, which is not penalised
     strength = F.pad(ridge / steepness, (0, 1))
     wanted = F.one_hot(train_labels).double()
     shape = (wanted.shape[1], train.shape[1])

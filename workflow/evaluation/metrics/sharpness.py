@@ -1,4 +1,4 @@
-"""How sharp images are, as autofocus measures it."""
+"""Sharpness of images, as autofocus measures it."""
 
 import torch
 import torch.nn.functional as F
@@ -6,10 +6,22 @@ from torch import Tensor
 
 
 def sharpness(images: Tensor, levels: int) -> float | None:
-    """Variance of the Laplacian within an image, pixels scaled to [0, 1], its mean over images and channels.
+    """Variance of the Laplacian within each image, averaged over images and channels; pixels are scaled to [0, 1].
 
-    images: uint8 (N, C, H, W). None for images of fewer than 3x3 pixels. Blur lowers it, noise raises it, so it is to
-    be compared with that of real images (Pech-Pacheco et al. 2000, Diatom autofocusing in brightfield microscopy).
+    Blur lowers it and noise raises it, so compare it with that of real images (Pech-Pacheco et al. 2000, Diatom
+    Autofocusing in Brightfield Microscopy). None for images smaller than 3x3 pixels.
+
+    Args:
+        images: uint8 (N, C, H, W).
+        levels: pixel values are 0..levels-1.
+
+    A white column on black, and plain grey:
+
+    >>> column = torch.tensor([0, 0, 1, 0], dtype=torch.uint8).repeat(3, 1).view(1, 1, 3, 4)
+    >>> sharpness(column, levels=2)
+    2.25
+    >>> sharpness(torch.ones_like(column), levels=3)
+    0.0
     """
     found = sharpness_of_each(images, levels)
     return None if found is None else float(found.mean())

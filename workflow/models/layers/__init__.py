@@ -1,1 +1,1 @@
-"""Blocks that more than one family uses, each at the one place where it is tested."""
+"""Building blocks that more than one family uses."""

@@ -10,16 +10,22 @@ from torch import Tensor, nn
 from workflow.models.layers.common import quarter
 from workflow.models.layers.convolutions import downsample, upsample
 
-LEAK = 0.2  # slope of a critic's leaky ReLU below zero
-VALIDATION_SAMPLES = 1000  # of a model that is validated by the energy distance
+LEAK = 0.2  # negative slope of a critic's leaky ReLU
+VALIDATION_SAMPLES = 1000  # drawn to validate a model by the energy distance
 Network = Literal["convolutional", "dense"]
 
 
 def generator_network(shape: tuple[int, int, int], inputs: int, channels: int, network: Network) -> nn.Sequential:
-    """Noise (N, inputs) to images on the scale -1..1, (N, C, H, W).
+    """A generator: noise (N, inputs) to images scaled to [-1, 1], (N, C, H, W).
 
-    channels: of the convolutions at full size, twice as many at half and quarter size; or of both hidden layers, if the
-    network is dense, for images of any size. Raises ValueError if a convolutional one does not fit the shape.
+    Raises ValueError if height and width do not suit a convolutional one.
+
+    Args:
+        shape: of an image, (C, H, W).
+        inputs: size of the noise vector.
+        channels: of the convolutions at full resolution, twice as many at half and quarter resolution; of both hidden
+            layers of a dense network.
+        network: "convolutional", or "dense" for images of any size.
     """
     if network == "dense":
         return nn.Sequential(
@@ -44,9 +50,16 @@ def generator_network(shape: tuple[int, int, int], inputs: int, channels: int, n
 def critic_network(
     shape: tuple[int, int, int], channels: int, features: int, outputs: int, network: Network
 ) -> nn.Sequential:
-    """Images on the scale -1..1, (N, C, H, W), to `outputs` numbers each, (N, outputs); mirrors `generator_network`.
+    """A critic: images scaled to [-1, 1], (N, C, H, W), to (N, outputs); mirrors `generator_network`.
 
-    All but the last module give the last hidden layer, (N, features).
+    Without its last module it returns the last hidden layer, (N, features).
+
+    Args:
+        shape: of an image, (C, H, W).
+        channels: as of the generator; a dense network has them in its first hidden layer.
+        features: size of the last hidden layer.
+        outputs: numbers per image.
+        network: "convolutional", or "dense" for images of any size.
     """
     if network == "dense":
         return nn.Sequential(
@@ -68,20 +81,25 @@ def critic_network(
 
 
 def input_gradient(values: Tensor, x: Tensor) -> Tensor:
-    """∇ₓ of each value at its own row of x, (N, D), differentiable.
+    """The gradient of each value with respect to its own row of x, (N, D), differentiable.
 
-    x: (N, *S), requires a gradient. values: (N, 1), computed from x row by row.
+    Args:
+        values: (N, 1), computed from x row by row.
+        x: (N, *S), requires a gradient.
     """
     (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
     return gradient.flatten(1)
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:
-    """2 E‖X - Y‖ - E‖X - X'‖ - E‖Y - Y'‖ (Székely & Rizzo 2013, Energy statistics), estimated without bias.
+    """Unbiased estimate of 2 E‖X - Y‖ - E‖X - X'‖ - E‖Y - Y'‖ (Székely & Rizzo 2013, Energy Statistics).
 
-    x: (N, *S), y: (M, *S); the mean distance within a single one, which has none, counts as 0. May be below zero where
-    the distributions are close. Its expectation is zero only where they are the same, and it needs no other network: by
-    it families choose a checkpoint whose losses say how a game stands, not how good the samples are.
+    The estimate may be negative if the distributions are close; its expectation is zero only if they are equal. As it
+    needs no other network, it validates families whose losses show how the game stands, not how good samples are.
+
+    Args:
+        x: (N, *S).
+        y: (M, *S). Of a single sample, the mean distance within counts as 0.
     """
     x, y = x.flatten(1), y.flatten(1)
     within = sum(torch.pdist(z).mean() for z in (x, y) if len(z) > 1)

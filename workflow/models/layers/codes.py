@@ -10,16 +10,21 @@ from torch import Generator, Tensor, nn
 from workflow.models.layers.common import draw_categorical
 
 HEAD = 16  # features of a transformer's attention head
-DEAD = 0.05  # a code that fewer latents than this choose, on average over the last batches, starts again elsewhere
-TRIAL = 0.1  # the average with which it starts; as long as it has no more, it is on trial
+DEAD = 0.05  # a code chosen by fewer latents than this, on average over recent batches, is re-initialised
+TRIAL = 0.1  # the average with which it restarts; it stays on trial until its average exceeds this
 
 
 class Codebook(nn.Module):
-    """`codes` vectors of `size` numbers, each moved towards the latents that choose it (van den Oord et al. 2017,
-    Neural Discrete Representation Learning, appendix A.1).
+    """Vectors that move towards the latents that choose them.
 
-    counts and sums are moving averages, over batches, of how many latents chose each code and of their sum; a code is
-    their ratio. Buffers, not parameters: no gradient touches them.
+    Van den Oord et al. 2017, Neural Discrete Representation Learning, appendix A.1. `counts` and `sums` are moving
+    averages over batches of the number and the sum of the latents that chose each code; a code is their ratio. All are
+    buffers, not parameters: no gradient reaches them.
+
+    Args:
+        codes: number of vectors.
+        size: numbers in each.
+        decay: of the moving averages, γ.
     """
 
     vectors: Tensor
@@ -35,28 +40,31 @@ class Codebook(nn.Module):
 
     @property
     def available(self) -> Tensor:
-        """Which codes can be chosen and drawn, bool (codes,): outside training, those that are not on trial."""
+        """Which codes may be chosen and drawn, bool (codes,): in evaluation mode only those that are not on trial."""
         return self.counts > (0 if self.training else TRIAL)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Index of the available code that is nearest to each latent. z: (N, size, h, w). int64 (N, h, w)."""
+        """Index of the available code nearest to each latent z, (N, size, h, w): int64 (N, h, w)."""
         distance = torch.cdist(z.movedim(1, -1), self.vectors)
         return distance.masked_fill(~self.available, torch.inf).argmin(-1)
 
     def lookup(self, indices: Tensor) -> Tensor:
-        """int64 (N, h, w) to vectors (N, size, h, w)."""
+        """The vectors of codes, int64 (N, h, w): (N, size, h, w)."""
         return F.embedding(indices, self.vectors).movedim(-1, 1)
 
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
-        """Move the codes towards the latents that chose them; dead ones start again at latents drawn from the batch.
+        """Move the codes towards the latents that chose them; re-initialise dead codes at random latents of the batch.
 
-        z: (N, size, h, w), indices: what `nearest` gives for it.
+        Args:
+            z: latents, (N, size, h, w).
+            indices: their nearest codes, int64 (N, h, w).
+            generator: draws the latents.
         """
         flat = z.movedim(1, -1).flatten(0, -2)
         chosen = F.one_hot(indices.flatten(), len(self.counts)).to(flat.dtype)
         self.counts.lerp_(chosen.sum(0), 1 - self.decay)
-        with torch.autocast(flat.device.type, enabled=False):  # sums of many, of which each moves a code a little
+        with torch.autocast(flat.device.type, enabled=False):  # sums of many small terms need full precision
             self.sums.lerp_(chosen.T @ flat, 1 - self.decay)
         dead = self.counts < DEAD
         drawn = flat[torch.randint(len(flat), dead.shape, generator=generator, device=flat.device)]
@@ -65,21 +73,26 @@ class Codebook(nn.Module):
         self.vectors.copy_(self.sums / self.counts[:, None])
 
     def perplexity(self, indices: Tensor) -> Tensor:
-        """exp of the entropy of the codes' frequencies in int64 (N, h, w): how many are used, as if equally often."""
+        """Effective number of codes in use: exp of the entropy of their frequencies in indices, int64 (N, h, w)."""
         share = indices.flatten().bincount(minlength=len(self.counts)).float() / indices.numel()
         entropy: Tensor = torch.special.entr(share).sum()
         return entropy.exp()
 
 
 def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
-    """The value of `quantised` with the gradient of z (van den Oord et al. 2017, section 3.2)."""
+    """Straight-through estimator: value of `quantised`, gradient of z (van den Oord et al. 2017, section 3.2)."""
     return z + (quantised - z).detach()
 
 
 class TransformerLayer(nn.Module):
-    """Causal self-attention and a two-layer network, each on normalised features and added to what it was given.
+    """Causal self-attention and a two-layer network, each with layer normalisation before and a residual connection.
 
-    Vaswani et al. 2017, Attention Is All You Need, with the normalisation first, as in GPT-2.
+    Vaswani et al. 2017, Attention Is All You Need, section 3, with the normalisation first, as in GPT-2.
+
+    Args:
+        width: number of features.
+        heads: of the attention.
+        dropout: during training.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -92,7 +105,7 @@ class TransformerLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
-        """Features (N, length, width) to the next."""
+        """Features (N, length, width) to features of the same shape."""
         query, key, value = self.project(h)
         return self.combine(h, F.scaled_dot_product_attention(query, key, value, is_causal=True))
 
@@ -104,24 +117,28 @@ class TransformerLayer(nn.Module):
         return query, key, value
 
     def combine(self, h: Tensor, attended: Tensor) -> Tensor:
-        """The layer's output, (N, length, width), from its input and what the heads (N, heads, length, ·) found."""
+        """The layer's output, (N, length, width), from its input and the heads' output, (N, heads, length, ·)."""
         h = h + self.dropout(self.out(attended.transpose(1, 2).flatten(2)))
         out: Tensor = h + self.dropout(self.network(self.before_network(h)))
         return out
 
 
 class CausalTransformer(nn.Module):
-    """p of sequences of `length` codes, each given all before it (Ramesh et al. 2021, DALL-E, section 2.2).
+    """An autoregressive model of sequences of codes (Ramesh et al. 2021, DALL-E, section 2.2).
 
-    width: features of each position (rounded up to a multiple of HEAD, the features of one attention head). layers:
-    their number. dropout: while training.
+    Args:
+        length: codes in a sequence.
+        codes: size of the vocabulary.
+        width: features per position, rounded up to a multiple of HEAD, the size of an attention head.
+        layers: their number.
+        dropout: during training.
     """
 
     def __init__(self, length: int, codes: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
         heads = -(-width // HEAD)
         self.length, self.width = length, heads * HEAD
-        self.start = nn.Parameter(0.02 * torch.randn(self.width))  # stands where a sequence has nothing before it
+        self.start = nn.Parameter(0.02 * torch.randn(self.width))  # precedes the first code
         self.positions = nn.Parameter(0.02 * torch.randn(length, self.width))
         self.embedding = nn.Embedding(codes, self.width)
         self.layers = nn.ModuleList([TransformerLayer(self.width, heads, dropout) for _ in range(layers)])
@@ -138,12 +155,18 @@ class CausalTransformer(nn.Module):
 
     @property
     def passes_in_sequence(self) -> int:
-        """As `Model` has it, to draw a sequence: one for each code."""
+        """As in `Model`, to draw a sequence: one per code."""
         return self.length
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator, allowed: Tensor) -> Tensor:
-        """Draw n sequences, int64 (n, length). allowed: bool (codes, length): only these are drawn at each position."""
+        """Draw n sequences, int64 (n, length).
+
+        Args:
+            n: number of sequences.
+            generator: on the device of `allowed`.
+            allowed: codes that may be drawn at each position, bool (codes, length).
+        """
         drawn, caches = torch.zeros(n, self.length, dtype=torch.long, device=allowed.device), self.caches(n)
         for i in range(self.length):
             logits = self.step(drawn[:, :i], caches).masked_fill(~allowed[:, i], -torch.inf)
@@ -151,14 +174,16 @@ class CausalTransformer(nn.Module):
         return drawn
 
     def caches(self, n: int) -> list[Tensor]:
-        """Room for each layer's keys and values of n sequences, (2, n, heads, length, HEAD)."""
+        """Empty caches for the keys and values of n sequences, one per layer, (2, n, heads, length, HEAD)."""
         size = (2, n, self.width // HEAD, self.length, HEAD)
         return [self.positions.new_zeros(size) for _ in self.layers]
 
     def step(self, drawn: Tensor, caches: list[Tensor]) -> Tensor:
-        """Logits of the code after those drawn, int64 (N, i), as `forward` gives them, (N, codes).
+        """Logits of the next code, (N, codes), equal to those of `forward`.
 
-        caches: what the steps before this one left in them; this one's keys and values are written beside.
+        Args:
+            drawn: the codes drawn so far, int64 (N, i).
+            caches: keys and values of the steps before; those of this step are added.
         """
         i = drawn.shape[1]
         last = self.embedding(drawn[:, -1]) if i else self.start.expand(len(drawn), -1)

@@ -1,6 +1,7 @@
 """Stacks of convolutions that halve an image twice, and double it twice: in autoencoders, codes and adversaries.
 
 All return lists of modules, in order, for a family to put into an `nn.Sequential` with what comes before and after.
+`activation` makes the module after each convolution.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What invertible maps of images share: dequantisation, bound, prior, several scales."""
+"""What all flows share: dequantisation, the bound, the prior, several scales."""
 
 import math
 from collections.abc import Sequence
@@ -13,27 +13,27 @@ from workflow.models.layers.noise import normal, uniform
 
 
 class Flow(Model):
-    """An invertible map of images made continuous by noise to latents whose distribution is known.
+    """An invertible map from dequantised images to latents with a known distribution.
 
-    `forward` and `inverse` are the family's own; the prior is standard normal unless it says otherwise.
+    Families implement `forward` and `inverse`; the prior is standard normal unless they override it.
     """
 
     family = "flow"
     taxonomy = "explicit tractable"
     likelihood = "bound"
     unranked = ("dequantisation_samples",)  # one noise is enough to validate
-    dequantisation_samples: int  # K noises in `log_prob`; more make the bound tighter, at K times the cost
+    dequantisation_samples: int  # K draws of noise in `log_prob`: a tighter bound at K times the cost
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents h (N, D) of y (N, D), pixels in [0, 1], and log |det dh/dy|, (N,) or, if all have the same, ()."""
+        """Latents h (N, D) of pixels y in [0, 1], (N, D), and log |det dh/dy|: (N,), or () if all are equal."""
         raise NotImplementedError
 
     def inverse(self, h: Tensor) -> Tensor:
-        """The y (N, D) of which h (N, D) are the latents."""
+        """Pixels y (N, D) from latents h (N, D): the inverse of `forward`."""
         raise NotImplementedError
 
     def latent_log_prob(self, h: Tensor) -> Tensor:
-        """Log-density of each component of h under the prior; any shape."""
+        """Log-density of each component of h, of any shape, under the prior."""
         return -0.5 * (h.square() + math.log(2 * math.pi))
 
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
@@ -41,38 +41,38 @@ class Flow(Model):
         return normal((n, math.prod(self.shape)), generator, self.device)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Negative lower bound of log p(x), one noise an image, nats per image."""
+        """Negative lower bound of log p(x) from one draw of noise per image, nats per image."""
         return {"loss": -self._log_prob_given_noise(x, generator).mean()}
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """Lower bound of log p(x): x uint8 (N, C, H, W), nats (N,).
+        """Lower bound of log p(x) of images x, uint8 (N, C, H, W), nats (N,).
 
-        p(x) is the integral of the density over the cell of width 1/levels that the integers stand for (Theis et al.
-        2016, A note on the evaluation of generative models), estimated from K uniform noises (Ho et al. 2019,
-        Flow++, section 3.1, with a uniform proposal). It is a bound by Jensen's inequality.
+        p(x) is the integral of the density over the cell of width 1/levels that each integer stands for (Theis et al.
+        2016, A Note on the Evaluation of Generative Models), estimated from K uniform draws (Ho et al. 2019, Flow++,
+        section 3.1, with a uniform proposal). By Jensen's inequality this is a lower bound.
         """
         draws = [self._log_prob_given_noise(x, generator) for _ in range(self.dequantisation_samples)]
         return log_mean_exp(torch.stack(draws))
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """n images, uint8 (n, C, H, W), from latents of the very prior that the model was trained with."""
+        """Draw latents from the prior and map them to images, uint8 (n, C, H, W)."""
         return self._to_images(self.inverse(self.draw_latents(n, generator)))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
-        """Latents h (N, D) of the cells' centres."""
+        """Latents h (N, D) of the centres of the cells."""
         h: Tensor = self(((x + 0.5) / self.levels).flatten(1))[0]
         return h
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Straight walks between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
+        """Interpolate linearly between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
         h = walk(self.encode(a), self.encode(b), steps)
         return self._to_images(self.inverse(h.flatten(0, 1))).view(len(a), steps, *self.shape)
 
     def dequantised(self, x: Tensor, generator: Generator) -> Tensor:
-        """A uniform draw from the cell of each image: x uint8 (N, C, H, W), float (N, D) in [0, 1]."""
+        """Uniform draws from the cells of images x, uint8 (N, C, H, W): float (N, D) in [0, 1]."""
         noise = uniform(x.shape, generator, x.device)
         return ((x + noise) / self.levels).flatten(1)
 
@@ -86,21 +86,21 @@ class Flow(Model):
 
 
 class Step(nn.Module):
-    """An invertible map of (N, C, H, W) to a shape of as many numbers: a part of a `MultiScaleFlow`."""
+    """An invertible map of (N, C, H, W) to a shape with as many elements: a part of a `MultiScaleFlow`."""
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What becomes of y, and the log-determinant of the Jacobian, (N,)."""
+        """The image of y, and the log-determinant of the Jacobian, (N,)."""
         raise NotImplementedError
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         raise NotImplementedError
 
 
 class Logit(Step):
     """Pixels y in [0, 1] to logit(alpha + (1 - 2 alpha) y).
 
-    (Dinh et al. 2017, section 4.1, but for the 2: without it, as printed there, white would be infinite.)
+    Dinh et al. 2017, section 4.1, print it without the factor 2, which would make white infinite.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -114,39 +114,39 @@ class Logit(Step):
         return log_p - log_q, (math.log(1 - 2 * self.alpha) - log_p - log_q).flatten(1).sum(1)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`; what is beyond the logits of pixels comes out a little outside [0, 1]."""
+        """Undo `forward`; logits beyond those of pixels end up slightly outside [0, 1]."""
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
 
 
 class Squeeze(Step):
-    """Trades space for channels, (N, C, H, W) to (N, 4C, H/2, W/2), keeping volumes.
+    """Turn blocks of 2x2 pixels into channels: (N, C, H, W) to (N, 4C, H/2, W/2) (Dinh et al. 2017, section 3.6).
 
-    The upper left pixels of the blocks of 2x2 come first, in all colours, then upper right, lower left, lower right.
+    All channels of the upper left pixels come first, then upper right, lower left and lower right.
     """
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Squeezed, and the log-determinant, zeros (N,)."""
+        """The squeezed features, and the log-determinant: zeros (N,)."""
         blocks = y.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (N, C, H/2, 2, W/2, 2)
         return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3), y.new_zeros(len(y))
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Undoes `forward`."""
+        """Undo `forward`."""
         blocks: Tensor = z.unflatten(1, (2, 2, -1))  # (N, 2, 2, C, H/2, W/2)
         return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4).flatten(2, 3)
 
 
 class MultiScaleFlow(Flow):
-    """Invertible steps in groups; between groups half of the channels are done and leave as latents.
+    """Invertible steps in groups; after each group but the last, half of the channels become latents.
 
-    (Dinh et al. 2017, section 3.6.) groups: a ModuleList of ModuleLists of `Step`s. last: shape (C, H, W) of what
-    comes out of the last group.
+    Dinh et al. 2017, section 3.6. groups: a ModuleList of ModuleLists of `Step`s. last: shape (C, H, W) of the output
+    of the last group.
     """
 
     groups: nn.ModuleList
     last: tuple[int, int, int]
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents h (N, D) of y (N, D), those that left first coming last, and log |det dh/dy|, (N,)."""
+        """Latents h (N, D) of y (N, D), those of the first group last, and log |det dh/dy|, (N,)."""
         z, log_determinant = y.view(-1, *self.shape), y.new_zeros(len(y))
         left: list[Tensor] = []
         for i, group in enumerate(self.groups):
@@ -159,7 +159,7 @@ class MultiScaleFlow(Flow):
         return torch.cat([z.flatten(1), *left], 1), log_determinant
 
     def inverse(self, h: Tensor) -> Tensor:
-        """The y (N, D) of which h (N, D) are the latents; of random ones, a little outside [0, 1] at times."""
+        """Pixels y (N, D) from latents h (N, D); for random ones sometimes slightly outside [0, 1]."""
         z, rest = h.tensor_split([math.prod(self.last)], dim=1)
         z = z.view(-1, *self.last)
         for i, group in reversed(list(enumerate(self.groups))):

@@ -1,4 +1,4 @@
-"""The gated PixelCNN, over pixels or codes in reading order, and how it draws them."""
+"""The gated PixelCNN over pixels or codes in raster order, and fast sampling from it."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,25 @@ from torch import Generator, Tensor, nn
 from workflow.models.layers.common import draw_categorical, to_unit
 from workflow.models.layers.masks import group_mask
 
-EMBEDDING = 8  # numbers that stand for a level in the gated PixelCNN's first layer
+EMBEDDING = 8  # size of a code's embedding in the first layer of the gated PixelCNN
 
 
 class GatedLayer(nn.Module):
-    """One layer of the gated PixelCNN (van den Oord et al. 2016b, figure 2): a vertical and a horizontal stack.
+    """One layer of the gated PixelCNN: a vertical and a horizontal stack.
 
-    The vertical stack at row i sees rows up to i and reaches the horizontal one a row later; the horizontal stack sees
-    its own row to the left. Together they see all that comes before a pixel: there is no blind spot. If there are
-    classes, an image's adds to the gates of both stacks, the same everywhere (equation 4).
+    Van den Oord et al. 2016b, Conditional Image Generation with PixelCNN Decoders, figure 2. The vertical stack at row
+    i sees rows up to i and feeds the horizontal stack one row below; the horizontal stack sees its own row to the left.
+    Together they see everything before a pixel, without a blind spot. A class-conditional layer adds an embedding of
+    the class to the gates of both stacks at every position (equation 4).
+
+    Args:
+        inputs: number of input features.
+        features: number of output features of each stack.
+        groups: blocks that features come in, one per colour channel.
+        kernel: width of the convolutions, odd.
+        dropout: during training.
+        first: whether this is the first layer, which has mask A and no residual connection.
+        classes: number of classes; 0 for an unconditional layer.
     """
 
     mask: Tensor
@@ -37,7 +47,7 @@ class GatedLayer(nn.Module):
         self.by_class = nn.Embedding(classes, 4 * features) if classes else None
         self.dropout = nn.Dropout(dropout)
         mask = torch.ones(2 * features, inputs, 1, self.reach + 1)
-        for half in mask.chunk(2):  # the two halves of a gate, each with a block for every colour channel
+        for half in mask.chunk(2):  # the two halves of a gate, each with one block per colour channel
             half[:, :, 0, -1] = group_mask(features, inputs, groups, own=not first)
         self.register_buffer("mask", mask, persistent=False)
         self.register_buffer(
@@ -45,33 +55,40 @@ class GatedLayer(nn.Module):
         )
 
     def forward(self, v: Tensor, h: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Both stacks' features, (N, inputs, H, W), to the next, (N, features, H, W). y: classes, int64 (N,)."""
+        """Features of both stacks, (N, inputs, H, W), to (N, features, H, W). y: classes, int64 (N,)."""
         down, across = self.biases(y)
         rows = self.down(F.pad(v, (self.reach, self.reach, self.reach, 0)))
         above = _plus(self.from_above(F.pad(rows, (0, 0, 1, 0))[:, :, :-1]), across)
         return _gate(_plus(rows, down)), self.across(F.pad(h, (self.reach, 0, 0, 0)), above, h)
 
     def biases(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What classes y, int64 (N,), add to the gates of the vertical and horizontal stack: (N, 2 features, 1, 1)."""
+        """What classes y, int64 (N,), add to the gates of the vertical and horizontal stacks: (N, 2 features, 1, 1)."""
         down, across = (None, None) if self.by_class is None else self.by_class(y)[..., None, None].chunk(2, dim=1)
         return down, across
 
     def down(self, v: Tensor) -> Tensor:
-        """Vertical stack before its gate, of padded features (N, inputs, rows + reach, W + 2 reach)."""
+        """The vertical stack before its gate, from padded features (N, inputs, rows + reach, W + 2 reach)."""
         rows: Tensor = self.vertical(v)
         return rows
 
     def across(self, h: Tensor, above: Tensor, residual: Tensor) -> Tensor:
-        """Horizontal stack, of padded features (N, inputs, rows, W + reach) and what comes from elsewhere."""
+        """The horizontal stack.
+
+        Args:
+            h: padded features, (N, inputs, rows, W + reach).
+            above: the vertical stack's contribution to the gates, (N, 2 features, rows, W).
+            residual: unpadded features, (N, features, rows, W).
+        """
         mixed = F.conv2d(h, self.horizontal.weight * self.mask, self.horizontal.bias) + above
         out: Tensor = F.conv2d(self.dropout(_gate(mixed)), self.out.weight * self.out_mask, self.out.bias)
         return out if self.first else out + residual
 
     def matrices(self, colours: int) -> tuple[Tensor, Tensor, Tensor]:
-        """`across` at one pixel, whose features are a row of numbers, as matrices for each colour channel's block.
+        """`across` at a single pixel, as matrices for the block of each colour channel.
 
-        What multiplies the features of the pixels to the left and the pixel's own, (C, (reach + 1) · inputs, 2 f), and
-        the gated features, (C, C · f, f), and the latter's bias, (C, f); f: features of a block.
+        Returns the matrix that multiplies the features of the pixels to the left and of the pixel itself,
+        (C, (reach + 1) · inputs, 2 f), the matrix that multiplies the gated features, (C, C · f, f), and its bias,
+        (C, f), where f is the number of features in a block.
         """
         taps = _by_colour((self.horizontal.weight * self.mask).squeeze(2), 0, colours).permute(0, 3, 2, 1).flatten(1, 2)
         out = (self.out.weight * self.out_mask)[..., 0, 0].unflatten(0, (colours, -1)).transpose(1, 2)
@@ -80,7 +97,7 @@ class GatedLayer(nn.Module):
 
 
 def _by_colour(gates: Tensor, dim: int, colours: int) -> Tensor:
-    """Gates before their non-linearities, two halves with a block for each colour, as (…, C, 2 f, …) along `dim`."""
+    """Regroup gates, two halves with one block per colour, by colour: (…, C, 2 f, …) along `dim`."""
     halves: Tensor = gates.unflatten(dim, (2, colours, -1))
     return halves.transpose(dim, dim + 1).flatten(dim + 1, dim + 2)
 
@@ -95,12 +112,20 @@ def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class GatedPixelCNN(nn.Module):
-    """p(x) of integer images as a product over pixels, row by row, and over colour channels within a pixel.
+    """p(x) of integer images as a product over pixels in raster order, and over colour channels within a pixel.
 
-    shape: (C, H, W). channels: features of each stack (rounded up to a multiple of C). layers: their number; the first
-    has mask A and sees 7x7 pixels (all, if the grid is smaller), the others mask B and 3x3. dropout: while training.
-    ordered: whether the integers are levels of grey, read as numbers, or mere names, as codes are, read through an
-    embedding. classes: how many there are, if it is p(x|y); without them y is not looked at.
+    Van den Oord et al. 2016b, Conditional Image Generation with PixelCNN Decoders, equations 1 to 4.
+
+    Args:
+        shape: (C, H, W).
+        levels: pixel values are 0..levels-1.
+        channels: features of each stack, rounded up to a multiple of C.
+        layers: their number; the first has mask A and sees 7x7 pixels (or the whole grid, if smaller), the others have
+            mask B and see 3x3.
+        dropout: during training.
+        ordered: whether the integers are grey levels, read as numbers, or labels such as codes, read through an
+            embedding.
+        classes: number of classes of p(x|y); 0 for an unconditional model, which ignores y.
     """
 
     head_mask: Tensor
@@ -124,7 +149,7 @@ class GatedPixelCNN(nn.Module):
         self.embedding = None if ordered else nn.Embedding(levels, EMBEDDING)
         self.inputs = colours if ordered else colours * EMBEDDING
         self.layers = nn.ModuleList()
-        widest = min(7, 2 * max(shape[1:]) - 1)  # what reaches beyond a small grid would only ever see padding
+        widest = min(7, 2 * max(shape[1:]) - 1)  # beyond a small grid there is only padding
         for i in range(layers):
             inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
             made = GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes)
@@ -137,7 +162,7 @@ class GatedPixelCNN(nn.Module):
 
     @property
     def gated(self) -> Sequence[GatedLayer]:
-        """The layers, as what they are."""
+        """The layers, with their type."""
         return cast(Sequence[GatedLayer], self.layers)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -148,21 +173,21 @@ class GatedPixelCNN(nn.Module):
         return self.logits(self.hidden(x, y))
 
     def hidden(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The horizontal stack's last features, (N, features, H, W)."""
+        """The last features of the horizontal stack, (N, features, H, W)."""
         v = h = self.embed(x)
         for layer in self.gated:
             v, h = layer(v, h, y)
         return h
 
     def embed(self, x: Tensor) -> Tensor:
-        """Integers (N, C, H, W) to features (N, inputs, H, W), a block for each colour channel."""
+        """Integers (N, C, H, W) to features (N, inputs, H, W), one block per colour channel."""
         if self.embedding is None:
             return to_unit(x, self.levels).to(self.head.weight.dtype)
         features: Tensor = self.embedding(x.long())
         return features.movedim(-1, 2).flatten(1, 2)
 
     def logits(self, h: Tensor) -> Tensor:
-        """The horizontal stack's last features to logits, (N, levels, C, H, W)."""
+        """The last features of the horizontal stack to logits, (N, levels, C, H, W)."""
         h = F.conv2d(F.relu(h), self.head.weight * self.head_mask, self.head.bias)
         flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
         logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
@@ -170,24 +195,31 @@ class GatedPixelCNN(nn.Module):
 
     @property
     def passes_in_sequence(self) -> int:
-        """As `Model` has it, to draw all pixels: one for each colour channel of each."""
+        """As in `Model`, to draw an image: one per colour channel of each pixel."""
         return math.prod(self.shape)
 
     @torch.no_grad()
     def sample(
         self, given: Tensor, row: int, generator: Generator, allowed: Tensor | None = None, y: Tensor | None = None
     ) -> Tensor:
-        """Draw the pixels of rows `row` and below, given the rows above. given: integers (N, C, H, W); int64 likewise.
+        """Draw the pixels of row `row` and below, given the rows above: int64 (N, C, H, W).
 
-        Features of what is already drawn are kept, so that a pixel costs a few small matrix products and not a whole
-        forward pass: the same logits, many times faster. allowed: bool (levels,): only these are drawn. y: the images'
-        classes, int64 (N,).
+        Features of drawn pixels are cached, so that a pixel costs a few small matrix products instead of a whole
+        forward pass: the same logits, many times faster (cf. Ramachandran et al. 2017, Fast Generation for
+        Convolutional Autoregressive Models).
+
+        Args:
+            given: integers, (N, C, H, W).
+            row: the first row to draw.
+            generator: on the device of `given`.
+            allowed: levels that may be drawn, bool (levels,); all if None.
+            y: classes of the images, int64 (N,).
         """
         x = given.long().clone()
         x[:, :, row:] = 0
         _, height, width = self.shape
         pen = _Pen(self, len(x), generator, allowed)
-        # Padded features that go into each layer's vertical stack; filled in row by row.
+        # Padded input of each layer's vertical stack, filled in row by row.
         sizes = [(self.inputs if layer.first else self.features, layer.reach) for layer in self.gated]
         dtype = self.head.weight.dtype
         v = [torch.zeros(len(x), c, height + p, width + 2 * p, device=x.device, dtype=dtype) for c, p in sizes]
@@ -199,16 +231,19 @@ class GatedPixelCNN(nn.Module):
         return x
 
     def above(self, layer: GatedLayer, rows: Tensor, y: Tensor | None) -> Tensor:
-        """What a layer's gates get from all but their own row, (W, C, N or 1, 2 f).
+        """The contribution to a layer's gates from everything but their own row, (W, C, N or 1, 2 f).
 
-        rows: what `_finish_row` returned for the row above.
+        Args:
+            layer: one of `gated`.
+            rows: what `_finish_row` returned for the row above.
+            y: classes of the images, int64 (N,).
         """
         assert layer.horizontal.bias is not None
         mixed = _plus(layer.from_above(rows), layer.biases(y)[1]) + layer.horizontal.bias.view(1, -1, 1, 1)
         return _by_colour(mixed.squeeze(2), 1, self.shape[0]).permute(3, 1, 0, 2).contiguous()
 
     def _finish_row(self, x: Tensor, i: int, v: list[Tensor], y: Tensor | None) -> list[Tensor]:
-        """Run row i through the vertical stack; returns what each layer has of it before its gate, (N, 2 F, 1, W)."""
+        """Run row i through the vertical stack; returns each layer's output before its gate, (N, 2 F, 1, W)."""
         width, finished = self.shape[2], []
         features = self.embed(x[:, :, i : i + 1])
         for layer, padded in zip(self.gated, v, strict=True):
@@ -220,9 +255,9 @@ class GatedPixelCNN(nn.Module):
 
 
 class _Step(NamedTuple):
-    """One layer's part in one colour's features of one pixel: matrices, and places in `_Pen`'s buffers.
+    """One layer's computation of one colour's features at one pixel: matrices, and views into `_Pen`'s buffers.
 
-    Made once for all rows: so little is computed for a pixel that to index a tensor would take as long.
+    Made once for all rows: a pixel needs so little computation that indexing a tensor would take as long.
     """
 
     seen: Tensor  # features of the pixels to the left and the pixel's own, (N, (reach + 1) · inputs)
@@ -230,15 +265,15 @@ class _Step(NamedTuple):
     mixed: Tensor  # (N, 2 f), and its halves
     content: Tensor
     gate: Tensor
-    gated: Tensor  # (N, f), and the same with the blocks of the colours before
+    gated: Tensor  # (N, f), and the same with the blocks of earlier colours
     known: Tensor
     out: Tensor  # (colours up to this one · f, f)
     bias: Tensor  # (f,)
-    features: Tensor  # (N, f): where the next layer, or the head, sees them
+    features: Tensor  # (N, f): where the next layer, or the head, reads them
     residual: Tensor | None  # (N, f)
 
     def take(self, above: Tensor) -> None:
-        """Compute the features. above: what the gates get from all but their own row, (N or 1, 2 f)."""
+        """Compute the features. above: contribution to the gates from everything but their own row, (N or 1, 2 f)."""
         torch.addmm(above, self.seen, self.taps, out=self.mixed)
         torch.mul(self.content.tanh_(), self.gate.sigmoid_(), out=self.gated)
         torch.addmm(self.bias, self.known, self.out, out=self.features)
@@ -247,11 +282,16 @@ class _Step(NamedTuple):
 
 
 class _Pen:
-    """Draws rows of pixels: the horizontal stack of a `GatedPixelCNN`, of one pixel and one colour channel at a time.
+    """Draws rows of pixels: the horizontal stack of a `GatedPixelCNN`, one pixel and one colour channel at a time.
 
-    A pixel's features are a row of numbers and each layer two matrix products, as a convolution of a single pixel takes
-    longer to set up than to compute. A colour's block of features depends on blocks before it alone, so that one pass
-    for each colour computes that block and no other.
+    Each layer is two matrix products, because a convolution of a single pixel takes longer to set up than to compute. A
+    colour's block of features depends only on earlier blocks, so the pass for a colour computes only that block.
+
+    Args:
+        network: to draw from.
+        n: number of images.
+        generator: on the network's device.
+        allowed: levels that may be drawn, bool (levels,); all if None.
     """
 
     def __init__(self, network: GatedPixelCNN, n: int, generator: Generator, allowed: Tensor | None) -> None:
@@ -261,8 +301,8 @@ class _Pen:
         self.to_logits = (network.to_logits.weight * network.logits_mask)[..., 0, 0].unflatten(0, (colours, -1))
         assert network.to_logits.bias is not None
         self.logits_bias = network.to_logits.bias.unflatten(0, (colours, -1))
-        # The features of a row's pixels that go into each layer and the head, behind as many zeros as it sees to the
-        # left. What the row before left to the right of a pixel is not looked at.
+        # Features of a row's pixels that each layer and the head read, after as many zeros as they see to the left.
+        # Values that the previous row left to the right of a pixel are never read.
         self.reaches = [*(layer.reach for layer in network.gated), 0]
         sizes = [network.inputs] + [network.features] * len(network.gated)
         self.h = [self.head.new_zeros(n, width + p, c) for p, c in zip(self.reaches, sizes, strict=True)]
@@ -272,7 +312,7 @@ class _Pen:
         self.steps = [[self._steps(matrices, j, colour) for colour in range(colours)] for j in range(width)]
 
     def draw_row(self, x: Tensor, i: int, above: Sequence[Tensor]) -> None:
-        """Draw the pixels of row i into x, int64 (N, C, H, W). above: of each layer, as `GatedPixelCNN.above`."""
+        """Draw the pixels of row i into x, int64 (N, C, H, W). above: of each layer, from `GatedPixelCNN.above`."""
         by_pixel = [layer.flatten(0, 1).unbind() for layer in above]
         for j, pixel in enumerate(self.steps):
             for colour, steps in enumerate(pixel):
@@ -282,11 +322,11 @@ class _Pen:
                 if self.allowed is not None:
                     logits = logits.masked_fill(~self.allowed, -torch.inf)
                 x[:, colour, i, j] = draw_categorical(logits, self.generator)
-                # Deeper features of a pixel do not see its last colour, but the pixels to its right do.
+                # Deeper features of a pixel do not depend on its last colour, but pixels to its right do.
                 self.h[0][:, j + self.reaches[0]] = self.network.embed(x[:, :, i, j, None, None]).flatten(1)
 
     def _steps(self, matrices: Sequence[tuple[Tensor, Tensor, Tensor]], j: int, colour: int) -> list[_Step]:
-        """What takes the block of a colour at pixel j through all layers, from h[0] to h[-1]."""
+        """The steps that take a colour's block at pixel j through all layers, from h[0] to h[-1]."""
         size = self.mixed.shape[1] // 2
         block, known = slice(colour * size, (colour + 1) * size), slice((colour + 1) * size)
         steps = []
@@ -309,6 +349,6 @@ class _Pen:
         return steps
 
     def _logits(self, h: Tensor, colour: int) -> Tensor:
-        """Logits of a colour's level, (N, levels), of the last layer's features, (N, features)."""
+        """Logits of a colour's level, (N, levels), from features of the last layer, (N, features)."""
         hidden = F.relu(F.linear(F.relu(h), self.head, self.network.head.bias))
         return F.linear(hidden, self.to_logits[colour], self.logits_bias[colour])

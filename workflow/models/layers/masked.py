@@ -1,4 +1,4 @@
-"""Networks of masked convolutions over pixels in reading order, and how they draw them."""
+"""Networks of masked convolutions over pixels in raster order, and fast sampling from them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,11 +14,19 @@ from workflow.models.layers.noise import choices_at, uniform
 
 
 class MaskedConv2d(nn.Conv2d):
-    """A convolution that sees, in reading order, no pixel after its own (van den Oord et al. 2016a, section 3.4).
+    """A convolution that sees no pixel after its own in raster order.
 
-    up, aside: how many rows above and columns to either side it sees. Of its own pixel a feature sees those of earlier
-    colour channels and, if `own` (mask B; mask A does not), of its own channel. gates: how many sets of features its
-    outputs are, each with a block for every one of the `groups` channels.
+    Van den Oord et al. 2016a, Pixel Recurrent Neural Networks, section 3.4.
+
+    Args:
+        inputs: number of input features.
+        outputs: number of output features of each gate.
+        groups: blocks that features come in, one per colour channel.
+        up: number of rows above that it sees.
+        aside: number of columns to either side that it sees.
+        own: whether a feature depends on its own colour channel at its own pixel (mask B) or only on earlier ones
+            (mask A).
+        gates: number of sets of output features, each with one block per colour channel.
     """
 
     mask: Tensor
@@ -35,18 +43,18 @@ class MaskedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) to (N, gates · outputs, H, W)."""
-        framed = F.pad(x, (self.aside, self.aside, self.up, 0))  # within the zeros that it sees beyond the edges
+        framed = F.pad(x, (self.aside, self.aside, self.up, 0))  # padded with zeros
         return F.conv2d(framed, self.weight * self.mask, self.bias)
 
     def of_pixels(self) -> Callable[[Tensor], Tensor]:
-        """A 1x1 convolution as what it does to the features of pixels, (N, inputs) to (N, gates · outputs)."""
+        """A 1x1 convolution as a function of the features of pixels, (N, inputs) to (N, gates · outputs)."""
         return partial(F.linear, weight=(self.weight * self.mask)[..., 0, 0], bias=self.bias)
 
 
 class Wave(NamedTuple):
-    """Pixels that are computed at once: one in each of some rows, `lag` columns further left from row to row.
+    """Pixels that are computed at once: one in each of several rows, `lag` columns further left from row to row.
 
-    The first is that of row `row` and column `column`; `rows` is their number.
+    row, column: of the first pixel. rows: number of pixels.
     """
 
     row: int
@@ -55,37 +63,43 @@ class Wave(NamedTuple):
     lag: int
 
     def of(self, x: Tensor) -> Tensor:
-        """View of what x, (N, H, W, …), has of them: (N, rows, …)."""
+        """View of x, (N, H, W, …), at these pixels: (N, rows, …)."""
         return self.patches(x, 1, 1)[:, :, 0, 0]
 
     def patches(self, x: Tensor, height: int, width: int) -> Tensor:
-        """View of the rectangles of x, (N, H, W, …), with them as upper left corners: (N, rows, height, width, …)."""
+        """View of the rectangles of x, (N, H, W, …), with upper left corners there: (N, rows, height, width, …)."""
         image, row, column, *others = x.stride()
-        next_one = row - self.lag * column if self.rows > 1 else 0  # a lone one may lag by more than a row is long
+        next_one = row - self.lag * column if self.rows > 1 else 0  # the lag of a single pixel may exceed a row
         start = x.storage_offset() + self.row * row + self.column * column
         size = (len(x), self.rows, height, width, *x.shape[3:])
         return x.as_strided(size, (image, next_one, row, column, *others), start)
 
     def below(self, row: int) -> "Wave":
-        """Those of them from this row on."""
+        """The pixels from this row on."""
         skipped = min(max(row - self.row, 0), self.rows)
         return Wave(self.row + skipped, self.column - skipped * self.lag, self.rows - skipped, self.lag)
 
 
 def waves(height: int, width: int, lag: int) -> Iterator[Wave]:
-    """All pixels, each after those to its left and, of the row above, those up to `lag` - 1 columns to its right."""
+    """All pixels, each after those to its left and, in the row above, those up to `lag` - 1 columns to its right."""
     for time in range(lag * (height - 1) + width):
-        first = max(0, -(-(time - width + 1) // lag))  # the row above has come to its end
+        first = max(0, -(-(time - width + 1) // lag))  # rows above have ended
         rows = min(height - 1, time // lag) - first + 1
         if rows > 0:
             yield Wave(first, time - lag * first, rows, lag)
 
 
 class Seen:
-    """What a masked convolution sees of n images whose pixels become known in order, and what it makes of it.
+    """The input of a masked convolution for n images whose pixels become known in order, and its output.
 
-    A pixel's features lie side by side, and so do pixels: what is seen from a pixel is a row of a matrix product, which
-    takes a fraction of the time that a convolution of a single pixel takes to set up.
+    Features of a pixel are contiguous, and so are pixels: the receptive field of a pixel is a row of a matrix product,
+    which takes a fraction of the time that setting up a convolution takes.
+
+    Args:
+        conv: the convolution.
+        n: number of images.
+        height: of an image.
+        width: of an image.
     """
 
     def __init__(self, conv: MaskedConv2d, n: int, height: int, width: int) -> None:
@@ -96,45 +110,52 @@ class Seen:
         self.inside = self.features[:, self.up :, self.aside : self.aside + width]
 
     def enter(self, x: Tensor, wave: Wave) -> None:
-        """Features of a wave's pixels, (N · rows, inputs)."""
+        """Enter features x of a wave's pixels, (N · rows, inputs)."""
         here = wave.of(self.inside)
         here.copy_(x.view_as(here))
 
     def convolved(self, wave: Wave) -> Tensor:
-        """The convolution at a wave's pixels, (N · rows, gates · outputs)."""
+        """The output at a wave's pixels, (N · rows, gates · outputs)."""
         patches = wave.patches(self.features, self.up + 1, 2 * self.aside + 1)
         return torch.addmm(self.bias, patches.reshape(-1, len(self.weight)), self.weight)
 
 
-# From the features of a wave's pixels, (N · rows, features), and where they are, to a layer's output there.
+# From the features of a wave's pixels, (N · rows, features), and their positions, to a layer's output there.
 Step = Callable[[Tensor, Wave], Tensor]
 
-# What chooses the integers of a wave's pixels in a colour, (N, rows), by their logits, (N, rows, levels).
+# Chooses the levels of a wave's pixels in one colour, (N, rows), by their logits, (N, rows, levels).
 Draw = Callable[[Tensor, Wave, int], Tensor]
 
 
 class PixelLayer(nn.Module):
-    """Features of all pixels, (N, features, H, W), to as many: each from those of its own pixel and of earlier ones.
+    """Features of all pixels, (N, features, H, W), to the same shape: each from its own pixel and earlier ones.
 
-    In the row above it reaches one column to the right, or, if `sees_whole_rows`, all.
+    In the row above, it sees one column to the right or, if `sees_whole_rows`, all columns.
     """
 
     sees_whole_rows = False
-    blank_columns = 0  # how many it wants on the right of the image, if it sees whole rows
+    blank_columns = 0  # that it needs on the right of the image, if it sees whole rows
 
     def by_waves(self, n: int, height: int, width: int) -> Step:
-        """What computes `forward` for the pixels of n images, some after others, as `waves` has them.
+        """A function that computes `forward` for the pixels of n images, wave by wave.
 
-        It keeps what it must know of earlier pixels; a pixel whose colours become known one by one comes repeatedly.
+        It caches what it needs of earlier pixels. A pixel is computed repeatedly, as its colours become known.
         """
         raise NotImplementedError
 
 
 class MaskedNetwork(nn.Module):
-    """p(x) of images in reading order: a 7x7 convolution with mask A, layers, and two 1x1 convolutions.
+    """p(x) of images in raster order: a 7x7 convolution with mask A, layers, and two 1x1 convolutions.
 
-    Table 1 of van den Oord et al. 2016a, Pixel Recurrent Neural Networks. features: of the layers, a multiple of C.
-    classes: how many there are, if it is p(x|y): not in that paper, an image's class adds to what the layers are given.
+    Van den Oord et al. 2016a, Pixel Recurrent Neural Networks, table 1.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        features: of the layers, a multiple of C.
+        layers: between the first convolution and the last two.
+        classes: number of classes of p(x|y); 0 for an unconditional model. Not in the paper: an embedding of the class
+            is added to the input of the layers.
     """
 
     def __init__(
@@ -143,7 +164,7 @@ class MaskedNetwork(nn.Module):
         super().__init__()
         colours = shape[0]
         self.shape, self.levels = shape, levels
-        reach = min(3, max(shape[1:]) - 1)  # what reaches beyond a small grid would only ever see padding
+        reach = min(3, max(shape[1:]) - 1)  # beyond a small grid there is only padding
         self.first = MaskedConv2d(colours, features, colours, reach, reach, own=False)
         self.by_class = nn.Embedding(classes, features) if classes else None
         self.layers = nn.ModuleList(layers)
@@ -159,7 +180,7 @@ class MaskedNetwork(nn.Module):
         return self.logits(self.hidden(x, y))
 
     def hidden(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """The last layer's features, (N, features, H, W)."""
+        """Features of the last layer, (N, features, H, W)."""
         h = self._given(self.first(F.pad(self.embed(x), (0, self.blank_columns))), y)
         for layer in self.layers:
             h = layer(h)
@@ -170,7 +191,7 @@ class MaskedNetwork(nn.Module):
         return to_unit(x, self.levels).to(self.head.weight.dtype)
 
     def logits(self, h: Tensor) -> Tensor:
-        """The last layer's features to logits, (N, levels, C, H, W)."""
+        """Features of the last layer to logits, (N, levels, C, H, W)."""
         flat = self.to_logits(F.relu(self.head(F.relu(h))))
         logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
         return logits
@@ -180,17 +201,17 @@ class MaskedNetwork(nn.Module):
 
     @property
     def passes_in_sequence(self) -> int:
-        """As `Model` has it, to draw all pixels: one for each colour channel of each wave.
+        """As in `Model`, to draw an image: one per colour channel of each wave.
 
-        A blank column, where nothing is drawn, belongs to the pass of the next row's first pixel.
+        A blank column, where nothing is drawn, belongs to the pass of the first pixel in the next row.
         """
         return self.shape[0] * sum(wave.column < self.shape[2] for wave in self.in_waves())
 
     def in_waves(self) -> Iterator[Wave]:
-        """All pixels, and those of blank columns, as they are drawn: what do not see one another are drawn at once.
+        """All pixels, with those of blank columns, in the order of drawing: independent pixels are drawn at once.
 
-        With a pixel the one of the row below that is further left than the first convolution reaches to the right. If a
-        layer sees whole rows, it is one at a time.
+        A pixel is drawn together with the one in the row below that lies further left than the first convolution
+        reaches to the right. If a layer sees whole rows, pixels are drawn one at a time.
         """
         columns = self.shape[2] + self.blank_columns
         whole_rows = any(layer.sees_whole_rows for layer in cast(Sequence[PixelLayer], self.layers))
@@ -198,10 +219,10 @@ class MaskedNetwork(nn.Module):
 
     @torch.no_grad()
     def sample(self, given: Tensor, row: int, generator: Generator, y: Tensor | None = None) -> Tensor:
-        """As `GatedPixelCNN.sample`: draw the pixels of rows `row` and below, given the rows above."""
+        """Draw the pixels of row `row` and below, given the rows above; arguments as of `GatedPixelCNN.sample`."""
         colours, height, width = self.shape
         marks = given.new_zeros((len(given), height, width, colours), dtype=torch.float32)
-        for place in marks[:, row:].flatten(1).unbind(1):  # in reading order, in whichever they are needed
+        for place in marks[:, row:].flatten(1).unbind(1):  # in raster order, whatever the order of use
             place.copy_(uniform(place.shape, generator, marks.device, marks.dtype))
 
         def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
@@ -212,9 +233,13 @@ class MaskedNetwork(nn.Module):
 
     @torch.no_grad()
     def draw_by_waves(self, given: Tensor, row: int, draw: Draw, y: Tensor | None = None) -> Tensor:
-        """Let `draw` choose the pixels of rows `row` and below. given: integers (N, C, H, W); int64 likewise.
+        """Let `draw` choose the pixels of row `row` and below: int64 (N, C, H, W).
 
-        The layers keep what they must know of earlier pixels. y: the images' classes, int64 (N,).
+        Args:
+            given: integers, (N, C, H, W), of which the rows above are kept.
+            row: the first row to draw.
+            draw: chooses levels by their logits.
+            y: classes of the images, int64 (N,).
         """
         colours, height, width = self.shape
         columns = width + self.blank_columns
@@ -226,7 +251,7 @@ class MaskedNetwork(nn.Module):
         x = given.long().permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         x[:, row:] = 0
         for wave in self.in_waves():
-            inside = wave.column < width  # and not in a blank column; where there are any, a wave is one pixel
+            inside = wave.column < width  # not in a blank column; where there are any, a wave is one pixel
             drawn = wave.below(row) if inside else wave.below(height)
             if inside:
                 seen.enter(self.embed(wave.of(x)), wave)

@@ -1,14 +1,18 @@
-"""Which features may see which, so that no colour channel of a pixel sees itself or a later one."""
+"""Masks that keep each colour channel of a pixel from depending on itself or on later ones."""
 
 import torch
 from torch import Tensor
 
 
 def group_mask(outputs: int, inputs: int, groups: int, *, own: bool) -> Tensor:
-    """Which input feature each output feature may see at its own pixel, as 1 or 0, (outputs, inputs).
+    """Which input features each output feature may depend on at its own pixel: 1 or 0, float (outputs, inputs).
 
-    Features come in `groups` equal blocks, one a colour channel. Block g sees the blocks before it and, if `own` (mask
-    B; mask A does not), itself.
+    Args:
+        outputs: number of output features.
+        inputs: number of input features.
+        groups: equal blocks that the features come in, one per colour channel. A block depends on those before it.
+        own: whether it also depends on itself: mask B, as opposed to mask A (van den Oord et al. 2016, Pixel Recurrent
+            Neural Networks, section 3.4).
     """
     group_out = torch.arange(outputs) * groups // outputs
     group_in = torch.arange(inputs) * groups // inputs

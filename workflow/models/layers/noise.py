@@ -1,8 +1,8 @@
-"""Random numbers for a batch, and the same ones again for some of its images.
+"""Random numbers for a batch that stay the same if the batch is processed in parts.
 
-Everything that a model draws for each image when it samples or estimates a density comes through here. So a batch that
-does not fit into memory can be done in parts (`workflow/evaluation/batching.py`): each image gets the numbers that it
-would have got in the whole batch.
+Everything that a model draws per image when it samples or estimates a density comes from here. A batch that does not
+fit into memory can therefore be split (`workflow/evaluation/batching.py`): each image gets the same numbers as in the
+whole batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,14 +12,20 @@ from torch import Generator, Tensor
 
 
 class PartOfBatch(Generator):
-    """Stands for a generator where a model is asked for `count` images of a batch of `total`, from the `first` on.
+    """A generator for some of the images of a batch: images first..first+count-1 of `total`.
 
-    before: the state of the whole batch's generator, uint8, as `Generator.get_state` gives it. Afterwards this one is
-    in the state that the other would have been in.
+    Afterwards it is in the state in which the whole batch would have left its generator. The first argument is the
+    device.
+
+    Args:
+        before: state of the whole batch's generator before the batch, uint8, from `Generator.get_state`.
+        first: index of the first image.
+        count: number of images.
+        total: number of images in the batch.
     """
 
     def __new__(cls, device: torch.device, *_: object) -> "PartOfBatch":
-        """A generator's device is given here."""
+        """Torch takes a generator's device here."""
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, _: torch.device, before: Tensor, first: int, count: int, total: int) -> None:
@@ -31,7 +37,15 @@ class PartOfBatch(Generator):
 def normal(
     size: Sequence[int], generator: Generator, device: torch.device, dtype: torch.dtype | None = None, dim: int = 0
 ) -> Tensor:
-    """Standard normal draws; `dim` is the dimension of `size` that runs over images, or over parts of each."""
+    """Standard normal draws.
+
+    Args:
+        size: of the result.
+        generator: on `device`.
+        device: of the result.
+        dtype: of the result; torch's default if None.
+        dim: dimension of `size` that runs over images, or over equal numbers of rows per image.
+    """
 
     def draw(whole: Sequence[int]) -> Tensor:
         return torch.randn(whole, generator=generator, device=device, dtype=dtype)
@@ -42,7 +56,7 @@ def normal(
 def uniform(
     size: Sequence[int], generator: Generator, device: torch.device, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Draws from [0, 1); the first dimension runs over images."""
+    """Uniform draws from [0, 1); arguments as of `normal`, the first dimension runs over images."""
 
     def draw(whole: Sequence[int]) -> Tensor:
         return torch.rand(whole, generator=generator, device=device, dtype=dtype)
@@ -51,32 +65,32 @@ def uniform(
 
 
 def integers(high: int, n: int, generator: Generator, device: torch.device) -> Tensor:
-    """Draws from 0..high-1, one an image, int64 (n,)."""
+    """Uniform draws from 0..high-1, one per image, int64 (n,)."""
     return _of_batch(lambda whole: torch.randint(high, whole, generator=generator, device=device), (n,), generator)
 
 
 def choices(probabilities: Tensor, generator: Generator) -> Tensor:
-    """A draw from each row of probabilities (N, K), which need not be normalised; rows run over images. int64 (N,).
+    """Draw from categorical distributions, one per row of probabilities (N, K), not necessarily normalised: int64 (N,).
 
-    By inverting the distribution function: one random number a row, where torch.multinomial takes K. What has no
-    probability is never drawn. Raises RuntimeError if a probability is not finite; on a GPU, so as not to wait for it,
-    with the next operation that does.
+    This inverts the distribution function: one random number per row, where torch.multinomial takes K. Events of
+    probability zero are never drawn. Rows run over images. Raises RuntimeError if a probability is not finite; on a GPU
+    the error appears with the next operation that synchronises.
     """
     marks = uniform((len(probabilities),), generator, probabilities.device, probabilities.dtype)
     return choices_at(marks, probabilities)
 
 
 def choices_at(marks: Tensor, probabilities: Tensor) -> Tensor:
-    """What `choices` draws from each row of probabilities (N, K) if these are its random numbers, in [0, 1), (N,)."""
+    """What `choices` draws from probabilities (N, K) with these random numbers in [0, 1), (N,)."""
     below = probabilities.cumsum(1)
     total = below[:, -1:]
     torch._assert_async((total < torch.inf).all(), "a probability is not finite")
-    # A mark is less than the total, rounded or not.
+    # A mark is below the total, even after rounding.
     return torch.searchsorted(below, marks[:, None] * total, right=True).squeeze(1)
 
 
 def components(weights: Tensor, n: int, generator: Generator) -> Tensor:
-    """n independent draws from one distribution, weights (K,), one an image, int64 (n,)."""
+    """n independent draws from one categorical distribution with weights (K,), one per image, int64 (n,)."""
     return _of_batch(
         lambda whole: torch.multinomial(weights, whole[0], replacement=True, generator=generator), (n,), generator
     )
@@ -85,7 +99,7 @@ def components(weights: Tensor, n: int, generator: Generator) -> Tensor:
 def _of_batch(
     draw: Callable[[Sequence[int]], Tensor], size: Sequence[int], generator: Generator, dim: int = 0
 ) -> Tensor:
-    """What `draw` gives for this size, or, of a part of a batch, its share of what it gives for the whole one's."""
+    """Draw numbers of this size; for a part of a batch, draw those of the whole batch and return its share."""
     if not isinstance(generator, PartOfBatch):
         return draw(tuple(size))
     rows = size[dim] // generator.count  # of each image

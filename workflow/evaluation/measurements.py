@@ -1,0 +1,84 @@
+"""The numbers of every model with all that says how far they can be trusted, as the comparison takes them."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workflow.data.arrays import read_arrays
+from workflow.evaluation.columns import MEASURED, Column
+from workflow.evaluation.comparison import Measurement, Values, Verdict, verdict
+
+PER_IMAGE = "per_image/"  # begins the names of the test images' influence among the pictures
+SCALED = {"nats": "bits_per_dim"}  # a column that is another one times a constant
+Measurements = dict[str, dict[str, Measurement]]  # by column and model; models without a value are absent
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one model with one seed: the content of its `metrics.json`, and its pictures' file."""
+
+    metrics: Mapping[str, Any]
+    pictures: Path
+
+
+def measurements(models: Mapping[str, Sequence[Measured]]) -> Measurements:
+    """Every number of every model; models: one `Measured` per seed, by name."""
+    found: Measurements = {column.key: {} for column in MEASURED}
+    for name, runs in models.items():
+        influence = [_influence(run.pictures) for run in runs]
+        for column in MEASURED:
+            if all(column.read(run.metrics) is not None for run in runs):
+                images = [_scaled(column, run.metrics, own) for run, own in zip(runs, influence, strict=True)]
+                found[column.key][name] = _measurement(column, [run.metrics for run in runs], images)
+    return found
+
+
+def verdicts(found: Measurements, columns: Iterable[Column], conditional: set[str]) -> dict[str, Verdict]:
+    """The best of each column that ranks models, by its key; conditional: the class-conditional models."""
+    judged = {}
+    for column in columns:
+        models = {
+            name: one for name, one in found[column.key].items() if not (column.unconditional and name in conditional)
+        }
+        if column.better and (one := verdict(models, column.better, column.counted)):
+            judged[column.key] = one
+    return judged
+
+
+def _measurement(column: Column, runs: list[Mapping[str, Any]], images: list[Values]) -> Measurement:
+    kind = runs[0][column.within] if column.within else None
+    tables = [_table(column, metrics) for metrics in runs]
+    # Of several seeds each is a row, with the mean over its draws; of one each draw is.
+    rows = tables[0] if len(runs) == 1 else [[statistics.fmean(c) for c in zip(*t, strict=True)] for t in tables]
+    same = {len(values) for values in images}
+    return Measurement(rows, np.mean(images, axis=0) if len(same) == 1 else np.empty(0), kind)
+
+
+def _table(column: Column, metrics: Mapping[str, Any]) -> list[list[float]]:
+    repeats = metrics.get("repeats")
+    table = repeats.get(column.path or column.key) if isinstance(repeats, Mapping) else None
+    value = column.read(metrics)
+    assert value is not None
+    return [list(map(float, row)) for row in table] if table else [[value]]
+
+
+def _influence(pictures: Path) -> dict[str, Values]:
+    arrays = read_arrays(pictures)
+    return {
+        name.removeprefix(PER_IMAGE): values.astype(np.float64)
+        for name, values in arrays.items()
+        if name.startswith(PER_IMAGE)
+    }
+
+
+def _scaled(column: Column, metrics: Mapping[str, Any], influence: Mapping[str, Values]) -> Values:
+    """How far each test image moves the column's value in this run; empty if they play no part in it."""
+    key = column.path or column.key
+    if (origin := SCALED.get(key)) and origin in influence:
+        value, base = column.read(metrics), metrics[origin]
+        return influence[origin] * (value / base) if value and base else np.empty(0)
+    return influence.get(key, np.empty(0))

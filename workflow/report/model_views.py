@@ -1,0 +1,125 @@
+"""What the page shows of each model: its charts and its images."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from workflow.data.arrays import Array, read_arrays
+from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
+from workflow.report.charts import bits_histograms, class_shares
+from workflow.report.curves import Panel, panels
+from workflow.report.results import Results, Run
+from workflow.report.strips import PLANE, Strip, over_training, strip
+from workflow.report.tables import labels
+
+SHOWN = 20  # samples of each model that are shown
+SHOWN_POINTS = 2500
+BITS = "bits of "  # begins the names of the bits/dim among the pictures
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """Everything that the page shows of one model.
+
+    Args:
+        name: its name in `params.yaml`.
+        label: its name in print.
+        series: number of its colour.
+        facts: its part of the summary.
+        samples: its first samples.
+        panels: its learning curves.
+        classes: histogram of the classes of its samples, if the data have classes.
+        ood: histograms of the bits/dim of test images and out-of-distribution inputs, if it has a density.
+        training: samples over training.
+        training_steps: the training steps of these samples.
+        pictures: what only some models can show, by kind: reconstructions, interpolations and so on.
+
+    """
+
+    name: str
+    label: str
+    series: int
+    facts: dict[str, Any]
+    samples: Strip
+    panels: list[Panel]
+    classes: Markup | None
+    ood: Markup | None
+    training: Strip
+    training_steps: list[int]
+    pictures: dict[str, Strip]
+
+
+def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView]:
+    """Each model of the summary."""
+    names, levels, top = labels(summary["models"]), results.card.levels, _greatest_share(results)
+    for series, (name, runs) in enumerate(results.models.items()):
+        samples = read_arrays(runs[0].folder / "samples.safetensors")
+        pictures = read_arrays(runs[0].folder / "pictures.safetensors")
+        snapshots = read_arrays(runs[0].folder / "snapshots.safetensors")
+        label = names[name]
+        yield ModelView(
+            name=name,
+            label=label,
+            series=series,
+            facts=summary["models"][name],
+            samples=first_images(samples["images"], levels),
+            panels=panels(runs, label, series),
+            classes=_classes(runs, label, results.card.classes, series, 1.1 * top),
+            ood=_out_of_distribution(pictures, label, series),
+            training=over_training(snapshots["images"], levels),
+            training_steps=snapshots["steps"].tolist(),
+            pictures=dict(_strips(pictures, levels)),
+        )
+
+
+def first_images(images: Array, levels: int) -> Strip:
+    """The first images, uint8 (N, C, H, W); points are all in one plane."""
+    if images.shape[1:] == POINT:
+        return strip([scatter(images[:SHOWN_POINTS], levels, 2 * PLANE)], PLANE_LEVELS, 1, 1, fit=2 * PLANE)
+    return strip([images[:SHOWN]], levels, SHOWN, SHOWN // 2)
+
+
+def _greatest_share(results: Results) -> float:
+    """The greatest share of any class, so that all class histograms have the same axis."""
+    modes = [found for run in results.runs if (found := run.metrics["modes"])]
+    return max((share for one in modes for share in (*one["histogram"], *one["test_histogram"])), default=1.0)
+
+
+def _classes(runs: list[Run], label: str, classes: tuple[str, ...], series: int, top: float) -> Markup | None:
+    """The class histogram; None for data without classes that the extractor knows."""
+    modes = [run.metrics["modes"] for run in runs]
+    if not modes[0]:
+        return None
+    text = f"{label}: share of each class among the samples and among the test images"
+    shares = [one["histogram"] for one in modes]
+    return class_shares(text, shares, modes[0]["test_histogram"], classes, series, top)
+
+
+def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) -> Markup | None:
+    """Histograms of the bits/dim of test images and out-of-distribution inputs; None for a model without a density."""
+    bits = {name.removeprefix(BITS): found.tolist() for name, found in pictures.items() if name.startswith(BITS)}
+    kinds = sorted(bits, key=lambda kind: (kind != "test images", kind))
+    text = f"{label}: histograms of the bits/dim of test images and of out-of-distribution inputs"
+    return bits_histograms(text, {kind: bits[kind] for kind in kinds}, series) if bits else None
+
+
+def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Strip]]:
+    """Pairs one above the other, interpolations with a row each, a column per class; those that the model has."""
+    if pictures["neighbours_samples"].shape[1:] == POINT:
+        return
+    pairs = {
+        "reconstructions": ("reconstruct_originals", "reconstructions"),
+        "completions": ("completions_originals", "completions"),
+        "neighbours": ("neighbours_samples", "neighbours_train"),
+    }
+    for kind, names in pairs.items():
+        if all(name in pictures for name in names):
+            yield kind, strip([pictures[name] for name in names], levels, 16, 8)
+    if "interpolations" in pictures:
+        walks = pictures["interpolations"]
+        yield "interpolations", strip([walks.reshape(-1, *walks.shape[2:])], levels, walks.shape[1], walks.shape[1])
+    if "class_grid" in pictures:
+        rows = pictures["class_grid"]
+        yield "class_grid", strip(rows, levels, rows.shape[1], rows.shape[1])

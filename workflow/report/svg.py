@@ -1,0 +1,123 @@
+"""How charts are drawn: as SVG elements of the page, in the colours and the font of the page's style sheet.
+
+matplotlib draws with placeholder colours, which become CSS variables, so one chart suits light and dark mode.
+"""
+
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup, escape
+
+from workflow.evaluation.columns import significant
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+
+Size = tuple[float, float]  # width and height in points; a chart is scaled to the page
+INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#050505"
+COLOURS = 6  # --series-0 .. --series-5 in style.css; further models repeat them, with another marker
+SMALL: Size = (300.0, 180.0)
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bakeoff",
+    "text.parse_math": False,
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": RULE,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.5,
+    "lines.solid_capstyle": "round",
+    "legend.facecolor": PAPER,
+    "legend.edgecolor": "none",
+    "legend.framealpha": 1,
+    "legend.fancybox": False,
+    "legend.borderpad": 0.3,
+    "legend.fontsize": 10,
+    "legend.handlelength": 1.8,
+    "legend.borderaxespad": 0.1,
+    "legend.labelspacing": 0.25,
+}
+
+
+def colour(series: int) -> str:
+    """The placeholder of a model's colour."""
+    return f"#0400{series % COLOURS:02x}"
+
+
+def log_ticks(axis: "Axis", fine: bool) -> None:
+    """Plain numbers on a logarithmic axis: at 1, 2 and 5 of each decade if `fine`, else at powers of ten only."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if fine else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: significant(value))
+
+
+def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float = 44) -> Markup:
+    """A chart as an SVG element.
+
+    Args:
+        label: what it shows, for readers who cannot see it.
+        size: width and height in points.
+        paint: draws into the chart's axes.
+        left: space for the tick labels of the vertical axis, in points.
+
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    width, height = size
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()  # regardless of the user's own matplotlibrc
+        matplotlib.rcParams.update(STYLE)
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        right, bottom, top = 8, 22 if size == SMALL else 38, 8 if size == SMALL else 24
+        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+        paint(figure.add_axes(box))
+        file = io.StringIO()
+        figure.savefig(
+            file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
+    return _for_the_page(file.getvalue(), label)
+
+
+def _for_the_page(svg: str, label: str) -> Markup:
+    """matplotlib's file as an element of the page: no prologue, unique ids, the page's font and colours."""
+    svg = svg[svg.index("<svg") :]
+    view = re.search(r'viewBox="([\d. ]+)"', svg)
+    assert view  # matplotlib always writes one
+    body = svg[svg.index(">") + 1 :]
+    body = re.sub(r"<(metadata|style)[ >].*?</\1>", "", body, flags=re.DOTALL)
+    prefix = f"c{zlib.crc32((label + svg).encode()):08x}-"  # matplotlib's ids are unique per file, not per page
+    body = re.sub(r'<g id="[^"]*"', "<g", body)
+    body = re.sub(r'\bid="', f'id="{prefix}', body)
+    body = re.sub(r'xlink:href="#', f'href="#{prefix}', body).replace("url(#", f"url(#{prefix}")
+    body = re.sub(r"font-family: [^;]*; ", "", body)
+    for placeholder, variable in (
+        (INK, "currentColor"),
+        (MUTED, "var(--muted)"),
+        (RULE, "var(--rule)"),
+        (PAPER, "var(--paper)"),
+    ):
+        body = body.replace(placeholder, variable)
+    body = re.sub("#0400([0-9a-f]{2})", lambda found: f"var(--series-{int(found[1], 16)})", body)
+    return Markup(f'<svg class="chart" viewBox="{view[1]}" role="img" aria-label="{escape(label)}">{body}')
