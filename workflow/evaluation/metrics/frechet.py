@@ -72,15 +72,27 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_influence(samples: Gaussian, real: Gaussian, points: Tensor) -> Tensor:
-    """What each real image adds to the Fréchet distance, to first order: float64 (N,).
+    """Influence of each real image on the Fréchet distance, to first order: float64 (N,).
 
-    That is its influence function at the real images' own distribution: for an image c = x - μ₂,
+    This is the influence function at the distribution of the real images. For an image x with c = x - μ₂ it is
 
         -2 (μ₁ - μ₂)·c + cᵀ(I - T)c - tr(Σ₂(I - T)),  T = Σ₂^-½ (Σ₂^½ Σ₁ Σ₂^½)^½ Σ₂^-½,
 
-    as I - T is the gradient in Σ₂ (Bhatia, Jain & Lim 2019, On the Bures-Wasserstein distance between positive definite
-    matrices). The variance of these values over N is that of the distance by the choice of real images. Directions in
-    which the real images do not vary are left out. points: float (N, d), whose moments are `real`.
+    because I - T is the gradient with respect to Σ₂ (Bhatia, Jain & Lim 2019, On the Bures-Wasserstein Distance between
+    Positive Definite Matrices). The variance of the values over N is the variance of the distance due to the choice of
+    real images. Directions in which the real images do not vary are ignored.
+
+    Args:
+        samples: moments of the samples' features.
+        real: moments of the real images' features.
+        points: the real images' features, float (N, d).
+
+    Real images at -1 and 1, whose variance is 2, and samples with mean 0 and variance 1:
+
+    >>> points = torch.tensor([[-1.0], [1.0]])
+    >>> samples = Gaussian(torch.zeros(1).double(), torch.ones(1, 1).double(), 2)
+    >>> [round(value, 4) for value in frechet_influence(samples, fit_gaussian(points), points).tolist()]
+    [-0.2929, -0.2929]
     """
     _, deviations, axes = torch.linalg.svd(real.factor / math.sqrt(real.count - 1), full_matrices=False)
     varies = deviations > RANK * deviations[0]
