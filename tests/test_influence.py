@@ -128,7 +128,7 @@ def test_means_over_test_images_have_the_measures_as_their_means() -> None:
 
 
 def test_variances_are_those_over_fresh_test_images() -> None:
-    """FID and KID to a third; those on balls err towards too wide an interval, precision most of all."""
+    """FID and KID to a third; those on balls err towards too wide an interval on data without outliers."""
     samples = _samples()
     own, gaussian = fit_manifold(samples, K), fit_gaussian(samples)
     measures: dict[str, list[float]] = {}

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance
 
-PARTS = (1, 2, 3, 4)  # into which the samples are split: the smallest size is a quarter of all
+PARTS = (1, 2, 3, 4)  # numbers of disjoint subsets that the samples are split into, one number per size
 
 
 def infinite_fid(features: Tensor, real: Gaussian, seed: int = 0) -> float:
-    """The Fréchet distance that samples without end would have; it may be below zero by chance.
+    """The Fréchet distance expected of infinitely many samples; it may be negative by chance.
 
-    The expected distance at N samples is that at infinity plus a multiple of 1/N (section 3 of the paper), so the
-    distances at several sizes are extrapolated to 1/N = 0 by least squares. At each size all samples are used: the
-    distance is the mean over as many disjoint random parts as there are. What the finite number of real images adds
-    stays. features: float (N, d), N at least 8.
+    The expected distance at N samples differs from that at infinity by a multiple of 1/N (section 3 of the paper), so
+    distances at several sizes are extrapolated to 1/N = 0 by least squares. The distance at each size is a mean over
+    disjoint random subsets that use all samples. The bias due to the finite number of real images remains.
+
+    Args:
+        features: of the samples, float (N, d), N at least 8.
+        real: moments of the real images' features.
+        seed: of the subsets.
     """
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(features)))  # some models come sorted
     distances = []
@@ -30,7 +34,7 @@ def infinite_fid(features: Tensor, real: Gaussian, seed: int = 0) -> float:
 
 
 def extrapolated(inverse_sizes: Sequence[float], values: Sequence[float]) -> float:
-    """Where the least-squares line through values at some 1/N meets 1/N = 0.
+    """Intercept at 1/N = 0 of the least-squares line through values at several 1/N.
 
     >>> round(extrapolated([0.001, 0.002, 0.004], [1.5, 2.0, 3.0]), 6)
     1.0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 NUMBERS = 2**18  # converted to float64 at once (2 MB), or four times as many samples as dimensions
 UNEXPLAINED = 1e-4  # share of a feature's deviation not explained by earlier ones, below which Cholesky is inaccurate
-RANK = 1e-12  # share of the greatest variance below which a direction counts as constant
+RANK = 1e-6  # share of the greatest standard deviation below which a direction counts as constant
 ACCURACY = 1e-9  # bound on the relative error of a sum of singular values; the actual error is a thousandth of it
 
 
@@ -72,24 +72,36 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 
 def frechet_influence(samples: Gaussian, real: Gaussian, points: Tensor) -> Tensor:
-    """What each real image adds to the Fréchet distance, to first order: float64 (N,).
+    """Influence of each real image on the Fréchet distance, to first order: float64 (N,).
 
-    That is its influence function at the real images' own distribution: for an image c = x - μ₂,
+    This is the influence function at the distribution of the real images. For an image x with c = x - μ₂ it is
 
         -2 (μ₁ - μ₂)·c + cᵀ(I - T)c - tr(Σ₂(I - T)),  T = Σ₂^-½ (Σ₂^½ Σ₁ Σ₂^½)^½ Σ₂^-½,
 
-    as I - T is the gradient in Σ₂ (Bhatia, Jain & Lim 2019, On the Bures-Wasserstein distance between positive definite
-    matrices). The variance of these values over N is that of the distance by the choice of real images. Directions in
-    which the real images do not vary are left out. points: float (N, d), whose moments are `real`.
+    because I - T is the gradient with respect to Σ₂ (Bhatia, Jain & Lim 2019, On the Bures-Wasserstein Distance between
+    Positive Definite Matrices). The variance of the values over N is the variance of the distance due to the choice of
+    real images. Directions in which the real images do not vary are ignored.
+
+    Args:
+        samples: moments of the samples' features.
+        real: moments of the real images' features.
+        points: the real images' features, float (N, d).
+
+    Real images at -1 and 1, whose variance is 2, and samples with mean 0 and variance 1:
+
+    >>> points = torch.tensor([[-1.0], [1.0]])
+    >>> samples = Gaussian(torch.zeros(1).double(), torch.ones(1, 1).double(), 2)
+    >>> [round(value, 4) for value in frechet_influence(samples, fit_gaussian(points), points).tolist()]
+    [-0.2929, -0.2929]
     """
-    spread, axes = torch.linalg.eigh(real.factor.T @ real.factor / (real.count - 1))
-    varies = spread > RANK * spread[-1]
-    deviations, axes = spread[varies].sqrt(), axes[:, varies]
+    _, deviations, axes = torch.linalg.svd(real.factor / math.sqrt(real.count - 1), full_matrices=False)
+    varies = deviations > RANK * deviations[0]
+    deviations, axes = deviations[varies], axes[varies].T
     turned = samples.factor @ (axes * deviations)
     squares, optimal = torch.linalg.eigh(turned.T @ turned / (samples.count - 1))
     roots = squares.clamp(min=0).sqrt()
-    whiten, shift, total = (axes / deviations) @ optimal, samples.mean - real.mean, spread.clamp(min=0).sum()
-    found = []
+    whiten, shift = (axes / deviations) @ optimal, samples.mean - real.mean
+    total, found = deviations.square().sum(), []
     for part in points.split(max(1, NUMBERS // points.shape[1])):
         c = part.double() - real.mean
         found.append(c.square().sum(1) - 2 * c @ shift - (c @ whiten).square() @ roots - total + roots.sum())

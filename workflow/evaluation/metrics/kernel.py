@@ -46,24 +46,46 @@ def _within(a: Array) -> float:
 
 
 def mean_kernels(points: Tensor, others: Tensor) -> Tensor:
-    """Mean kernel of each point with those of another set, float64 (N,). points: float (N, d), others: float (M, d)."""
+    """Mean kernel of each point with the points of another set, float64 (N,).
+
+    Args:
+        points: float (N, d).
+        others: float (M, d).
+
+    >>> mean_kernels(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [1.0]])).tolist()
+    [1.0, 8.0]
+    """
     b, d = others.double().numpy(), points.shape[1]
     parts = [((part.double().numpy() @ b.T / d + 1) ** 3).mean(1) for part in points.split(ROWS)]
     return torch.from_numpy(np.concatenate(parts))
 
 
 def mean_other_kernels(points: Tensor) -> Tensor:
-    """Mean kernel of each point with all others of the same set, float64 (N,). points: float (N, d), N at least 2."""
+    """Mean kernel of each point with the other points of the same set, float64 (N,).
+
+    Args:
+        points: float (N, d), N at least 2.
+
+    >>> mean_other_kernels(torch.tensor([[0.0], [1.0], [1.0]])).tolist()
+    [1.0, 4.5, 4.5]
+    """
     n, d = points.shape
     own = (points.double().square().sum(1) / d + 1) ** 3
     return (mean_kernels(points, points) * n - own) / (n - 1)
 
 
 def kernel_influence(with_samples: Tensor, with_real: Tensor) -> Tensor:
-    """What each real image adds to the squared MMD, to first order: float64 (N,), with a mean of 0.
+    """Influence of each real image on the squared MMD, to first order: float64 (N,), with a mean of 0.
 
-    The variance of these values over N is that of the distance by the choice of real images, as long as the samples'
-    distribution is not that of the real images: there the first order vanishes. Both: mean kernel of each real image.
+    The variance of the values over N is the variance of the distance due to the choice of real images, unless samples
+    and real images have the same distribution: then the first order vanishes.
+
+    Args:
+        with_samples: mean kernel of each real image with the samples, (N,).
+        with_real: mean kernel of each real image with the other real images, (N,).
+
+    >>> kernel_influence(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0])).tolist()
+    [2.0, -2.0]
     """
     values = 2 * (with_real - with_samples)
     return values - values.mean()

@@ -78,7 +78,15 @@ def fit_manifold(points: Tensor, k: int) -> Manifold:
 
 
 def nearest_others(points: Tensor, k: int) -> Tensor:
-    """The k nearest other points of each, int64 (N, k). points: float (N, d), more than k of them."""
+    """Indices of the k nearest other points of each point, int64 (N, k).
+
+    Args:
+        points: float (N, d), more than k of them.
+        k: number of neighbours.
+
+    >>> nearest_others(torch.tensor([[0.0], [1.0], [3.0]]), k=1).tolist()
+    [[1], [0], [1]]
+    """
     lifted = _lift(points, points.double().mean(0))
     found = []
     for i in range(0, len(points), NEIGHBOUR_ROWS):
@@ -91,10 +99,11 @@ def nearest_others(points: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Overlap:
-    """Which balls of real images samples are in, and the other way round, counted.
+    """Counts of the samples inside balls of real images and vice versa.
 
-    hits: int64 (M,), real balls that each sample is in. inside: int64 (N,), samples in the ball of each real image.
-    alone: int64 (N,), those that are in no other. recalled: bool (N,), whether each real image is in a sample's ball.
+    hits: number of real balls that each sample is in, int64 (M,). inside: number of samples in the ball of each real
+    image, int64 (N,). alone: the number of those that are in no other real ball, int64 (N,). recalled: whether each
+    real image is in the ball of some sample, bool (N,).
     """
 
     hits: Tensor
@@ -104,7 +113,13 @@ class Overlap:
 
 
 def overlap(samples: Manifold, real: Manifold) -> Overlap:
-    """Look at all pairs of a sample and a real image once."""
+    """Compare each sample with each real image, once.
+
+    >>> real = fit_manifold(torch.tensor([[0.0], [1.0], [9.0]]), k=1)
+    >>> found = overlap(fit_manifold(torch.tensor([[0.5], [100.0]]), k=1), real)
+    >>> found.hits.tolist(), found.inside.tolist(), found.alone.tolist(), found.recalled.tolist()
+    ([2, 0], [1, 1, 0], [0, 0, 0], [True, True, True])
+    """
     centre = real.points.double().mean(0)
     hits, ball = np.zeros((2, len(samples.points)), int)
     inside, recalled = np.zeros(len(real.points), int), np.zeros(len(real.points), bool)
@@ -147,13 +162,18 @@ def manifold_scores(found: Overlap, k: int) -> dict[str, float]:
 
 
 def manifold_influence(found: Overlap, others: Tensor) -> dict[str, Tensor]:
-    """What each real image adds to these scores, to first order: float64 (N,) each, as many times as there are images.
+    """Influence of each real image on these scores, to first order, in units of the score: float64 (N,) each.
 
-    Recall, density and coverage are means over real images, and so are these values. Each image also holds the balls
-    small whose k nearest it is among: growing by 1/k of its content, a ball gains as many samples as that share of what
-    it has, and is filled for the first time as often as one such sample is its only one. For precision, what a real
-    image adds are the samples that no other ball has; that balls would grow without it is left out, which errs on the
-    side of too wide an interval. others: int64 (N, k), as `nearest_others` has them.
+    Recall, density and coverage are means over real images, and so are these values. An image also limits the balls
+    that have it among their k nearest neighbours. If such a ball could grow by 1/k of its content, it would gain that
+    share of its samples (density), and would get its first sample as often as it now has a single one (coverage). For
+    precision the value is the share of samples that no other ball contains. Outliers that happen to be absent from the
+    real images are beyond any first order: where few large balls contain most samples, precision varies by more than
+    these values say.
+
+    Args:
+        found: counts of the samples inside balls of real images and vice versa.
+        others: indices of the k nearest other real images, int64 (N, k), from `nearest_others`.
     """
     n, k = others.shape
     inside, samples = found.inside.double(), len(found.hits)

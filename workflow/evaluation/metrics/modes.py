@@ -53,7 +53,18 @@ def mode_coverage(predicted: Tensor, predicted_real: Tensor, classes: int) -> di
 
 
 def kl_influence(predicted: Tensor, predicted_real: Tensor, classes: int) -> Tensor:
-    """What each real image adds to the KL of `mode_coverage`, to first order: float64 (N,), with a mean of 0."""
+    """Influence of each real image on the KL of `mode_coverage`, to first order: float64 (M,), with a mean of 0.
+
+    Args:
+        predicted: classes of samples, int64 (N,).
+        predicted_real: classes of real images, int64 (M,).
+        classes: their number.
+
+    All samples are of class 0; a further real image of that class would lower the KL.
+
+    >>> kl_influence(torch.tensor([0, 0]), torch.tensor([0, 1, 0]), classes=2).round(decimals=3).tolist()
+    [-0.333, 0.667, -0.333]
+    """
     counts, n = predicted_real.bincount(minlength=classes).double(), len(predicted_real)
     ratios = class_shares(predicted, classes) * n / (counts + 1)
     return ratios @ counts / n - ratios[predicted_real]

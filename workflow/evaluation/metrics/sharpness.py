@@ -28,7 +28,7 @@ def sharpness(images: Tensor, levels: int) -> float | None:
 
 
 def sharpness_of_each(images: Tensor, levels: int) -> Tensor | None:
-    """The same of each image and channel, float64 (N, C)."""
+    """The same for each image and channel separately, float64 (N, C)."""
     if min(images.shape[2:]) < 3:
         return None
     kernel = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)[None, None]
