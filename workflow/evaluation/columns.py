@@ -33,6 +33,7 @@ class Column:
         limits: the least and the greatest value that there can be; no interval reaches beyond them.
         unconditional: values are comparable only between models that are not class-conditional.
         counted: it is counted rather than estimated, so any difference between two models is one.
+        scaled: its unit is that of the extractor's features, and another one for another extractor.
         on_features: it is measured on the extractor's features, so values of two extractors are not comparable.
         missing_for: which models or data have no value here; "" if every run must have one.
 
@@ -50,6 +51,7 @@ class Column:
     limits: tuple[float, float] = (0.0, math.inf)
     unconditional: bool = False
     counted: bool = False
+    scaled: bool = False
     on_features: bool = False
     missing_for: str = ""
 
@@ -113,6 +115,7 @@ def look_up(metrics: Mapping[str, Any], path: str) -> float | None:
 GENERATION = (
     Column(
         key="fid",
+        scaled=True,
         title=f"{EXTRACTOR_NAME} FID",
         form=2,
         better="lower",
@@ -125,6 +128,7 @@ GENERATION = (
     ),
     Column(
         key="kid",
+        scaled=True,
         limits=(-math.inf, math.inf),
         title="KID",
         form=3,
@@ -265,6 +269,7 @@ GENERATION = (
     ),
     Column(
         key="fid_infinity",
+        scaled=True,
         limits=(-math.inf, math.inf),
         title="FID∞",
         form=2,

@@ -25,15 +25,27 @@ class Measured:
     pictures: Path
 
 
-def measurements(models: Mapping[str, Sequence[Measured]]) -> Measurements:
-    """Every number of every model; models: one `Measured` per seed, by name."""
+def measurements(models: Mapping[str, Sequence[Measured]], baseline: Mapping[str, Any]) -> Measurements:
+    """Every number of every model.
+
+    Another extractor has features of another scale, and with it distances in another unit. So that this does not pass
+    for doubt about the models, distances are first brought to one unit: that of the distance of the baseline.
+
+    Args:
+        models: one `Measured` per seed, by name.
+        baseline: the scores of independent pixels, as `reference.json` has them.
+
+    """
     found: Measurements = {column.key: {} for column in MEASURED}
+    units = {column.key: _units(column, baseline) for column in MEASURED if column.scaled}
     for name, runs in models.items():
         influence = [_influence(run.pictures) for run in runs]
         for column in MEASURED:
             if all(column.read(run.metrics) is not None for run in runs):
                 images = [_scaled(column, run.metrics, own) for run, own in zip(runs, influence, strict=True)]
-                found[column.key][name] = _measurement(column, [run.metrics for run in runs], images)
+                found[column.key][name] = _measurement(
+                    column, [run.metrics for run in runs], images, units.get(column.key)
+                )
     return found
 
 
@@ -49,9 +61,21 @@ def verdicts(found: Measurements, columns: Iterable[Column], conditional: set[st
     return judged
 
 
-def _measurement(column: Column, runs: list[Mapping[str, Any]], images: list[Values]) -> Measurement:
+def _units(column: Column, baseline: Mapping[str, Any]) -> list[float]:
+    """For each extractor, how many units of its own a mean unit is; empty where the baseline does not tell."""
+    if column.read(baseline) is None:
+        return []
+    own = [statistics.fmean(values) for values in zip(*_table(column, baseline), strict=True)]
+    return [statistics.fmean(own) / unit for unit in own] if min(own) > 0 else []
+
+
+def _measurement(
+    column: Column, runs: list[Mapping[str, Any]], images: list[Values], units: Sequence[float] | None
+) -> Measurement:
     kind = runs[0][column.within] if column.within else None
     tables = [_table(column, metrics) for metrics in runs]
+    if units and all(len(row) == len(units) for table in tables for row in table):
+        tables = [[[v * unit for v, unit in zip(row, units, strict=True)] for row in table] for table in tables]
     # Of several seeds each is a row, with the mean over its draws; of one each draw is.
     rows = tables[0] if len(runs) == 1 else [[statistics.fmean(c) for c in zip(*t, strict=True)] for t in tables]
     same = {len(values) for values in images}

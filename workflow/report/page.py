@@ -80,7 +80,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
-        claims=claims.judge(summary, measurements(results.measured)),
+        claims=claims.judge(summary, measurements(results.measured, results.reference["histogram_model"])),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],

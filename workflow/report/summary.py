@@ -21,7 +21,7 @@ from workflow.sweeps.trials import VALID, least_valid_loss
 
 def summarise(results: Results) -> dict[str, Any]:
     """All results, which depend only on the inputs of the report: no durations, machines or dates."""
-    found, seeds = measurements(results.measured), results.settings.seeds
+    found, seeds = measurements(results.measured, results.reference["histogram_model"]), results.settings.seeds
     models = {
         name: _model(runs, results.settings.models[name], {key: of[name] for key, of in found.items() if name in of})
         for name, runs in results.models.items()
@@ -94,7 +94,11 @@ def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict
         }
     )
     columns = {column.key: column for column in MEASURED}
-    intervals = {key: columns[key].within_limits(one.estimate.interval) for key, one in found.items() if one.estimate}
+    intervals = {
+        key: columns[key].within_limits([end - one.mean + over_seeds["mean"][key] for end in one.estimate.interval])
+        for key, one in found.items()
+        if one.estimate
+    }
     return {
         **{key: runs[0].metrics[key] for key in ABOUT},
         "counts": runs[0].metrics["counts"],

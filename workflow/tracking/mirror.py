@@ -16,7 +16,7 @@ from workflow.evaluation.comparison import Verdict
 from workflow.evaluation.measurements import Measured, measurements, verdicts
 from workflow.files import read_json, sha256
 from workflow.params import Params
-from workflow.paths import RunFiles
+from workflow.paths import REFERENCE, RunFiles
 from workflow.sweeps.trials import least_valid_loss
 from workflow.tracking import moved
 from workflow.tracking.identity import content_tag
@@ -56,7 +56,7 @@ def _show_best_models(store: Store, settings: Params) -> None:
     files = {n: [RunFiles(n, seed) for seed in settings.seeds] for n in settings.models if n not in trials}
     measured = {n: [Measured(read_json(one.metrics), one.pictures) for one in of] for n, of in files.items()}
     conditional = {n for n in files if settings.models[n].hyperparameters.get("classes", 0) > 0}
-    judged = verdicts(measurements(measured), MEASURED, conditional)
+    judged = verdicts(measurements(measured, read_json(REFERENCE)["histogram_model"]), MEASURED, conditional)
     for name in files:
         best = [_in_words(key, name, one) for key, one in judged.items() if name in one.best and one.decided]
         for seed in settings.seeds:
