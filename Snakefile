@@ -22,7 +22,8 @@ with one_line():
             from stages.check import check, record
 
             check(settings)
-        ran = lambda: workflow.executor_plugin and not (workflow.dryrun or workflow.touch)
+        for_show = lambda: workflow.dryrun or workflow.touch or workflow.remote_execution_settings.immediate_submit
+        ran = lambda: workflow.executor_plugin and not for_show()
         atexit.register(lambda: ran() and graph.record_ledger())
         logger.addHandler(
             graph.committer(lambda: {job.jobid: job.rule.name for job in workflow.dag.finished_jobs})

@@ -28,7 +28,7 @@ ALLOWED = {
     "sample": {"torch", "PIL"},
     "evaluate": {"torch", "PIL", "scipy"},
     "track": {"PIL", "mlflow", "pandas", "sqlalchemy", "scipy"},
-    "report": {"PIL", "matplotlib", "jinja2"},
+    "report": {"PIL", "matplotlib", "jinja2", "scipy"},
 }
 
 
