@@ -43,7 +43,7 @@ from workflow.data.tensors import ImageSet
 from workflow.models import registry
 from workflow.models.base import HasInitialise, Model
 from workflow.models.layers.common import categorical_log_prob
-from workflow.models.vae import logistic_log_prob
+from workflow.models.layers.pixels import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
 from workflow.training.distributed import ProcessGroup

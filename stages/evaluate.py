@@ -35,6 +35,7 @@ def main(name: str, seed: int) -> None:
         "kind": loaded.kind,
         "seed": seed,
         **{fact: getattr(model, fact) for fact in facts},
+        "note": note(model.note, settings.models[name].train.ema),
         **loaded.about,
         "parameters": sum(p.numel() for p in model.parameters()),
         "extractor": {k: v for k, v in read_json(EXTRACTOR_METRICS).items() if k not in NOT_REPEATED},
@@ -44,6 +45,12 @@ def main(name: str, seed: int) -> None:
     write_json(files.metrics, content)
     write_entry(name, seed)
     timing.record(files.model, "evaluate", {"seconds": time.perf_counter() - start}, device)
+
+
+def note(of_model: str, ema: float) -> str:
+    """What to bear in mind about a model: what it says itself, and whether its weights were averaged."""
+    averaged = f"Its weights are an exponential moving average (decay {ema:g}) of those during training." if ema else ""
+    return " ".join(filter(None, (of_model, averaged)))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import time
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from workflow import params
 from workflow.data.pictures import overview, png
@@ -14,13 +14,14 @@ from workflow.engines.command import run
 from workflow.evaluation.batching import in_batches
 from workflow.files import write_bytes
 from workflow.models import registry
+from workflow.models.base import HasDecodings, Model
 from workflow.paths import RunFiles
 from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import drop_if_recorded
 
 
 def main(name: str, seed: int) -> None:
-    """Load the model, draw images, and write them and a picture of the first hundred."""
+    """Load the model, draw images, and write them and a picture of the first hundred; also modes and means, if any."""
     settings = params.load()
     device = prepare_torch(settings.compute)
     files = RunFiles(name, seed)
@@ -37,10 +38,32 @@ def main(name: str, seed: int) -> None:
     images = torch.cat([part for _ in range(draws) for part in draw()])  # one stream: the first draw is always the same
     seconds = time.perf_counter() - start
 
-    write_tensors(files.samples, {"images": images})
+    random = make_generator(device, seed, Stream.SAMPLES)  # the same latents as in the first draw
+    write_tensors(files.samples, {"images": images, **decodings(model, count, batch, random)})
     write_bytes(files.overview, png(overview(images[:count].numpy(), model.levels)))
     facts = {"seconds": seconds, "images": len(images), "images_per_second": len(images) / seconds}
     timing.record(files.model, "sample", facts, device)
+
+
+def decodings(model: Model, count: int, batch: int, generator: Generator) -> dict[str, Tensor]:
+    """The "mode" and the "mean" of p(x|z) at the latents of `count` samples; {} if a model has no such decoder.
+
+    Args:
+        model: in evaluation mode.
+        count: number of samples.
+        batch: how many are drawn at once.
+        generator: in the state in which the generator of the samples was.
+    """
+    if not isinstance(model, HasDecodings):
+        return {}
+    decode = model.decodings
+
+    def draw(rows: range, random: Generator) -> tuple[Tensor, Tensor]:
+        decoded = decode(len(rows), random)
+        return decoded.mode.cpu(), decoded.mean.cpu()
+
+    modes, means = zip(*in_batches(draw, count, batch, generator), strict=True)
+    return {"mode": torch.cat(modes), "mean": torch.cat(means)}
 
 
 if __name__ == "__main__":

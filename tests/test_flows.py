@@ -29,7 +29,9 @@ EVERY = pytest.mark.parametrize("setting", SETTINGS, ids=[f"{s[0].__name__}-{s[1
 SMALLEST = pytest.mark.parametrize("setting", [SETTINGS[0], (Glow, (1, 2, 2), 1)], ids=["RealNvp", "Glow"])
 
 
-def _model(setting: tuple[type[MultiScaleFlow], Shape, int], levels: int = 17) -> MultiScaleFlow:
+def _model(
+    setting: tuple[type[MultiScaleFlow], Shape, int], levels: int = 17, *, alpha: float = 0.05
+) -> MultiScaleFlow:
     """A flow far from the identity, as after training."""
     kind, shape, scales = setting
     torch.manual_seed(0)
@@ -39,7 +41,7 @@ def _model(setting: tuple[type[MultiScaleFlow], Shape, int], levels: int = 17) -
         "scales": scales,
         "channels": 6,
         "dropout": 0.3,
-        "alpha": 0.05,
+        "alpha": alpha,
         "dequantisation_samples": 2,
     }
     model: MultiScaleFlow = kind(shape, levels, **settings)
@@ -138,6 +140,20 @@ def test_log_prob_bounds_the_mass_of_the_images_cell_and_rises_with_the_noises(s
     one, some, many = average(1), average(4), average(64)
     assert one < some - 0.01 < some < many + 0.001 < exact + 0.004
     assert many == pytest.approx(exact.item(), abs=0.05)
+
+
+@SMALLEST
+def test_without_the_logit_they_act_on_raw_pixels(setting: Any) -> None:
+    """The logit alone is between the two: raw pixels give what logits give where those are the pixels."""
+    on_logits, raw = _model(setting), _model(setting, alpha=0.0)
+    y = _pixels(raw, 20)
+    p = 0.05 + 0.9 * y
+    with torch.no_grad():
+        h, log_determinant = raw(p.logit())
+        torch.testing.assert_close(on_logits(y)[0], h)
+        of_logit = (math.log(0.9) - (p * (1 - p)).log()).sum(1)
+        torch.testing.assert_close(on_logits(y)[1], log_determinant + of_logit)
+        torch.testing.assert_close(raw.inverse(h), p.logit())
 
 
 def test_latents_are_drawn_from_the_distribution_whose_density_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

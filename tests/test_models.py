@@ -130,6 +130,20 @@ def test_samples_are_images_and_depend_on_the_generator_alone(model: Model) -> N
     assert model.sample(1, _generator(0)).shape == (1, *model.shape)
 
 
+def test_a_decoders_draws_are_the_samples(model: Model) -> None:
+    if not isinstance(model, base.HasDecodings):
+        return
+    used, expected = _generator(0), _generator(0)
+    decoded = model.decodings(6, used)
+    assert isinstance(model, Model)
+    assert torch.equal(decoded.draw, model.sample(6, expected))
+    assert torch.equal(used.get_state(), expected.get_state())
+    for images in decoded:
+        assert (images.shape, images.dtype) == ((6, *model.shape), torch.uint8)
+        assert images.max() < model.levels
+    assert not torch.equal(decoded.mode, decoded.draw)
+
+
 def test_every_parameter_gets_a_gradient(model: Model) -> None:
     model.train()
     if isinstance(model, base.HasInitialise):

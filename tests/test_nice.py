@@ -14,12 +14,18 @@ PRIORS: tuple[Prior, ...] = ("logistic", "gaussian")
 DISTRIBUTIONS: dict[str, Any] = {"logistic": stats.logistic, "gaussian": stats.norm}
 
 
-def _model(shape: tuple[int, int, int], levels: int, prior: Prior = "logistic", couplings: int = 4) -> Nice:
+ALPHAS = pytest.mark.parametrize("alpha", [0.0, 0.05], ids=["raw pixels", "logits"])
+
+
+def _model(
+    shape: tuple[int, int, int], levels: int, prior: Prior = "logistic", couplings: int = 4, *, alpha: float = 0.0
+) -> Nice:
     """A flow far from the identity, as after training."""
     torch.manual_seed(0)
     model = Nice(
-        shape, levels, prior=prior, couplings=couplings, width=16, depth=2, dropout=0.3, dequantisation_samples=2
-    )
+        shape, levels, prior=prior, couplings=couplings, width=16, depth=2, dropout=0.3, alpha=alpha,
+        dequantisation_samples=2,
+    )  # fmt: skip
     with torch.no_grad():
         for coupling in model.couplings:
             for weight in coupling.parameters():
@@ -32,21 +38,23 @@ def _generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@ALPHAS
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 3)], ids=["even", "odd"])
-def test_inverse_undoes_forward(shape: tuple[int, int, int]) -> None:
-    model = _model(shape, 17)
-    y = torch.randn(20, math.prod(shape), dtype=torch.float64)
+def test_inverse_undoes_forward(shape: tuple[int, int, int], alpha: float) -> None:
+    model = _model(shape, 17, alpha=alpha)
+    y = torch.rand(20, math.prod(shape), dtype=torch.float64)
     h, _ = model(y)
     assert (h - y).abs().min() > 1e-6
     torch.testing.assert_close(model.inverse(h), y, rtol=0, atol=1e-12)
     torch.testing.assert_close(model(model.inverse(y))[0], y, rtol=0, atol=1e-12)
 
 
-def test_log_determinant_is_that_of_autograds_jacobian() -> None:
-    model = _model((1, 2, 3), 17)
-    for y in torch.randn(5, 1, 6, dtype=torch.float64):
+@ALPHAS
+def test_log_determinant_is_that_of_autograds_jacobian(alpha: float) -> None:
+    model = _model((1, 2, 3), 17, alpha=alpha)
+    for y in torch.rand(5, 1, 6, dtype=torch.float64):
         jacobian = torch.autograd.functional.jacobian(lambda v: model(v)[0].squeeze(0), y).squeeze(1)
-        torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, model(y)[1])
+        torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, model(y)[1].squeeze())
         assert (jacobian != 0).all()  # both halves move and each reaches the other
 
 
@@ -78,8 +86,17 @@ def test_density_integrates_to_one(prior: Prior) -> None:
 
 
 @pytest.mark.parametrize("prior", PRIORS)
-def test_log_prob_bounds_the_mass_of_the_images_cell_and_meets_it_with_many_noises(prior: Prior) -> None:
-    model = _model((1, 1, 2), 3, prior).float()
+def test_density_on_logits_integrates_to_one(prior: Prior) -> None:
+    """Over all pixels whose logit is finite: slightly more than [0, 1]."""
+    alpha = 0.05
+    beyond = alpha / (1 - 2 * alpha)
+    y, area = _grid(-beyond, 1 + beyond, 2000)
+    assert abs(_density(_model((1, 1, 2), 3, prior, alpha=alpha), y).sum().item() * area - 1) < 2e-3
+
+
+@pytest.mark.parametrize(("prior", "alpha"), [("logistic", 0.0), ("gaussian", 0.0), ("logistic", 0.05)])
+def test_log_prob_bounds_the_mass_of_the_images_cell_and_meets_it_with_many_noises(prior: Prior, alpha: float) -> None:
+    model = _model((1, 1, 2), 3, prior, alpha=alpha).float()
     images = torch.tensor([[0, 0], [2, 1], [1, 2]], dtype=torch.uint8)
     inside, area = _grid(0, 1 / 3, 200)
     exact = torch.stack([(_density(model, (image / 3 + inside).float()).sum() * area).log() for image in images])
@@ -116,16 +133,20 @@ def test_samples_come_from_the_prior_that_is_trained(prior: Prior, monkeypatch: 
     assert stats.kstest(latents[0].flatten().numpy(), DISTRIBUTIONS[prior].cdf).pvalue > 0.01
 
 
+@ALPHAS
 @pytest.mark.parametrize("prior", PRIORS)
-def test_initialisation_gives_latents_the_priors_spread(prior: Prior, digits: Tensor) -> None:
-    model = Nice((1, 8, 8), 17, prior=prior, couplings=2, width=8, depth=1, dropout=0, dequantisation_samples=1)
+def test_initialisation_gives_latents_the_priors_spread(prior: Prior, alpha: float, digits: Tensor) -> None:
+    model = Nice(
+        (1, 8, 8), 17, prior=prior, couplings=2, width=8, depth=1, dropout=0, alpha=alpha, dequantisation_samples=1
+    )
     model.initialise(digits[:500], _generator(1))
     h, _ = model((digits[:500].flatten(1) + torch.rand(500, 64, generator=_generator(2))) / 17)
     torch.testing.assert_close(h.std(0), torch.full((64,), DISTRIBUTIONS[prior].std()).float(), rtol=0.15, atol=0)
 
 
-def test_interpolation_starts_and_ends_at_the_very_images() -> None:
-    model = _model((1, 4, 4), 17).float()
+@ALPHAS
+def test_interpolation_starts_and_ends_at_the_very_images(alpha: float) -> None:
+    model = _model((1, 4, 4), 17, alpha=alpha).float()
     a, b = torch.randint(0, 17, (2, 6, 1, 4, 4), dtype=torch.uint8, generator=_generator())
     walk = model.interpolate(a, b, 7)
     assert torch.equal(walk[:, 0], a)

@@ -56,6 +56,42 @@ def _model(
     return model.double().eval()
 
 
+def _by_autograd(model: PixelCNN, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Which pixels each pixel's logits depend on, bool (H, W, H·W), from gradients with respect to the features."""
+    pixels = torch.zeros(1, *model.shape, dtype=torch.double, requires_grad=True)
+    monkeypatch.setattr(model.network, "embed", lambda _: pixels)
+    logits = model.network(torch.zeros(1, *model.shape, dtype=torch.long))
+    noise = torch.rand(logits.shape, dtype=torch.double, generator=_generator(3))
+    totals = (noise * logits).sum((0, 1, 2)).flatten()
+    rows = [torch.autograd.grad(total, pixels, retain_graph=True)[0][0].abs().sum(0).flatten() for total in totals]
+    return (torch.stack(rows) > 0).view(*model.shape[1:], -1)
+
+
+@pytest.mark.parametrize("stack", STACKS)
+@pytest.mark.parametrize(
+    ("shape", "layers"), [((1, 9, 11), 1), ((1, 9, 11), 2), ((1, 12, 9), 4), ((3, 6, 8), 2), ((1, 2, 3), 3)]
+)
+def test_context_is_that_of_the_gradients(
+    stack: Stack, shape: tuple[int, int, int], layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _model(shape, 4, stack, layers=layers, channels=9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_().mul_(0.1)  # no ReLU or saturated gate ends a path, and none cancels another
+    context, pixels = model.network.context(), math.prod(shape[1:])
+    assert torch.equal(context, _by_autograd(model, monkeypatch))
+    pairs = [(i, j) for i in range(pixels) for j in range(i)]
+    known = sum(bool(context.flatten(0, 1)[i, j]) for i, j in pairs)
+    assert model.context_share == pytest.approx(known / len(pairs))
+    assert not context.flatten(0, 1).triu(1).any()  # of no later pixel
+
+
+def test_says_how_much_of_the_image_a_pixel_sees() -> None:
+    assert _model((1, 8, 8), 2, layers=5).note == ""
+    assert _model((1, 28, 28), 2, layers=7).note.startswith("Its receptive field covers 34 % of all pairs of a pixel")
+    assert _model((1, 1, 1), 2).context_share == 1
+
+
 def _all_images(shape: tuple[int, int, int], levels: int) -> Tensor:
     pixels = itertools.product(range(levels), repeat=math.prod(shape))
     return torch.tensor(list(pixels), dtype=torch.uint8).view(-1, *shape)

@@ -120,6 +120,25 @@ def test_the_row_cells_see_a_triangle_and_nothing_else(
     assert (expected.view(influence.shape) != torch.ones_like(influence).tril(-1)).any()  # it is not the whole past
 
 
+@pytest.mark.parametrize("cell", ["row", "diagonal"])
+@pytest.mark.parametrize("shape", [(1, 9, 11), (3, 5, 12)])
+def test_context_is_that_of_the_gradients(
+    cell: Cell, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model = PixelRNN(shape, 3, cell=cell, channels=6, layers=1, dropout=0).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_()  # no ReLU switches a path off, and none cancels another
+    pixels = torch.zeros(1, *shape, dtype=torch.double, requires_grad=True)
+    monkeypatch.setattr(model.network, "embed", lambda _: pixels)
+    totals = model.network(torch.zeros(1, *shape, dtype=torch.long))[:, 1].sum((0, 1)).flatten()
+    rows = [torch.autograd.grad(total, pixels, retain_graph=True)[0][0].abs().sum(0).flatten() for total in totals]
+    found = (torch.stack(rows) > 0).view(*shape[1:], -1)
+    assert torch.equal(model.network.context(), found)
+    assert (model.note == "") == (cell == "diagonal")
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 4), (4, 1), (3, 5), (5, 3)])
 def test_skewing_moves_each_row_one_further_and_unskewing_undoes_it(height: int, width: int) -> None:
     x = torch.randn(2, 3, height, width)

@@ -17,6 +17,7 @@ from workflow.evaluation.classifier import one_cycle
 from workflow.models import registry
 from workflow.models.base import Model
 from workflow.params import Train
+from workflow.random_streams import Stream, make_generator
 from workflow.training.history import Record
 from workflow.training.loop import Fitted, fit
 from workflow.training.optimizer import AdamW
@@ -247,6 +248,33 @@ def test_calibrates_on_all_training_images_before_each_validation_and_projects_a
     assert len(model.projected) == 15
 
 
+class Finished(Slope):
+    """Its best weights are not its last: the loss falls for seven steps and then rises. w + 1 is fitted to them."""
+
+    fitted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(lambda call: 1.0 if call <= 7 else -3.0)
+        self.register_buffer("fitted", torch.zeros(1, dtype=torch.float64))
+
+    def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
+        assert not self.training
+        assert torch.equal(x, IMAGES)
+        assert torch.equal(y, IMAGES.flatten().long())
+        assert not self.fitted
+        self.fitted.copy_(self.w + 1 + torch.rand(1, generator=generator))
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.5])
+def test_what_is_fitted_in_the_end_is_fitted_to_the_best_weights_alone(ema: float) -> None:
+    model = Finished()
+    fitted, _ = _fit(model, epochs=3, ema=ema)
+    assert fitted.step < 15
+    noise = torch.rand(1, generator=make_generator(torch.device("cpu"), 0, Stream.FINISH))
+    assert fitted.state["fitted"].item() == pytest.approx((fitted.state["w"] + 1 + noise).item())
+    assert not model.fitted  # the model that was trained stays as it was
+
+
 @pytest.mark.parametrize(("epochs", "expected"), [(3, [0, 1, 2, 3]), (80, range(0, 81, 10))])
 def test_draws_samples_over_training_from_the_same_noise(epochs: int, expected: Sequence[int]) -> None:
     """One before the first step, and up to eight at evenly spaced validations; an epoch has five steps."""
@@ -274,7 +302,15 @@ def test_a_loss_that_is_not_finite_stops_with_one_clear_line(bad: float) -> None
     assert "\n" not in str(error.value)
 
 
-NICE = {"prior": "logistic", "couplings": 2, "width": 16, "depth": 1, "dropout": 0.2, "dequantisation_samples": 1}
+NICE = {
+    "prior": "logistic",
+    "couplings": 2,
+    "width": 16,
+    "depth": 1,
+    "dropout": 0.2,
+    "alpha": 0.0,
+    "dequantisation_samples": 1,
+}
 
 
 def _fit_nice(digits: Tensor, seed: int = 0, draws: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:

@@ -8,10 +8,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from tests.tiny_models import tiny_vae
+from stages.sample import decodings
+from tests.tiny_models import tiny_ddpm, tiny_vae
+from workflow.evaluation.batching import in_batches
 from workflow.models import vae
 from workflow.models.layers.common import from_unit
-from workflow.models.vae import Decoder, Kind, Vae, kl_to_standard_normal, logistic_log_prob, logistic_mode
+from workflow.models.layers.pixels import logistic_log_prob, logistic_mode
+from workflow.models.vae import Decoder, Kind, Vae, kl_to_standard_normal
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
@@ -82,16 +85,70 @@ def test_logistic_mode_is_the_most_probable_level() -> None:
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
-def test_decoded_image_is_the_most_probable_one(decoder: Decoder) -> None:
+def test_mode_is_the_most_probable_image(decoder: Decoder) -> None:
     model = tiny_vae(decoder, latents=2, levels=5)
     z = torch.tensor([[0.5, -1.0]])
-    best = model.decode(z)
+    best = model.mode(z)
     with torch.no_grad():
         for place in range(16):
             others = best.expand(5, 1, 4, 4).clone()
             others.view(5, 16)[:, place] = torch.arange(5, dtype=torch.uint8)
             likelihoods = model.log_likelihood(others, z.expand(5, 2))
             assert likelihoods.max() <= model.log_likelihood(best, z) + 1e-5
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_samples_are_draws_of_the_density_that_is_bounded(decoder: Decoder) -> None:
+    """Over 500,000 samples, each pair of neighbouring pixels is as frequent as its probability, an integral over z."""
+    model = tiny_vae(decoder, levels=2)
+    with torch.no_grad():
+        model.get_parameter("decode_layers.0.weight").mul_(8)  # the more the latent says, the more pixels agree
+    z = (torch.arange(2000) + 0.5) / 1000 - 1
+    grid = 2**0.5 * torch.erfinv(z).view(-1, 1)  # quantiles of the prior
+    blank = torch.zeros(2000, 1, 4, 4, dtype=torch.uint8)
+    samples = model.sample(500_000, _generator())
+    with torch.no_grad():
+        outputs = model.decode_layers(grid)
+        of_white = (
+            outputs.softmax(1)[:, 1]
+            if decoder == "categorical"
+            else logistic_log_prob(outputs[:, 0], outputs[:, 1], blank + 1, 2).exp()
+        ).double()
+    both = (of_white[..., :-1] * of_white[..., 1:]).mean(0)
+    found = (samples[..., :-1] * samples[..., 1:]).double().mean(0)
+    assert ((found - both).abs() < 5 * (both * (1 - both) / 500_000).sqrt() + 1e-4).all()
+    alone = of_white.mean(0)
+    assert (both - alone[..., :-1] * alone[..., 1:]).abs().max() > 0.01  # else the latent would not matter
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_modes_and_means_are_of_the_latents_of_the_samples_batch_by_batch(decoder: Decoder) -> None:
+    model = tiny_vae(decoder, latents=2, levels=17)
+    found = decodings(model, 10, 4, _generator())
+    draws = in_batches(lambda rows, r: model.sample(len(rows), r), 10, 4, used := _generator())
+    at = _generator()
+    expected = [model.decodings(n, at) for n in (4, 4, 2)]
+    assert torch.equal(at.get_state(), used.get_state())
+    assert torch.equal(torch.cat(draws), torch.cat([decoded.draw for decoded in expected]))
+    assert torch.equal(found["mode"], torch.cat([decoded.mode for decoded in expected]))
+    assert torch.equal(found["mean"], torch.cat([decoded.mean for decoded in expected]))
+    assert decodings(tiny_ddpm(), 10, 4, _generator()) == {}
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_decoder_that_is_certain_draws_its_mode_and_mean(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_vae(decoder, levels=17)
+    level = torch.linspace(-1, 1, 17).view(1, -1, 1, 1, 1)
+
+    def certain(code: Tensor) -> Tensor:
+        z = code.view(-1, 1, 1, 1, 1).expand(-1, 1, 1, 4, 4)
+        return torch.cat([z, -20 + 0 * z], 1) if decoder == "logistic" else -1e4 * (z - level).square()
+
+    monkeypatch.setattr(model.decode_layers, "forward", certain)
+    draw, mode, mean = model.decodings(200, _generator())
+    for images in (mode, mean):  # but where z is between two levels
+        assert (images == draw).double().mean() > 0.95
+    assert len(draw.unique()) == 17
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tests.tiny_models import tiny_vae
 from workflow.data.tensors import ImageSet
-from workflow.models.vae import Decoder, Vae, logistic_log_prob
+from workflow.models.layers.pixels import logistic_log_prob
+from workflow.models.vae import Decoder, Vae
 from workflow.params import Train
 from workflow.training.loop import fit
 
@@ -86,7 +87,7 @@ def test_reconstruction_takes_the_class_that_explains_the_image_best() -> None:
             chosen.add(best)
             assert torch.equal(code[n], torch.cat([z[n], torch.eye(3)[best]]))
     assert len(chosen) > 1
-    assert torch.equal(model.reconstruct(x), model.decode(code))
+    assert torch.equal(model.reconstruct(x), model.mean(code))
 
 
 def test_images_of_a_class_asked_for_look_like_it(digits: Tensor, digit_labels: Tensor) -> None:

@@ -311,12 +311,23 @@ def test_interpolations_begin_and_end_at_the_reconstructions() -> None:
     assert torch.equal(walks[:, -1], model.reconstruct(b))
 
 
-def test_reconstruction_is_the_most_probable_image_given_the_codes() -> None:
+def test_a_decoder_that_is_certain_draws_its_mode_and_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model()
+    forward = model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda codes: 1e6 * forward(codes))
+    draw, mode, mean = model.decodings(50, _generator())
+    for images in (mode, mean):
+        assert (images == draw).double().mean() > 0.999
+    assert (draw != draw.roll(1, 0)).double().mean() > 0.1
+
+
+def test_reconstruction_is_the_mean_image_given_the_codes() -> None:
     model = _model()
     x = _images(model)
     with torch.no_grad():
         logits = model.decoder(model.codebook.lookup(model.indices(x)))
-    assert torch.equal(model.reconstruct(x).long(), logits.argmax(1))
+    level = torch.arange(model.levels).view(1, -1, 1, 1, 1)
+    assert torch.equal(model.reconstruct(x), (logits.softmax(1) * level).sum(1).round().to(torch.uint8))
     assert torch.equal(model.encode(x), model.codebook.lookup(model.indices(x)).flatten(1))
 
 

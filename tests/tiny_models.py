@@ -2,7 +2,8 @@
 
 import torch
 
-from workflow.models.ddpm import Ddpm, Schedule
+from workflow.models.ddpm import Ddpm, Variances
+from workflow.models.layers.diffusion import Schedule
 from workflow.models.vae import Decoder, Kind, Vae
 
 
@@ -38,11 +39,12 @@ def tiny_ddpm(
     levels: int = 17,
     shape: tuple[int, int, int] = (1, 4, 4),
     classes: int = 0,
+    variances: Variances = "fixed",
 ) -> Ddpm:
     """A model with an untrained network, all of it in double precision."""
     torch.manual_seed(1)
     model = Ddpm(
         shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
-        channels=8, dropout=0.1, classes=classes,
+        channels=8, dropout=0.1, classes=classes, variances=variances,
     )  # fmt: skip
     return model.double().eval()

@@ -33,6 +33,8 @@ class Stream(IntEnum):
     """Inputs that are unlike the data."""
     CLASS_SAMPLES = 11
     """Images of requested classes."""
+    FINISH = 12
+    """Noise in what is fitted after training to the weights that are kept."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

@@ -41,10 +41,10 @@ class Autoencoder(Model):
     unranked = ("components",)  # reconstructions do not depend on it
     objective = "min 𝔼ₓ ‖x − D(E(x))‖²,  then max Σₓ log Σₖ πₖ N(E(x); μₖ, Σₖ)"
     about = (
-        "An encoder squeezes an image into a few latents and a decoder restores it; nothing is random and no latent "
-        "has a probability, so by itself it reconstructs and interpolates but cannot generate. It samples only through "
-        "a mixture of Gaussians that is fitted afterwards to the latents of training images, and that gives no density "
-        "of images."
+        "An encoder compresses an image into a few latents, and a decoder reconstructs it. Nothing is random and the "
+        "latents have no distribution, so on its own it can reconstruct and interpolate but not generate. Samples "
+        "come from a mixture of Gaussians that is fitted to the latents of training images (Ghosh et al. 2020); they "
+        "test this mixture as much as the autoencoder. There is no density of images."
     )
 
     weights: Tensor

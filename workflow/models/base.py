@@ -6,7 +6,7 @@ implementing the protocols below; a model without a capability simply lacks the 
 """
 
 import math
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,7 +18,7 @@ class Model(nn.Module):
     """A generative model of images uint8 (N, C, H, W) with values 0..levels-1.
 
     Class attributes, which the report shows:
-        title: the family's name in print.
+        title: the family's name in print; a variant may add what sets it apart, such as "GAN (minimax)".
         paper: author, year and title of its source.
         family: the idea behind it; the report compares claims about families with measurements.
         taxonomy: its place in Goodfellow's taxonomy (NIPS 2016 Tutorial: Generative Adversarial Networks, section 2.3).
@@ -45,7 +45,7 @@ class Model(nn.Module):
     False
     """
 
-    title: ClassVar[str]
+    title: str
     paper: ClassVar[str]
     family: ClassVar[Family]
     taxonomy: ClassVar[Taxonomy]
@@ -85,7 +85,11 @@ class Model(nn.Module):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw n images, uint8 (n, C, H, W), on the model's device; all randomness comes from `generator`."""
+        """Draw n images, uint8 (n, C, H, W), on the model's device; all randomness comes from `generator`.
+
+        A model with a density draws from the p(x) that `log_prob` is about, so that likelihoods and measures of samples
+        describe the same distribution. What else its decoder offers is in `decodings`.
+        """
         raise NotImplementedError
 
     @torch.no_grad()
@@ -104,6 +108,14 @@ class Model(nn.Module):
         Whatever is drawn at once, such as pixels that do not depend on one another, takes a single pass.
         """
         return 1
+
+    @property
+    def note(self) -> str:
+        """What to bear in mind about this very model, given its hyper-parameters, as sentences; "" if there is nothing.
+
+        The report shows it beside the model's results.
+        """
+        return ""
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +148,14 @@ class HasCalibrate(Protocol):
 
 
 @runtime_checkable
+class HasFinish(Protocol):
+    """Has parts that are fitted once, after training, to the weights that are kept."""
+
+    def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
+        """x: the first 10,000 training images, uint8 (N, C, H, W). y: their classes, int64 (N,)."""
+
+
+@runtime_checkable
 class HasSampleGiven(Protocol):
     """Class-conditional sampling, if `classes` is not 0."""
 
@@ -143,6 +163,22 @@ class HasSampleGiven(Protocol):
 
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
         """Draw one image of each class y, int64 (N,), 0..classes-1: uint8 (N, C, H, W)."""
+
+
+class Decodings(NamedTuple):
+    """What a decoder p(x|z) makes of the same latents, each uint8 (N, C, H, W): a draw, the mode, the rounded mean."""
+
+    draw: Tensor
+    mode: Tensor
+    mean: Tensor
+
+
+@runtime_checkable
+class HasDecodings(Protocol):
+    """Has a decoder that is a distribution of images, p(x|z)."""
+
+    def decodings(self, n: int, generator: Generator) -> Decodings:
+        """Draw n latents and decode them in each way; `draw` is what `sample` returns from the same random numbers."""
 
 
 @runtime_checkable

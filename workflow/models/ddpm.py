@@ -7,15 +7,20 @@ from typing import Annotated, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, quarter, to_unit
+from workflow.models.layers.diffusion import Schedule, noise_schedule, spaced_times, spread_times
 from workflow.models.layers.noise import normal
+from workflow.models.layers.pixels import gaussian_log_prob
+from workflow.models.layers.unet import GROUPS, UNet
 
-Schedule = Literal["linear", "cosine"]
-GROUPS = 4  # of channels that are normalised together
-ROWS = 2**10  # noisy images in one forward pass of `log_prob`
+Variances = Literal["fixed", "per step", "per pixel"]
+ROWS = 2**10  # noisy images in one forward pass of `log_prob` and `finish`
+FITTED_TO = 2**14  # noisy images, at most, that variances are fitted to, if that is enough for
+FEWEST = 128  # images per time
+DECODER_SCALES = 2 ** (torch.arange(-24, 25, dtype=torch.float64) / 8)  # 1/8 to 8: the decoder's deviation by x_1's
 FEATURE_SHARE = 0.1  # of the steps: the time at which `encode` takes its features
 CLASS_TIMES = 10  # times at which the terms of the bound are compared to infer an image's class
 VALIDATION_TIMES = 8  # times at which each image is validated
@@ -26,7 +31,17 @@ REFINEMENTS = 3  # evaluations of the network for each of these steps
 class Ddpm(Model):
     """A U-Net that predicts the noise in an image after any number of diffusion steps.
 
-    The variance of a reverse step is that of the posterior (β̃ of section 3.2), in sampling and in the bound.
+    The samples are drawn from the very distribution that is bounded: with the same means and variances at every step,
+    and with the noise of p(x_0|x_1), which Ho et al. leave out of the images they show. This holds if sampling visits
+    all times with eta 1; a shorter or less noisy walk (DDIM) draws from another distribution, whose density is unknown,
+    and ends with the mean of its last step.
+
+    With variances "fixed", that of a reverse step is the posterior's (β̃ of Ho et al. 2020, section 3.2), and that of
+    p(x_0|x_1) is x_1's, as in the paper. Fitted ones are optimal for the trained network: β̃ plus the part of x_{t-1}'s
+    variance that is due to the error of the predicted x_0, whose mean square is measured on training images (Bao et al.
+    2022, Analytic-DPM, theorem 1, with the error in place of the optimal one, as the network is imperfect; Bao et al.
+    2022, Estimating the Optimal Covariance with Imperfect Mean), "per step", or "per pixel" of each step.
+    That of p(x_0|x_1), the same for all pixels, is the likeliest of a range.
 
     Args:
         shape: of an image, (C, H, W).
@@ -38,6 +53,7 @@ class Ddpm(Model):
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         dropout: during training.
         classes: number of classes of p(x|y), whose embedding is added to that of the time; 0 for p(x).
+        variances: of the reverse steps, see above.
     """
 
     title = "Diffusion"
@@ -45,16 +61,20 @@ class Ddpm(Model):
     family = "diffusion"
     taxonomy = "explicit approximate"
     likelihood = "bound"
-    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta")  # another task; p(x|y); no effect on the loss
+    # Another task; p(x|y); no effect on the loss.
+    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta", "variances")
     objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
     about = (
-        "Images drown in Gaussian noise in many small steps, and a network that tells noise from image walks back from "
-        "pure noise to a sample, one pass a step; DDIM leaves out steps. The density is bounded by what all steps of "
-        "the ancestral walk cost, whichever walk draws the samples. Features are activations of the network; DDIM runs "
-        "both ways, so that noise, as large as the image, is a latent to interpolate in, but nothing is compressed."
+        "Gaussian noise is added to images in many small steps, and a network that predicts this noise reverses the "
+        "process, one pass per step, from pure noise to a sample. The log-likelihood is bounded by a sum of one term "
+        "per step; sampling through all steps uses the same means and variances, whereas DDIM skips steps or noise. "
+        "Features are activations of the network. DDIM is invertible, so that noise of the size of the image serves "
+        "as a latent to interpolate in, but nothing is compressed."
     )
     betas: Tensor
     alpha_bar: Tensor
+    error: Tensor
+    decoder_deviation: Tensor
 
     def __init__(
         self,
@@ -68,6 +88,7 @@ class Ddpm(Model):
         channels: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
         classes: Annotated[int, Field(ge=0)] = 0,
+        variances: Variances = "fixed",
     ) -> None:
         super().__init__(shape, levels)
         if sampling_steps > steps:
@@ -79,6 +100,11 @@ class Ddpm(Model):
         alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
         self.register_buffer("betas", betas, persistent=False)  # of times 1..T
         self.register_buffer("alpha_bar", alpha_bar, persistent=False)  # of times 0..T
+        self.variances, fitted = variances, variances != "fixed"
+        size = shape if variances == "per pixel" else (1, 1, 1)
+        # Mean square of x_0 - x̂_0 at times 0..T: while it is zero, the variances are the fixed ones.
+        self.register_buffer("error", torch.zeros(steps + 1, *size), persistent=fitted)
+        self.register_buffer("decoder_deviation", betas[0].sqrt().float(), persistent=fitted)  # of p(x_0|x_1)
 
     def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t, drawn from q(x_t|x_0) (eq. 4).
@@ -113,6 +139,37 @@ class Ddpm(Model):
         variance = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
         noise = (x - a_t.sqrt() * x_0) / (1 - a_t).sqrt()
         return a_s.sqrt() * x_0 + (1 - a_s - variance).clamp(min=0).sqrt() * noise, variance.sqrt()
+
+    def reverse_deviation(self, t: Tensor, s: Tensor, eta: float) -> Tensor:
+        """Standard deviation of the noise in the model's step from x_t to x_s.
+
+        Its square is the variance of q(x_s|x_t, x_0), plus eta² times the variance that the error of the predicted x_0
+        causes through the mean. For eta = 1, it is the optimal one: the second moment of x_s around the model's mean.
+        """
+        nothing = self.alpha_bar.new_zeros(1, 1, 1, 1)
+        _, deviation = self.backward_step(nothing, nothing, t, s, eta)
+        gain, _ = self.backward_step(nothing, nothing + 1, t, s, eta)  # the mean is linear in x_0
+        return (deviation.square() + eta**2 * gain.square() * self.error[t]).sqrt()
+
+    @torch.no_grad()
+    def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
+        """Fit the variances to training images x of classes y, one noise per time and image."""
+        if self.variances == "fixed":
+            return
+        x = x[: max(FEWEST, FITTED_TO // self.steps)]
+        shared = (0,) if self.variances == "per pixel" else (0, 1, 2, 3)
+        for time in range(1, self.steps + 1):
+            believed = []
+            for images, classes in zip(x.split(ROWS), y[: len(x)].split(ROWS), strict=True):
+                t = torch.full((len(images),), time, device=x.device)
+                x_t = self.diffuse(self._unit(images), t, self._noise(images.shape, generator))
+                believed.append(self.clean(x_t, t, self._predict(x_t, time, classes if self.classes else None)))
+            error = self._unit(x) - torch.cat(believed)
+            self.error[time] = error.square().mean(shared, keepdim=True).squeeze(0)
+            if time == 1:
+                deviations = (DECODER_SCALES.to(x.device) * self.betas[0].sqrt()).to(self._dtype)
+                scores = [gaussian_log_prob(torch.cat(believed), d, x, self.levels).mean() for d in deviations]
+                self.decoder_deviation.copy_(deviations[torch.stack(scores).argmax()])
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """L_simple (eq. 14), nats per image: ½‖ε − ε_θ‖² is the divergence between unit Gaussians around the two.
@@ -167,9 +224,10 @@ class Ddpm(Model):
     def terms(self, x: Tensor, t: Tensor, noise: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor]:
         """½‖ε − ε_θ‖² and the bound's term L_{t-1}, each in nats (N,).
 
-        For t > 1, the term is the divergence of q(x_{t-1}|x_t, x_0) from the model's p(x_{t-1}|x_t), which has the same
-        variance and the predicted x_0: ½(SNR(t-1) - SNR(t))‖x_0 - x̂_0‖² (Kingma et al. 2021, Variational Diffusion
-        Models, eq. 14). For t = 1, it is -log p(x_0|x_1), with the standard deviation of x_1.
+        For t > 1, the term is the divergence of q(x_{t-1}|x_t, x_0) from the model's p(x_{t-1}|x_t), which has the
+        predicted x_0 in place of x_0. With equal variances it is w‖x_0 - x̂_0‖², w = ½(SNR(t-1) - SNR(t)) (Kingma et al.
+        2021, Variational Diffusion Models, eq. 14). A mean square error r of x̂_0 makes the model's variance larger by
+        the factor 1 + 2wr. For t = 1, the term is -log p(x_0|x_1).
 
         Args:
             x: images, uint8 (N, C, H, W).
@@ -184,14 +242,32 @@ class Ddpm(Model):
         simple = 0.5 * (noise - predicted).square().flatten(1).sum(1)
         snr = self.alpha_bar / (1 - self.alpha_bar)
         weight = 0.5 * (snr[t.clamp(min=2) - 1] - snr[t]).to(self._dtype)
-        divergence = weight * (x_0 - believed).square().flatten(1).sum(1)
-        decoded = gaussian_log_prob(believed, float(self.betas[0].sqrt()), x, self.levels).flatten(1).sum(1)
+        weight = weight.view(-1, 1, 1, 1)
+        growth = 2 * weight * self.error[t]
+        per_pixel = growth.log1p() + (2 * weight * (x_0 - believed).square() - growth) / (1 + growth)
+        divergence = 0.5 * per_pixel.flatten(1).sum(1)
+        decoded = gaussian_log_prob(believed, self.decoder_deviation, x, self.levels).flatten(1).sum(1)
         return simple, torch.where(t > 1, divergence, -decoded)
 
     @property
     def passes_in_sequence(self) -> int:
         """One per sampling step."""
         return self.sampling_steps
+
+    @property
+    def ancestral(self) -> bool:
+        """Whether samples are drawn from the distribution that `log_prob` bounds."""
+        return self.eta == 1 and self.sampling_steps == self.steps
+
+    @property
+    def note(self) -> str:
+        """That samples and likelihood belong to different distributions, if they do."""
+        if self.ancestral:
+            return ""
+        return (
+            f"Samples take {self.sampling_steps} of {self.steps} steps with η = {self.eta:g} and thus follow another "
+            "distribution than the one whose likelihood is bounded, which takes all steps with η = 1."
+        )
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
@@ -256,9 +332,12 @@ class Ddpm(Model):
         for t, s in pairwise(reversed(spaced_times(self.steps, self.sampling_steps))):
             here, there = (torch.tensor([time], device=self.device) for time in (t, s))
             x_0 = self.clean(x, here, self._predict(x, t, y))
-            x, deviation = self.backward_step(x, x_0, here, there, self.eta)
+            x, _ = self.backward_step(x, x_0, here, there, self.eta)
             if self.eta and s:
+                deviation = self.reverse_deviation(here, there, self.eta).to(x.dtype)
                 x = x + deviation * self._noise(x.shape, generator)
+        if self.ancestral:
+            x = x + self.decoder_deviation * self._noise(x.shape, generator)
         return from_unit(x, self.levels)
 
     def _latent_times(self) -> list[int]:
@@ -282,176 +361,6 @@ class Ddpm(Model):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
-
-
-class UNet(nn.Module):
-    """Predicts the noise, at three resolutions (appendix B of the paper, but smaller: one block each way at each).
-
-    Args:
-        colours: channels of an image.
-        channels: at full resolution; twice as many at half and quarter resolution.
-        dropout: during training.
-        classes: their number; 0 for an unconditional model.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, colours: int, channels: int, dropout: float, classes: int) -> None:
-        super().__init__()
-        wide, embedding = 2 * channels, 4 * channels
-        self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.embed_class = nn.Embedding(classes, embedding) if classes else None
-        frequencies = torch.exp(-math.log(1e4) * torch.arange(channels // 2) / (channels // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.first = nn.Conv2d(colours, channels, 3, padding=1)
-        sizes = (channels, wide)
-        self.down = nn.ModuleList(Block(c, c, embedding, dropout) for c in sizes)
-        self.halve = nn.ModuleList(nn.Conv2d(c, wide, 3, stride=2, padding=1) for c in sizes)
-        self.middle = nn.ModuleList(Block(wide, wide, embedding, dropout) for _ in range(2))
-        self.attention = Attention(wide)
-        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(wide, c, 4, stride=2, padding=1) for c in sizes)
-        self.up = nn.ModuleList(Block(2 * c, c, embedding, dropout) for c in sizes)
-        self.last = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1))
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The noise in x_t, (N, C, H, W).
-
-        Args:
-            x: x_t, (N, C, H, W).
-            t: times, int64 (N,).
-            y: classes, int64 (N,); None for the average of their embeddings.
-        """
-        embedding = self.embed(t, y)
-        h, passed = self.inward(x, embedding)
-        for i in (1, 0):
-            h = self.up[i](torch.cat([self.enlarge[i](h), passed[i]], 1), embedding)
-        noise: Tensor = self.last(h)
-        return noise
-
-    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
-        """Embedding of time and class for all blocks, (N, 4 channels)."""
-        embedding: Tensor = self.embed_time(self.sinusoids(t))
-        if self.embed_class is not None:
-            embedding = embedding + (self.embed_class.weight.mean(0) if y is None else self.embed_class(y))
-        return F.silu(embedding)
-
-    def sinusoids(self, t: Tensor) -> Tensor:
-        """Sinusoidal embedding of times t, int64 (N,): (N, channels) (Vaswani et al. 2017, section 3.5)."""
-        angles = t[:, None] * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], 1)
-
-    def inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Activations at quarter resolution, (N, 2 channels, H/4, W/4), and those of the skip connections."""
-        h, passed = self.first(x), []
-        for block, halve in zip(self.down, self.halve, strict=True):
-            passed.append(block(h, embedding))
-            h = halve(passed[-1])
-        return self.middle[1](self.attention(self.middle[0](h, embedding)), embedding), passed
-
-
-class Block(nn.Module):
-    """Two convolutions with a residual connection; between them, the embedding is added at every pixel.
-
-    Args:
-        inputs: number of input features.
-        outputs: number of output features.
-        embedding: size of the embedding.
-        dropout: during training.
-    """
-
-    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
-        super().__init__()
-        self.before = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
-        self.hear = nn.Linear(embedding, outputs)
-        self.after = nn.Sequential(
-            nn.GroupNorm(GROUPS, outputs), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(outputs, outputs, 3, padding=1)
-        )
-        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Features (N, inputs, H, W) and an embedding (N, embedding) to features (N, outputs, H, W)."""
-        heard = self.before(x) + self.hear(embedding)[..., None, None]
-        out: Tensor = self.shortcut(x) + self.after(heard)
-        return out
-
-
-class Attention(nn.Module):
-    """Self-attention over all pixels, one head, with a residual connection."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.before = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, 3 * channels, 1))
-        self.after = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features (N, channels, H, W) to the same shape."""
-        query, key, value = self.before(x).flatten(2).chunk(3, dim=1)
-        share = (query.transpose(1, 2) @ key / math.sqrt(x.shape[1])).softmax(-1)
-        seen: Tensor = self.after((value @ share.transpose(1, 2)).view_as(x))
-        return x + seen
-
-
-def noise_schedule(schedule: Schedule, steps: int) -> Tensor:
-    """Variances β_t of the noise that each of T steps adds, float64 (T,).
-
-    Args:
-        schedule: "linear": from 1e-4 to 0.02 for 1,000 steps (Ho et al. 2020, section 4), scaled up for fewer steps so
-            that the end stays the same; "cosine": ᾱ_t is a squared cosine (Nichol & Dhariwal 2021, Improved Denoising
-            Diffusion Probabilistic Models, eq. 17).
-        steps: T.
-    """
-    if schedule == "linear":
-        betas = torch.linspace(1e-4, 0.02, steps, dtype=torch.float64) * (1000 / steps)
-        if betas[-1] >= 1:
-            raise ValueError(f"{steps} steps are too few for the linear schedule, which needs more than 20")
-        return betas
-    time = torch.arange(steps + 1, dtype=torch.float64) / steps
-    alpha_bar = ((time + 0.008) / 1.008 * math.pi / 2).cos().square()
-    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=0.999)
-
-
-def spaced_times(steps: int, count: int) -> list[int]:
-    """Time 0, and `count` of the times 1..T, evenly spaced up to T."""
-    return [round(i * steps / count) for i in range(count + 1)]
-
-
-def spread_times(n: int, steps: int, generator: Generator, device: torch.device) -> Tensor:
-    """Stratified times: one in each of n equal parts of 1..T, int64 (n,), ascending.
-
-    Means over them are unbiased, with a lower variance than over independent times (after Kingma et al. 2021,
-    Variational Diffusion Models, appendix I.1).
-
-    Args:
-        n: number of times.
-        steps: T.
-        generator: on `device`.
-        device: of the result.
-    """
-    within = torch.rand(n, generator=generator, device=device, dtype=torch.float64)
-    return ((torch.arange(n, device=device) + within) * (steps / n)).long().clamp(max=steps - 1) + 1
-
-
-def gaussian_log_prob(mean: Tensor, deviation: float, x: Tensor, levels: int) -> Tensor:
-    """log-probability of each pixel under a Gaussian distribution rounded to the nearest level, nats (eq. 13).
-
-    The outermost levels take the tails, so that the probabilities of a pixel's levels sum to one.
-
-    Args:
-        mean: on the scale where levels are -1..1, any shape.
-        deviation: standard deviation, on the same scale.
-        x: integers 0..levels-1, in the shape of `mean`.
-        levels: their number.
-    """
-    half_bin = 1 / (levels - 1)
-    centre = 2 * half_bin * x.to(mean.dtype) - 1
-    upper = torch.where(x == levels - 1, torch.inf, (centre + half_bin - mean) / deviation)
-    lower = torch.where(x == 0, -torch.inf, (centre - half_bin - mean) / deviation)
-    # By symmetry the difference can be taken in the lower tail, where it does not cancel.
-    flip = lower + upper > 0
-    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
-    log_upper = torch.special.log_ndtr(upper)
-    log_mass: Tensor = log_upper + torch.log(-torch.expm1(torch.special.log_ndtr(lower) - log_upper))
-    return log_mass
 
 
 def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:

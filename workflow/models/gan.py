@@ -56,10 +56,11 @@ class Gan(Model):
     unranked = ("classes",)  # distances are measured within each class
     objective = "min_G max_D 𝔼ₓ[ log D(x) ] + 𝔼_z[ log(1 − D(G(z))) ];  non-saturating: G maximises 𝔼_z[ log D(G(z)) ]"
     about = (
-        "A generator turns noise into images, and a critic is trained to tell them from real ones; each is the other's "
-        "loss, and at the game's optimum the samples follow the data and the critic is right half the time. It samples "
-        "in one pass and has no density at all: no likelihood, no bound, no reconstruction. Features come from the "
-        "critic; the checkpoint is chosen by the energy distance of samples to held-out images."
+        "A generator maps noise to images, and a critic is trained to tell them from real ones. At the optimum of the "
+        "game, samples follow the data distribution and the critic is right half the time. Its variants differ in the "
+        "generator's loss and in regularisation, such as a gradient penalty on real images (R1). Sampling takes one "
+        "pass, and there is no density: no likelihood, no bound, and no reconstruction. Features come from the critic; "
+        "the checkpoint is chosen by the energy distance between samples and held-out images."
     )
 
     def __init__(
@@ -84,6 +85,8 @@ class Gan(Model):
         self.latents, self.r1, self.critic_steps, self.classes = latents, r1, critic_steps, classes
         self.unrolled_steps, self.unrolled_lr = unrolled_steps, unrolled_lr
         self.generator_objective: Objective = objective
+        extras = [objective, "R1" if r1 else "", "unrolled" if unrolled_steps else ""]
+        self.title = f"GAN ({', '.join(filter(None, extras))})"
         self.generator = generator_network(shape, latents + classes, channels, network)
         self.critic = critic_network(shape, channels, features, 1 + classes, network)
 

@@ -8,14 +8,14 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.layers.common import halved
-from workflow.models.layers.flow import Logit, MultiScaleFlow, Squeeze, Step
+from workflow.models.layers.flow import MultiScaleFlow, Squeeze, Step, logits
 
 
 class Glow(MultiScaleFlow):
     """Steps of actnorm, invertible 1x1 convolution and affine coupling, at several scales.
 
-    Unlike in the paper, the steps act on the logits of pixels, as in RealNVP, which is far better where many pixels are
-    black.
+    Unlike in the paper, the steps can act on the logits of pixels, as in RealNVP, which is far better where many pixels
+    are black.
 
     Args:
         shape: of an image, (C, H, W).
@@ -24,7 +24,7 @@ class Glow(MultiScaleFlow):
         steps: at each scale.
         channels: of the hidden layers in a coupling.
         dropout: in these layers, during training.
-        alpha: keeps pixels away from 0 and 1 before the logit.
+        alpha: keeps pixels away from 0 and 1 before the logit; 0 for raw pixels, as in the paper.
         dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
@@ -32,10 +32,11 @@ class Glow(MultiScaleFlow):
     paper = "Kingma & Dhariwal 2018, Glow: Generative flow with invertible 1x1 convolutions"
     objective = "max 𝔼ᵤ[ log 𝒩(h; 0, I) + log |det ∂h/∂y| ] − D log levels,  h = f(y),  y = (x + u) / levels"
     about = (
-        "A flow like RealNVP, which mixes the channels by learned invertible matrices between its couplings in place "
-        "of fixed masks, and in which the numbers that leave at each halving of the image are Gaussian given those "
-        "that stay. It samples and gives its density in one pass each; for the discrete image that density is a lower "
-        "bound, as pixels are made continuous by noise. Its latents are as many as pixels and restore every image."
+        "A flow like RealNVP that, instead of alternating fixed masks, mixes channels between its couplings by learned "
+        "invertible matrices. The dimensions that become latents at each halving of the image are Gaussian given the "
+        "remaining ones. Densities and samples take one pass each; because pixels are dequantised by noise, the "
+        "density gives a lower bound for the discrete image. There are as many latents as pixels, and they restore "
+        "every image exactly."
     )
 
     def __init__(
@@ -47,7 +48,7 @@ class Glow(MultiScaleFlow):
         steps: Annotated[int, Field(ge=1)],
         channels: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
-        alpha: Annotated[float, Field(gt=0, lt=0.5)],
+        alpha: Annotated[float, Field(ge=0, lt=0.5)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
     ) -> None:
         super().__init__(shape, levels)
@@ -58,7 +59,7 @@ class Glow(MultiScaleFlow):
         for i in range(scales):
             features = colours << i + 2
             self.last = features, height >> i + 1, width >> i + 1
-            group: list[Step] = [Squeeze()] if i else [Logit(alpha), Squeeze()]
+            group: list[Step] = [Squeeze()] if i else [*logits(alpha), Squeeze()]
             for _ in range(steps):
                 group += [ActNorm(features), InvertibleConv(features), Coupling(features, channels, dropout)]
             if i < scales - 1:

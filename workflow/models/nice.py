@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from typing import Annotated, Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers.flow import Flow
+from workflow.models.layers.flow import Flow, Step, logits
 from workflow.models.layers.noise import normal, uniform
 
 Prior = Literal["logistic", "gaussian"]
@@ -26,18 +27,19 @@ class Nice(Flow):
         width: features of a hidden layer of a coupling's network.
         depth: hidden layers of a coupling's network.
         dropout: in these layers, during training.
+        alpha: keeps pixels away from 0 and 1 before a logit, as in RealNVP; 0 for raw pixels, as in the paper.
         dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
     title = "NICE"
     paper = "Dinh, Krueger & Bengio 2015, NICE: Non-linear Independent Components Estimation"
-    objective = "max 𝔼ᵤ[ Σᵢ log p(hᵢ) + log sᵢ ] − D log levels,  h = s ⊙ f((x + u) / levels),  u ~ U[0, 1)ᴰ"
+    objective = "max 𝔼ᵤ[ log p(h) + log |det ∂h/∂y| ] − D log levels,  h = s ⊙ f(y),  y = (x + u) / levels"
     about = (
-        "An invertible network turns images into independent noise; as its couplings only add, it keeps volumes, and "
-        "the change of variables gives the density exactly in one pass. That density is of pixels made continuous by "
-        "noise, so for the discrete image it is a lower bound. It samples in one pass of the inverse and its latents "
-        "are features, but there are as many as pixels: nothing is compressed, every image is restored exactly, and "
-        "there is no reconstruction to judge."
+        "An invertible network maps images to independent latents. Its additive couplings preserve volume, so the "
+        "change of variables gives the density exactly, in one pass. This is the density of pixels dequantised by "
+        "noise, which gives a lower bound for the discrete image. Samples take one pass of the inverse. The latents "
+        "serve as features, but there are as many as pixels: nothing is compressed, and every image is restored "
+        "exactly, so there are no reconstructions to judge."
     )
 
     def __init__(
@@ -50,20 +52,29 @@ class Nice(Flow):
         width: Annotated[int, Field(ge=1)],
         depth: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
+        alpha: Annotated[float, Field(ge=0, lt=0.5)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
     ) -> None:
         super().__init__(shape, levels)
         self.prior: Prior = prior
         self.dequantisation_samples = dequantisation_samples
+        self.first = nn.ModuleList(logits(alpha))
         d = math.prod(shape)
         self.couplings = nn.ModuleList(Coupling(d, i % 2, width, depth, dropout) for i in range(couplings))
         self.log_scale = nn.Parameter(torch.zeros(d))
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents h (N, D) of pixels y (N, D), and log |det dh/dy|, a scalar: additive couplings have determinant 1."""
+        """Latents h (N, D) of pixels y (N, D), and log |det dh/dy|: (N,), or a scalar without the logit.
+
+        Additive couplings have determinant 1.
+        """
+        log_determinant = self.log_scale.sum()
+        for step in self.first:
+            y, change = step(y)
+            log_determinant = log_determinant + change
         for coupling in self.couplings:
             y = coupling(y)
-        return y * self.log_scale.exp(), self.log_scale.sum()
+        return y * self.log_scale.exp(), log_determinant
 
     def inverse(self, h: Tensor) -> Tensor:
         """Pixels y (N, D) from latents h (N, D): the inverse of `forward`."""
@@ -71,6 +82,8 @@ class Nice(Flow):
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
             y = coupling.inverse(y)
+        for step in cast(Sequence[Step], self.first):
+            y = step.inverse(y)
         return y
 
     def latent_log_prob(self, h: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
+from workflow.models.layers import context
 from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
 from workflow.models.layers.gated import GatedPixelCNN
 from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
@@ -42,6 +43,10 @@ class MaskedBlock(PixelLayer):
         out: Tensor = self.widen(self.dropout(F.relu(h)))
         return out + x
 
+    def context(self, seen: Tensor) -> Tensor:
+        """As `PixelLayer.context`."""
+        return self.middle.context(seen) | seen
+
     def by_waves(self, n: int, height: int, width: int) -> Step:
         """As `PixelLayer.by_waves`; caches the input of the 3x3 convolution."""
         narrow, seen, widen = self.narrow.of_pixels(), Seen(self.middle, n, height, width), self.widen.of_pixels()
@@ -55,6 +60,9 @@ class MaskedBlock(PixelLayer):
 
 class PixelCNN(Model):
     """p(x) or p(x|y) as a product over pixels in raster order, and over R, G, B within a pixel, by convolutions.
+
+    A pixel is given the earlier ones within the receptive field, which grows with the number of layers. Only if it
+    covers the image (`context_share` is 1) is this the chain rule of an arbitrary distribution.
 
     Args:
         shape: of an image, (C, H, W).
@@ -75,10 +83,11 @@ class PixelCNN(Model):
     unranked = ("classes",)  # p(x|y) and p(x) cannot be compared
     objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
     about = (
-        "The density of an image is the product of its pixels' densities, each given all pixels before it, and masked "
-        "convolutions compute all factors at once. The likelihood is exact and training is stable; drawing an image "
-        "takes one step a pixel, so sampling is slow. There is no latent code: its features are hidden activations, "
-        "and it can complete a picture from its upper rows, but cannot reconstruct or interpolate."
+        "The density of an image is a product of conditional densities, one per pixel, each given the earlier pixels "
+        "in the receptive field. Masked convolutions compute all factors in parallel. The likelihood is exact and "
+        "training is stable, but sampling is slow, as it takes one step per pixel. There is no latent code: features "
+        "are hidden activations, and the model can complete an image from its upper rows, but it cannot reconstruct or "
+        "interpolate."
     )
 
     def __init__(
@@ -121,6 +130,16 @@ class PixelCNN(Model):
     def passes_in_sequence(self) -> int:
         """As many as its network takes."""
         return self.network.passes_in_sequence
+
+    @property
+    def context_share(self) -> float:
+        """The share of all pairs of a pixel and an earlier one in which the later may depend on the earlier."""
+        return context.share_of_pairs(self.network.context())
+
+    @property
+    def note(self) -> str:
+        """The share of earlier pixels within the receptive field, unless it is all."""
+        return context.note_on(self.network.context())
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:

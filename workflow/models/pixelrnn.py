@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
+from workflow.models.layers import context
 from workflow.models.layers.common import categorical_log_prob
 from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
 
@@ -58,6 +59,13 @@ class RowLstm(PixelLayer):
             states.append(h)
         out: Tensor = self.widen(self.dropout(torch.cat(states, 2)))
         return out + x
+
+    def context(self, seen: Tensor) -> Tensor:
+        """As `PixelLayer.context`."""
+        rows = [self.from_input.context(seen)[:1]]
+        for row in self.from_input.context(seen)[1:].split(1):
+            rows.append(row | context.gathered(rows[-1], [(0, -1), (0, 0), (0, 1)]))
+        return torch.cat(rows) | seen
 
     def by_waves(self, n: int, height: int, width: int) -> Step:
         """As `PixelLayer.by_waves`; caches the input, the states and the memories."""
@@ -178,6 +186,12 @@ class DiagonalBiLstm(PixelLayer):
         out: Tensor = self.widen(self.dropout(from_left + late))
         return out + x
 
+    def context(self, seen: Tensor) -> Tensor:
+        """As `PixelLayer.context`: everything above and to the left, and everything above the row and to the right."""
+        above = seen.byte().cummax(0).values
+        from_left, from_right = above.cummax(1).values, above.flip(1).cummax(1).values.flip(1)
+        return (from_left | F.pad(from_right, (0, 0, 0, 0, 1, 0))[:-1]).bool() | seen
+
     def by_waves(self, n: int, height: int, width: int) -> Step:
         """As `PixelLayer.by_waves`, one pixel at a time; caches the row's features and both directions' states."""
         left, _ = self.left.pixel_by_pixel(n, height, width)
@@ -217,10 +231,10 @@ class PixelRNN(Model):
     likelihood = "exact"
     objective = "max Σᵢ log p(xᵢ | x₁, …, xᵢ₋₁)"
     about = (
-        "The density of an image is the product of its pixels' densities, as in a PixelCNN, but what came before a "
-        "pixel is carried to it by the states of an LSTM, which forget nothing by being far away. The likelihood is "
-        "exact; training must go through an image row by row or diagonal by diagonal, and drawing one pixel by pixel. "
-        "It completes pictures and its states are features, but it cannot reconstruct or interpolate."
+        "The density of an image is a product of conditional densities, one per pixel, as in a PixelCNN, but the "
+        "states of an LSTM carry the information from earlier pixels over any distance. The likelihood is exact. "
+        "Training proceeds row by row or diagonal by diagonal, sampling pixel by pixel. The model can complete images, "
+        "and its states serve as features, but it cannot reconstruct or interpolate."
     )
 
     def __init__(
@@ -251,6 +265,11 @@ class PixelRNN(Model):
     def passes_in_sequence(self) -> int:
         """As many as its network takes."""
         return self.network.passes_in_sequence
+
+    @property
+    def note(self) -> str:
+        """The share of earlier pixels within the receptive field, unless it is all."""
+        return context.note_on(self.network.context())
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:

@@ -9,13 +9,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from workflow.models.layers.common import halved
-from workflow.models.layers.flow import Logit, MultiScaleFlow, Squeeze, Step
+from workflow.models.layers.flow import MultiScaleFlow, Squeeze, Step, logits
 
 Size = tuple[int, int, int]  # features, height, width
 
 
 class RealNvp(MultiScaleFlow):
-    """Affine coupling layers on the logits of pixels, at several scales.
+    """Affine coupling layers at several scales, on the logits of pixels.
 
     Args:
         shape: of an image, (C, H, W).
@@ -25,7 +25,7 @@ class RealNvp(MultiScaleFlow):
         channels: of the residual network in a coupling.
         blocks: of the residual network in a coupling.
         dropout: in the blocks, during training.
-        alpha: keeps pixels away from 0 and 1 before the logit (section 4.1).
+        alpha: keeps pixels away from 0 and 1 before the logit (section 4.1); 0 for raw pixels.
         dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
     """
 
@@ -33,10 +33,11 @@ class RealNvp(MultiScaleFlow):
     paper = "Dinh, Sohl-Dickstein & Bengio 2017, Density estimation using Real NVP"
     objective = "max 𝔼ᵤ[ log 𝒩(h; 0, I) + log |det ∂h/∂y| ] − D log levels,  h = f(y),  y = (x + u) / levels"
     about = (
-        "Invertible couplings scale and shift one half of the pixels by what a convolutional network makes of the "
-        "other half, so that the Jacobian is triangular, and the density and samples each take one pass. Half of the "
-        "numbers leave as latents at each halving of the image; all latents together restore it exactly, so that "
-        "nothing is compressed. The density is that of pixels made continuous by noise, a lower bound for the image's."
+        "Invertible coupling layers scale and shift half of the pixels by functions of the other half, computed by a "
+        "convolutional network. The Jacobian is therefore triangular, and densities and samples take one pass each. "
+        "At each halving of the image, half of the dimensions become latents; all of them together restore the image "
+        "exactly, so nothing is compressed. The density is that of pixels dequantised by noise, which gives a lower "
+        "bound for the discrete image."
     )
 
     def __init__(
@@ -49,7 +50,7 @@ class RealNvp(MultiScaleFlow):
         channels: Annotated[int, Field(ge=1)],
         blocks: Annotated[int, Field(ge=0)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
-        alpha: Annotated[float, Field(gt=0, lt=0.5)],
+        alpha: Annotated[float, Field(ge=0, lt=0.5)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
     ) -> None:
         super().__init__(shape, levels)
@@ -63,7 +64,7 @@ class RealNvp(MultiScaleFlow):
         self.groups = nn.ModuleList()
         for i in range(scales):
             self.last = colours << i, height >> i, width >> i
-            steps = [*([] if i else [Logit(alpha)]), *coupled(checkerboard, self.last)]
+            steps = [*([] if i else logits(alpha)), *coupled(checkerboard, self.last)]
             if i < scales - 1:
                 squeezed = colours << i + 2, height >> i + 1, width >> i + 1
                 steps += [Squeeze(), *coupled(channel_mask, squeezed)]

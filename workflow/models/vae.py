@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.base import Model
+from workflow.models.base import Decodings, Model
 from workflow.models.layers.common import (
     categorical_log_prob,
     draw_classes,
-    from_unit,
     log_mean_exp,
     over_classes,
     quarter,
@@ -21,6 +20,15 @@ from workflow.models.layers.common import (
 )
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.noise import normal
+from workflow.models.layers.pixels import (
+    categorical_draw,
+    categorical_mean,
+    categorical_mode,
+    logistic_draw,
+    logistic_log_prob,
+    logistic_mean,
+    logistic_mode,
+)
 
 Decoder = Literal["categorical", "logistic"]
 Kind = Literal["convolutional", "dense"]
@@ -59,11 +67,11 @@ class Vae(Model):
     unranked = ("classes", "training_samples", "importance_samples")  # p(x|y); the bound of so many draws; unseen
     objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"
     about = (
-        "An encoder maps an image to a Gaussian over a few latents and a decoder maps latents to a distribution of "
-        "images; both are trained on a lower bound of the log-likelihood, as the exact one is an integral over all "
-        "latents. It samples in one pass, its latents are compact features, and its density is only bounded, here with "
-        "K importance samples. Pictures show the decoder's most probable pixels, as is usual: a true draw from p(x|z), "
-        "which is what the bound judges, adds noise that is independent for each pixel."
+        "An encoder maps an image to a Gaussian over a few latents, and a decoder maps latents to a distribution over "
+        "images. Both are trained on a lower bound of the log-likelihood, because the likelihood itself is an integral "
+        "over all latents; the bound reported here uses K importance samples. Sampling takes one pass, and the latents "
+        "are compact features. Samples are draws from p(x|z), with independent noise in each pixel; reconstructions "
+        "and interpolations show its mean."
     )
 
     def __init__(
@@ -139,25 +147,43 @@ class Vae(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw n latents (and classes) from the prior; the most probable image of each, uint8 (n, C, H, W)."""
-        y = torch.zeros(n, dtype=torch.long, device=self.device)
-        if self.classes:
-            y = draw_classes(n, self.classes, generator, self.device)
-        return self.sample_given(y, generator)
+        """Draw n latents (and classes) from the prior and an image from p(x|z) for each: uint8 (n, C, H, W)."""
+        return self.sample_given(self._draw_classes(n, generator), generator)
 
     @torch.no_grad()
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
-        """Draw a latent for each class y, int64 (N,); the most probable image of each, uint8 (N, C, H, W)."""
-        z = normal((len(y), self.latents), generator, self.device)
-        return self.decode(self.code(z, y))
+        """Draw a latent for each class y, int64 (N,), and an image from p(x|z): uint8 (N, C, H, W)."""
+        return self.draw(self._draw_code(y, generator), generator)
 
     @torch.no_grad()
-    def decode(self, code: Tensor) -> Tensor:
+    def decodings(self, n: int, generator: Generator) -> Decodings:
+        """Draw n latents (and classes); a draw from p(x|z), its mode and its mean, uint8 (n, C, H, W) each."""
+        code = self._draw_code(self._draw_classes(n, generator), generator)
+        return Decodings(self.draw(code, generator), self.mode(code), self.mean(code))
+
+    @torch.no_grad()
+    def draw(self, code: Tensor, generator: Generator) -> Tensor:
+        """Draw from p(x|code) given codes, (N, latents + classes): uint8 (N, C, H, W)."""
+        pixels: Tensor = self.decode_layers(code)
+        if self.decoder == "categorical":
+            return categorical_draw(pixels, generator)
+        return logistic_draw(pixels[:, 0], pixels[:, 1], self.levels, generator)
+
+    @torch.no_grad()
+    def mode(self, code: Tensor) -> Tensor:
         """The most probable images given codes, (N, latents + classes): uint8 (N, C, H, W)."""
         pixels: Tensor = self.decode_layers(code)
         if self.decoder == "categorical":
-            return pixels.argmax(1).to(torch.uint8)
+            return categorical_mode(pixels)
         return logistic_mode(pixels[:, 0], pixels[:, 1], self.levels)
+
+    @torch.no_grad()
+    def mean(self, code: Tensor) -> Tensor:
+        """The mean images given codes, (N, latents + classes), rounded: uint8 (N, C, H, W)."""
+        pixels: Tensor = self.decode_layers(code)
+        if self.decoder == "categorical":
+            return categorical_mean(pixels)
+        return logistic_mean(pixels[:, 0], pixels[:, 1], self.levels)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -175,17 +201,27 @@ class Vae(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable images given the likeliest codes of x: uint8 (N, C, H, W)."""
-        return self.decode(self.likeliest_code(x))
+        """The mean images given the likeliest codes of x: uint8 (N, C, H, W)."""
+        return self.mean(self.likeliest_code(x))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Interpolate linearly between the likeliest codes and decode: uint8 (N, steps, C, H, W).
+        """Interpolate linearly between the likeliest codes; the mean image of each: uint8 (N, steps, C, H, W).
 
         With classes, one class fades into the other along the way.
         """
         codes = walk(self.likeliest_code(a), self.likeliest_code(b), steps)
-        return self.decode(codes.flatten(0, 1)).view(len(a), steps, *self.shape)
+        return self.mean(codes.flatten(0, 1)).view(len(a), steps, *self.shape)
+
+    def _draw_classes(self, n: int, generator: Generator) -> Tensor:
+        """n classes, int64 (n,); zeros if the model has none."""
+        if self.classes:
+            return draw_classes(n, self.classes, generator, self.device)
+        return torch.zeros(n, dtype=torch.long, device=self.device)
+
+    def _draw_code(self, y: Tensor, generator: Generator) -> Tensor:
+        """Draw a latent from the prior for each class y, int64 (N,): codes, (N, latents + classes)."""
+        return self.code(normal((len(y), self.latents), generator, self.device), y)
 
     def _negative_bound(self, x: Tensor, y: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
         mean, log_variance = self.posterior(x)
@@ -266,38 +302,6 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     Kingma & Welling 2014, appendix B.
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
-
-
-def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -> Tensor:
-    """log-probability of each pixel under a logistic distribution rounded to the nearest level, nats.
-
-    Salimans et al. 2017, PixelCNN++, equation 2, with one component. The outermost levels take the tails, so that the
-    probabilities of a pixel's levels sum to one.
-
-    Args:
-        mean: of the distribution, on the scale where levels are -1..1; broadcast against x.
-        log_scale: logarithm of its scale, likewise.
-        x: integers 0..levels-1.
-        levels: their number.
-    """
-    centre, half_bin = to_unit(x, levels), 1 / (levels - 1)
-    # The scale is at least exp(-7), as in PixelCNN++: smaller ones gain next to nothing and make gradients explode.
-    inverse_scale = (-log_scale.float().clamp(min=-7)).exp()
-    upper = (centre + half_bin - mean.float()) * inverse_scale
-    lower = (centre - half_bin - mean.float()) * inverse_scale
-    # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)) avoids cancellation in the tails.
-    below_upper, above_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
-    log_mass = below_upper + above_lower + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
-    log_mass = torch.where(x == 0, below_upper, log_mass)
-    return torch.where(x == levels - 1, above_lower, log_mass)
-
-
-def logistic_mode(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """The most probable level of each pixel, uint8: the one nearest to the mean, or an outermost one with its tail."""
-    nearest = from_unit(mean, levels)
-    candidates = torch.stack([nearest, torch.zeros_like(nearest), torch.full_like(nearest, levels - 1)])
-    best = logistic_log_prob(mean, log_scale, candidates, levels).argmax(0, keepdim=True)
-    return candidates.gather(0, best).squeeze(0)
 
 
 MODEL = Vae

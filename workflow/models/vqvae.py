@@ -7,11 +7,12 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.base import Model
+from workflow.models.base import Decodings, Model
 from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.layers.pixels import categorical_draw, categorical_mean, categorical_mode
 
 
 class VqVae(Model):
@@ -39,10 +40,11 @@ class VqVae(Model):
     likelihood = "bound"
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
-        "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid back, and a PixelCNN "
-        "or a transformer learns which grids occur; drawing takes a step a code, not a pixel, and the codes are "
-        "features. Its density is bounded by the two-part code log p(x|z) + log p(z), for the one z that the encoder "
-        "picks. Pictures show the decoder's most probable pixels, without the noise that a true draw from p(x|z) adds."
+        "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid to a distribution over "
+        "images, and a PixelCNN or a transformer models the grids. Sampling takes one step per code instead of one per "
+        "pixel, and the codes are features. The log-likelihood is bounded by log p(x|z) + log p(z) for the one z that "
+        "the encoder chooses. Samples are draws from p(x|z), with independent noise in each pixel; reconstructions and "
+        "interpolations show its mean."
     )
 
     def __init__(
@@ -111,8 +113,7 @@ class VqVae(Model):
         for a q(z|x) concentrated on one z.
         """
         indices = self.indices(x)
-        decoded = self.decoder(self.codebook.lookup(indices))
-        return categorical_log_prob(decoded, x) + self.prior_log_prob(indices)
+        return categorical_log_prob(self.pixels(indices), x) + self.prior_log_prob(indices)
 
     def prior_log_prob(self, indices: Tensor) -> Tensor:
         """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have probability zero."""
@@ -139,8 +140,14 @@ class VqVae(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw grids of codes and decode each to its most probable image, uint8 (n, C, H, W)."""
-        return self.decode(self.draw_indices(n, generator))
+        """Draw grids of codes and an image from p(x|z) for each, uint8 (n, C, H, W)."""
+        return categorical_draw(self.pixels(self.draw_indices(n, generator)), generator)
+
+    @torch.no_grad()
+    def decodings(self, n: int, generator: Generator) -> Decodings:
+        """Draw n grids of codes; a draw from p(x|z), its mode and its mean, uint8 (n, C, H, W) each."""
+        logits = self.pixels(self.draw_indices(n, generator))
+        return Decodings(categorical_draw(logits, generator), categorical_mode(logits), categorical_mean(logits))
 
     @torch.no_grad()
     def draw_indices(self, n: int, generator: Generator) -> Tensor:
@@ -151,11 +158,10 @@ class VqVae(Model):
             return self.prior.sample(blank, 0, generator, available).squeeze(1)
         return self.prior.sample(n, generator, available[:, None].expand(-1, self.prior.length)).view(n, *self.grid)
 
-    @torch.no_grad()
-    def decode(self, indices: Tensor) -> Tensor:
-        """The most probable images given their codes, int64 (N, h, w): uint8 (N, C, H, W)."""
+    def pixels(self, indices: Tensor) -> Tensor:
+        """Logits of p(x|z) given codes, int64 (N, h, w): (N, levels, C, H, W)."""
         logits: Tensor = self.decoder(self.codebook.lookup(indices))
-        return logits.argmax(1).to(torch.uint8)
+        return logits
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -164,16 +170,16 @@ class VqVae(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable images given the encoder's codes: uint8 (N, C, H, W)."""
-        return self.decode(self.indices(x))
+        """The mean images given the encoder's codes: uint8 (N, C, H, W)."""
+        return categorical_mean(self.pixels(self.indices(x)))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Interpolate linearly between the encodings, quantise each step and decode it: uint8 (N, steps, C, H, W)."""
+        """Interpolate linearly between the encodings and quantise; the mean images: uint8 (N, steps, C, H, W)."""
         ends = [self.encoder(to_unit(x, self.levels)) for x in (a, b)]
         path = walk(ends[0].flatten(1), ends[1].flatten(1), steps).flatten(0, 1)
         indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))
-        return self.decode(indices).view(len(a), steps, *self.shape)
+        return categorical_mean(self.pixels(indices)).view(len(a), steps, *self.shape)
 
     def _two_parts(self, x: Tensor, indices: Tensor, quantised: Tensor) -> dict[str, Tensor]:
         reconstruction = -categorical_log_prob(self.decoder(quantised), x).mean()

@@ -7,10 +7,11 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.base import Model
+from workflow.models.base import Decodings, Model
 from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
 from workflow.models.layers.convolutions import double, halve
+from workflow.models.layers.pixels import categorical_draw, categorical_mean, categorical_mode
 
 
 class Coded(NamedTuple):
@@ -49,10 +50,10 @@ class VqVae2(Model):
     likelihood = "bound"
     objective = "min −log p(x|z₁,z₂) − log p(z₂|z₁) − log p(z₁) + β Σₗ ‖zₑ,ₗ(x) − sg(e_zₗ)‖²"
     about = (
-        "A VQ-VAE with two grids of codes: a coarse one for what is in the picture and a fine one, chosen in its "
-        "light, for the detail; a transformer learns which coarse grids occur and which fine ones go with them. Its "
-        "density is bounded by the code log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁), and drawing an image takes a step "
-        "for each code of both grids. Pictures show the decoder's most probable pixels."
+        "A VQ-VAE with two grids of codes: a coarse one for the overall content and a fine one, conditioned on it, "
+        "for the details. A transformer models both grids. The log-likelihood is bounded by "
+        "log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁), and sampling takes one step per code of either grid. Samples are "
+        "draws from p(x|z₁,z₂); reconstructions and interpolations show its mean."
     )
 
     def __init__(
@@ -114,14 +115,13 @@ class VqVae2(Model):
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
         """Length of the code in its three parts, nats per image: the negative of `log_prob`, without the commitment."""
         top, bottom = self.indices(x)
-        return self._terms(x, self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)), top, bottom)
+        return self._terms(x, self.decoded(top, bottom), top, bottom)
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """log p(x|z₁,z₂) + log p(z₂|z₁) + log p(z₁) for the encoders' z, nats (N,): a bound, as for the VQ-VAE."""
         top, bottom = self.indices(x)
-        pixels = self.pixels(self.top.lookup(top), self.bottom.lookup(bottom))
         of_top, of_bottom = self.prior_log_prob(top, bottom)
-        return categorical_log_prob(pixels, x) + of_bottom + of_top
+        return categorical_log_prob(self.decoded(top, bottom), x) + of_bottom + of_top
 
     def coded(self, x: Tensor) -> tuple[Coded, Coded]:
         """Encodings and nearest codes of top and bottom. The bottom is encoded given the codes of the top."""
@@ -174,13 +174,18 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Draw pairs of grids and decode each to its most probable image, uint8 (n, C, H, W)."""
-        return self.decode(*self.draw_indices(n, generator))
+        """Draw pairs of grids and an image from p(x|z₁,z₂) for each, uint8 (n, C, H, W)."""
+        return categorical_draw(self.decoded(*self.draw_indices(n, generator)), generator)
 
     @torch.no_grad()
-    def decode(self, top: Tensor, bottom: Tensor) -> Tensor:
-        """The most probable images given their codes, int64 (N, h, w) and (N, 2h, 2w): uint8 (N, C, H, W)."""
-        return self.pixels(self.top.lookup(top), self.bottom.lookup(bottom)).argmax(1).to(torch.uint8)
+    def decodings(self, n: int, generator: Generator) -> Decodings:
+        """Draw n pairs of grids; a draw from p(x|z₁,z₂), its mode and its mean, uint8 (n, C, H, W) each."""
+        logits = self.decoded(*self.draw_indices(n, generator))
+        return Decodings(categorical_draw(logits, generator), categorical_mode(logits), categorical_mean(logits))
+
+    def decoded(self, top: Tensor, bottom: Tensor) -> Tensor:
+        """Logits of the pixels, (N, levels, C, H, W), given codes, int64 (N, h, w) and (N, 2h, 2w)."""
+        return self.pixels(self.top.lookup(top), self.bottom.lookup(bottom))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -190,17 +195,17 @@ class VqVae2(Model):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """The most probable images given the encoders' codes: uint8 (N, C, H, W)."""
-        return self.decode(*self.indices(x))
+        """The mean images given the encoders' codes: uint8 (N, C, H, W)."""
+        return categorical_mean(self.decoded(*self.indices(x)))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Interpolate linearly between the encodings of both levels, quantise each step and decode it."""
+        """Interpolate linearly between the encodings of both levels and quantise; the mean images."""
         grids = []
         for codebook, start, end in zip((self.top, self.bottom), self.coded(a), self.coded(b), strict=True):
             path = walk(start.z.flatten(1), end.z.flatten(1), steps).flatten(0, 1)
             grids.append(codebook.nearest(path.unflatten(1, start.z.shape[1:])))
-        return self.decode(*grids).view(len(a), steps, *self.shape)
+        return categorical_mean(self.decoded(*grids)).view(len(a), steps, *self.shape)
 
     def _terms(self, x: Tensor, pixels: Tensor, top: Tensor, bottom: Tensor) -> dict[str, Tensor]:
         """Length of the code, nats per image, its three parts, and the number of codes in use at each level."""

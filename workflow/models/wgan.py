@@ -44,10 +44,11 @@ class Wgan(Model):
     likelihood = "implicit"
     objective = "min_G max_f 𝔼ₓ[ f(x) ] − 𝔼_z[ f(G(z)) ], f 1-Lipschitz: weights clipped, or + λ 𝔼[ (‖∇f(x̂)‖ − 1)² ]"
     about = (
-        "The critic is no classifier but a function of bounded steepness, and what it makes of real images less what "
-        "it makes of samples estimates how far the two distributions are apart, the Wasserstein distance. The "
-        "generator reduces that distance, which has a gradient however good the critic is. As any GAN it samples in "
-        "one pass and has no density; the checkpoint is chosen by the energy distance of samples to held-out images."
+        "The critic is not a classifier but a Lipschitz function. The difference between its means on real images and "
+        "on samples estimates the Wasserstein distance between the two distributions. The generator minimises this "
+        "distance, whose gradient does not vanish however good the critic is. As for every GAN, sampling takes one "
+        "pass and there is no density; the checkpoint is chosen by the energy distance between samples and held-out "
+        "images."
     )
 
     def __init__(

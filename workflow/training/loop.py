@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from workflow.data.tensors import ImageSet
 from workflow.errors import BakeoffError
-from workflow.models.base import HasCalibrate, HasInitialise, HasProject, Model
+from workflow.models.base import HasCalibrate, HasFinish, HasInitialise, HasProject, Model
 from workflow.params import Train
 from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import Checkpoint, CheckpointFile
@@ -29,7 +29,7 @@ SINGLE = ProcessGroup()
 LOGS_PER_EPOCH = 2  # records of training losses per epoch: enough for a curve, few enough for a small file
 SNAPSHOTS = 8  # evenly spaced times at which samples are kept, besides those of the untrained model
 SNAPSHOT_NUMBERS = 1024  # pixels times channels in the samples of a snapshot, approximately
-INITIALISED, CALIBRATED = 1024, 10_000  # training images, at most, passed to `initialise` and `calibrate`
+INITIALISED, CALIBRATED = 1024, 10_000  # training images, at most, passed to `initialise`, and to the two others
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def fit(
                 file.write(checkpoint)
     for player in model.players.values():
         player.requires_grad_(True)
-    return validator.fitted(time.perf_counter() - start, history.records)
+    return validator.fitted(start, history.records)
 
 
 def assist(
@@ -382,12 +382,23 @@ class _Validator:
         snapshots = checkpoint.get("snapshots")
         self.snapshots = {step: snapshots[str(step)] for step in checkpoint.facts["snapshots"]}
 
-    def fitted(self, seconds: float, records: list[Record]) -> Fitted:
-        """The outcome of training."""
+    def fitted(self, start: float, records: list[Record]) -> Fitted:
+        """The outcome of a training that started at `start` (by `time.perf_counter`)."""
         assert self.best is not None  # the last step always validates
         state, step, valid_loss = self.best
-        snapshots = torch.stack(list(self.snapshots.values()))
+        if isinstance(self.model, HasFinish):
+            state = self._finished(state)
+        seconds, snapshots = time.perf_counter() - start, torch.stack(list(self.snapshots.values()))
         return Fitted(state, step, valid_loss, self.total, seconds, records, snapshots, tuple(self.snapshots))
+
+    def _finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights `state`, and what is fitted to them."""
+        model, device = copy.deepcopy(self.model).eval(), self.model.device
+        model.load_state_dict(state)
+        assert isinstance(model, HasFinish)
+        x, y = self.train.images[:CALIBRATED], self.train.labels[:CALIBRATED]
+        model.finish(x.to(device), y.to(device), make_generator(device, self.seed, Stream.FINISH))
+        return model.state_dict()
 
 
 def _schedule(settings: Train, total: int) -> Callable[[int], float]:

@@ -15,7 +15,8 @@ from workflow.models.layers.noise import normal, uniform
 class Flow(Model):
     """An invertible map from dequantised images to latents with a known distribution.
 
-    Families implement `forward` and `inverse`; the prior is standard normal unless they override it.
+    Families implement `forward` and `inverse`, which begin with the logit of the pixels if `alpha` is not 0 (`logits`);
+    the prior is standard normal unless they override it.
     """
 
     family = "flow"
@@ -116,6 +117,11 @@ class Logit(Step):
     def inverse(self, z: Tensor) -> Tensor:
         """Undo `forward`; logits beyond those of pixels end up slightly outside [0, 1]."""
         return (z.sigmoid() - self.alpha) / (1 - 2 * self.alpha)
+
+
+def logits(alpha: float) -> list[Step]:
+    """The first step of a flow: the logit of the pixels; for alpha 0 there is none, and the flow acts on raw pixels."""
+    return [Logit(alpha)] if alpha else []
 
 
 class Squeeze(Step):

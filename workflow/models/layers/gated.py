@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from workflow.models.layers import context
 from workflow.models.layers.common import draw_categorical, to_unit
 from workflow.models.layers.masks import group_mask
 
@@ -60,6 +61,14 @@ class GatedLayer(nn.Module):
         rows = self.down(F.pad(v, (self.reach, self.reach, self.reach, 0)))
         above = _plus(self.from_above(F.pad(rows, (0, 0, 1, 0))[:, :, :-1]), across)
         return _gate(_plus(rows, down)), self.across(F.pad(h, (self.reach, 0, 0, 0)), above, h)
+
+    def context(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts of both stacks (`layers/context.py`), from those of their inputs."""
+        reach = range(-self.reach, self.reach + 1)
+        rows = context.gathered(v, [(down, right) for down in range(-self.reach, 1) for right in reach])
+        across = context.gathered(h, context.kernel_offsets(self.mask, 0, self.reach))
+        across |= context.gathered(rows, [(-1, 0)])
+        return rows, across if self.first else across | h
 
     def biases(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """What classes y, int64 (N,), add to the gates of the vertical and horizontal stacks: (N, 2 features, 1, 1)."""
@@ -192,6 +201,13 @@ class GatedPixelCNN(nn.Module):
         flat = F.conv2d(F.relu(h), self.to_logits.weight * self.logits_mask, self.to_logits.bias)
         logits: Tensor = flat.unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)
         return logits
+
+    def context(self) -> Tensor:
+        """Which pixels each pixel's logits depend on (`layers/context.py`)."""
+        v = h = context.of_input(*self.shape[1:])
+        for layer in self.gated:
+            v, h = layer.context(v, h)
+        return h
 
     @property
     def passes_in_sequence(self) -> int:

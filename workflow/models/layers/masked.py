@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from workflow.models.layers import context
 from workflow.models.layers.common import to_unit
 from workflow.models.layers.masks import group_mask
 from workflow.models.layers.noise import choices_at, uniform
@@ -45,6 +46,10 @@ class MaskedConv2d(nn.Conv2d):
         """(N, inputs, H, W) to (N, gates · outputs, H, W)."""
         framed = F.pad(x, (self.aside, self.aside, self.up, 0))  # padded with zeros
         return F.conv2d(framed, self.weight * self.mask, self.bias)
+
+    def context(self, seen: Tensor) -> Tensor:
+        """The context of its output (`layers/context.py`), from that of its input."""
+        return context.gathered(seen, context.kernel_offsets(self.mask, self.up, self.aside))
 
     def of_pixels(self) -> Callable[[Tensor], Tensor]:
         """A 1x1 convolution as a function of the features of pixels, (N, inputs) to (N, gates · outputs)."""
@@ -143,6 +148,10 @@ class PixelLayer(nn.Module):
         """
         raise NotImplementedError
 
+    def context(self, seen: Tensor) -> Tensor:
+        """The context of its output (`layers/context.py`), from that of its input, bool (H, W, P)."""
+        raise NotImplementedError
+
 
 class MaskedNetwork(nn.Module):
     """p(x) of images in raster order: a 7x7 convolution with mask A, layers, and two 1x1 convolutions.
@@ -185,6 +194,13 @@ class MaskedNetwork(nn.Module):
         for layer in self.layers:
             h = layer(h)
         return h[..., : self.shape[2]]
+
+    def context(self) -> Tensor:
+        """Which pixels each pixel's logits depend on (`layers/context.py`)."""
+        seen = self.first.context(F.pad(context.of_input(*self.shape[1:]), (0, 0, 0, self.blank_columns)))
+        for layer in cast(Sequence[PixelLayer], self.layers):
+            seen = layer.context(seen)
+        return seen[:, : self.shape[2]]
 
     def embed(self, x: Tensor) -> Tensor:
         """Integers (N, C, H, W) to numbers in [-1, 1]."""

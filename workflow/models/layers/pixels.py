@@ -1,0 +1,114 @@
+"""Distributions of discrete pixels: log-probabilities, draws, modes and means, given a network's outputs."""
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from workflow.models.layers.common import from_unit, to_unit
+from workflow.models.layers.noise import choices_at, uniform
+
+NUMBERS = 2**24  # of the largest tensor in a chunk of `categorical_draw` and `categorical_mean`: 64 MiB
+# Of a logistic distribution, as in PixelCNN++: smaller scales gain next to nothing and make gradients explode.
+MIN_LOG_SCALE = -7
+
+
+def categorical_draw(logits: Tensor, generator: Generator) -> Tensor:
+    """A draw of each pixel, uint8 (N, C, H, W), from its logits, (N, levels, C, H, W)."""
+    marks = uniform((logits[:, 0].numel(),), generator, logits.device).view_as(logits[:, 0])
+
+    def draw(some: Tensor, marked: Tensor) -> Tensor:
+        probabilities = some.float().movedim(1, -1).softmax(-1).flatten(0, -2)
+        return choices_at(marked.flatten(), probabilities).view_as(marked).to(torch.uint8)
+
+    size = _images(logits)
+    return torch.cat([draw(*part) for part in zip(logits.split(size), marks.split(size), strict=True)])
+
+
+def categorical_mode(logits: Tensor) -> Tensor:
+    """The most probable level of each pixel, uint8 (N, C, H, W), from its logits, (N, levels, C, H, W)."""
+    return logits.argmax(1).to(torch.uint8)
+
+
+def categorical_mean(logits: Tensor) -> Tensor:
+    """The mean of each pixel, rounded to a level, uint8 (N, C, H, W), from its logits, (N, levels, C, H, W)."""
+    level = torch.arange(logits.shape[1], device=logits.device, dtype=torch.float32)
+    parts = [torch.einsum("nlchw,l->nchw", some.float().softmax(1), level) for some in logits.split(_images(logits))]
+    return torch.cat(parts).round().to(torch.uint8)
+
+
+def _images(logits: Tensor) -> int:
+    """How many images make a chunk."""
+    return max(1, NUMBERS // max(1, logits[:1].numel()))
+
+
+def logistic_log_prob(mean: Tensor, log_scale: Tensor, x: Tensor, levels: int) -> Tensor:
+    """log-probability of each pixel under a logistic distribution rounded to the nearest level, nats.
+
+    Salimans et al. 2017, PixelCNN++, equation 2, with one component. The outermost levels take the tails, so that the
+    probabilities of a pixel's levels sum to one.
+
+    Args:
+        mean: of the distribution, on the scale where levels are -1..1; broadcast against x.
+        log_scale: logarithm of its scale, likewise.
+        x: integers 0..levels-1.
+        levels: their number.
+    """
+    centre, half_bin = to_unit(x, levels), 1 / (levels - 1)
+    inverse_scale = (-log_scale.float().clamp(min=MIN_LOG_SCALE)).exp()
+    upper = (centre + half_bin - mean.float()) * inverse_scale
+    lower = (centre - half_bin - mean.float()) * inverse_scale
+    # sigma(u) - sigma(l) = sigma(u) sigma(-l) (1 - exp(l - u)) avoids cancellation in the tails.
+    below_upper, above_lower = F.logsigmoid(upper), F.logsigmoid(-lower)
+    log_mass = below_upper + above_lower + torch.log(-torch.expm1(-2 * half_bin * inverse_scale))
+    log_mass = torch.where(x == 0, below_upper, log_mass)
+    return torch.where(x == levels - 1, above_lower, log_mass)
+
+
+def logistic_mode(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """The most probable level of each pixel, uint8: the one nearest to the mean, or an outermost one with its tail."""
+    nearest = from_unit(mean, levels)
+    candidates = torch.stack([nearest, torch.zeros_like(nearest), torch.full_like(nearest, levels - 1)])
+    best = logistic_log_prob(mean, log_scale, candidates, levels).argmax(0, keepdim=True)
+    return candidates.gather(0, best).squeeze(0)
+
+
+def logistic_draw(mean: Tensor, log_scale: Tensor, levels: int, generator: Generator) -> Tensor:
+    """A draw of each pixel of images (N, C, H, W) from the distribution of `logistic_log_prob`: uint8."""
+    mark = uniform((mean.numel(),), generator, mean.device).view_as(mean)
+    return from_unit(mean.float() + log_scale.float().clamp(min=MIN_LOG_SCALE).exp() * torch.logit(mark), levels)
+
+
+def logistic_mean(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """The mean of each pixel under the distribution of `logistic_log_prob`, rounded to a level, uint8.
+
+    It is not the logistic's own mean, as the outermost levels take the tails: E[x] is the sum of P(x > k) over k.
+    """
+    inverse_scale = (-log_scale.float().clamp(min=MIN_LOG_SCALE)).exp()
+    total = torch.zeros_like(mean, dtype=torch.float32)
+    for k in range(levels - 1):
+        edge = (2 * k + 1) / (levels - 1) - 1  # between levels k and k + 1
+        total += ((mean.float() - edge) * inverse_scale).sigmoid()
+    return total.round().to(torch.uint8)
+
+
+def gaussian_log_prob(mean: Tensor, deviation: Tensor, x: Tensor, levels: int) -> Tensor:
+    """log-probability of each pixel under a Gaussian distribution rounded to the nearest level, nats (eq. 13).
+
+    The outermost levels take the tails, so that the probabilities of a pixel's levels sum to one.
+
+    Args:
+        mean: on the scale where levels are -1..1, any shape.
+        deviation: standard deviation, on the same scale, broadcast against the mean.
+        x: integers 0..levels-1, in the shape of `mean`.
+        levels: their number.
+    """
+    half_bin = 1 / (levels - 1)
+    centre = 2 * half_bin * x.to(mean.dtype) - 1
+    upper = torch.where(x == levels - 1, torch.inf, (centre + half_bin - mean) / deviation)
+    lower = torch.where(x == 0, -torch.inf, (centre - half_bin - mean) / deviation)
+    # By symmetry the difference can be taken in the lower tail, where it does not cancel.
+    flip = lower + upper > 0
+    upper, lower = torch.where(flip, -lower, upper), torch.where(flip, -upper, lower)
+    log_upper = torch.special.log_ndtr(upper)
+    log_mass: Tensor = log_upper + torch.log(-torch.expm1(torch.special.log_ndtr(lower) - log_upper))
+    return log_mass

@@ -1,0 +1,116 @@
+"""The U-Net of diffusion models."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 4  # of channels that are normalised together
+
+
+class UNet(nn.Module):
+    """Predicts the noise, at three resolutions (appendix B of the paper, but smaller: one block each way at each).
+
+    Args:
+        colours: channels of an image.
+        channels: at full resolution; twice as many at half and quarter resolution.
+        dropout: during training.
+        classes: their number; 0 for an unconditional model.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, colours: int, channels: int, dropout: float, classes: int) -> None:
+        super().__init__()
+        wide, embedding = 2 * channels, 4 * channels
+        self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.embed_class = nn.Embedding(classes, embedding) if classes else None
+        frequencies = torch.exp(-math.log(1e4) * torch.arange(channels // 2) / (channels // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.first = nn.Conv2d(colours, channels, 3, padding=1)
+        sizes = (channels, wide)
+        self.down = nn.ModuleList(Block(c, c, embedding, dropout) for c in sizes)
+        self.halve = nn.ModuleList(nn.Conv2d(c, wide, 3, stride=2, padding=1) for c in sizes)
+        self.middle = nn.ModuleList(Block(wide, wide, embedding, dropout) for _ in range(2))
+        self.attention = Attention(wide)
+        self.enlarge = nn.ModuleList(nn.ConvTranspose2d(wide, c, 4, stride=2, padding=1) for c in sizes)
+        self.up = nn.ModuleList(Block(2 * c, c, embedding, dropout) for c in sizes)
+        self.last = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, colours, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        """The noise in x_t, (N, C, H, W).
+
+        Args:
+            x: x_t, (N, C, H, W).
+            t: times, int64 (N,).
+            y: classes, int64 (N,); None for the average of their embeddings.
+        """
+        embedding = self.embed(t, y)
+        h, passed = self.inward(x, embedding)
+        for i in (1, 0):
+            h = self.up[i](torch.cat([self.enlarge[i](h), passed[i]], 1), embedding)
+        noise: Tensor = self.last(h)
+        return noise
+
+    def embed(self, t: Tensor, y: Tensor | None) -> Tensor:
+        """Embedding of time and class for all blocks, (N, 4 channels)."""
+        embedding: Tensor = self.embed_time(self.sinusoids(t))
+        if self.embed_class is not None:
+            embedding = embedding + (self.embed_class.weight.mean(0) if y is None else self.embed_class(y))
+        return F.silu(embedding)
+
+    def sinusoids(self, t: Tensor) -> Tensor:
+        """Sinusoidal embedding of times t, int64 (N,): (N, channels) (Vaswani et al. 2017, section 3.5)."""
+        angles = t[:, None] * self.frequencies
+        return torch.cat([angles.sin(), angles.cos()], 1)
+
+    def inward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Activations at quarter resolution, (N, 2 channels, H/4, W/4), and those of the skip connections."""
+        h, passed = self.first(x), []
+        for block, halve in zip(self.down, self.halve, strict=True):
+            passed.append(block(h, embedding))
+            h = halve(passed[-1])
+        return self.middle[1](self.attention(self.middle[0](h, embedding)), embedding), passed
+
+
+class Block(nn.Module):
+    """Two convolutions with a residual connection; between them, the embedding is added at every pixel.
+
+    Args:
+        inputs: number of input features.
+        outputs: number of output features.
+        embedding: size of the embedding.
+        dropout: during training.
+    """
+
+    def __init__(self, inputs: int, outputs: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.GroupNorm(GROUPS, inputs), nn.SiLU(), nn.Conv2d(inputs, outputs, 3, padding=1))
+        self.hear = nn.Linear(embedding, outputs)
+        self.after = nn.Sequential(
+            nn.GroupNorm(GROUPS, outputs), nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(outputs, outputs, 3, padding=1)
+        )
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Features (N, inputs, H, W) and an embedding (N, embedding) to features (N, outputs, H, W)."""
+        heard = self.before(x) + self.hear(embedding)[..., None, None]
+        out: Tensor = self.shortcut(x) + self.after(heard)
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, one head, with a residual connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before = nn.Sequential(nn.GroupNorm(GROUPS, channels), nn.Conv2d(channels, 3 * channels, 1))
+        self.after = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (N, channels, H, W) to the same shape."""
+        query, key, value = self.before(x).flatten(2).chunk(3, dim=1)
+        share = (query.transpose(1, 2) @ key / math.sqrt(x.shape[1])).softmax(-1)
+        seen: Tensor = self.after((value @ share.transpose(1, 2)).view_as(x))
+        return x + seen
