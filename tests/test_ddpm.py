@@ -357,9 +357,10 @@ def test_draws_with_fitted_variances_have_the_spread_of_the_data(
 
 
 def test_says_if_samples_are_not_of_the_distribution_whose_density_is_bounded() -> None:
-    assert tiny_ddpm(25).note == ""
-    assert tiny_ddpm(25, eta=0.5).note.startswith("Samples take 25 of 25 steps with η = 0.5 and thus follow another")
-    assert tiny_ddpm(25, sampling_steps=5).note.startswith("Samples take 5 of 25 steps with η = 1 ")
+    assert tiny_ddpm(25).note.endswith("Samples and the bound use the same ones.")
+    assert "one per step and pixel (Bao et al. 2022)" in tiny_ddpm(25, variances="per pixel").note
+    assert "Samples take 25 of 25 steps with η = 0.5 and thus follow another" in tiny_ddpm(25, eta=0.5).note
+    assert "Samples take 5 of 25 steps with η = 1 " in tiny_ddpm(25, sampling_steps=5).note
 
 
 def test_loss_and_validation_are_means_over_spread_times() -> None:

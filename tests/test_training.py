@@ -302,15 +302,7 @@ def test_a_loss_that_is_not_finite_stops_with_one_clear_line(bad: float) -> None
     assert "\n" not in str(error.value)
 
 
-NICE = {
-    "prior": "logistic",
-    "couplings": 2,
-    "width": 16,
-    "depth": 1,
-    "dropout": 0.2,
-    "alpha": 0.0,
-    "dequantisation_samples": 1,
-}
+NICE = {"prior": "logistic", "couplings": 2, "width": 16, "depth": 1, "dropout": 0.2, "dequantisation_samples": 1}
 
 
 def _fit_nice(digits: Tensor, seed: int = 0, draws: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:

@@ -1,5 +1,6 @@
 """VQ-VAE: the codebook against its formulas, gradients that go where they should, and the two-part bound."""
 
+import copy
 import itertools
 import math
 from typing import Literal
@@ -313,8 +314,8 @@ def test_interpolations_begin_and_end_at_the_reconstructions() -> None:
 
 def test_a_decoder_that_is_certain_draws_its_mode_and_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _model()
-    forward = model.decoder.forward
-    monkeypatch.setattr(model.decoder, "forward", lambda codes: 1e6 * forward(codes))
+    decoder = copy.deepcopy(model.decoder)
+    monkeypatch.setattr(model.decoder, "forward", lambda codes: 1e6 * decoder(codes))
     draw, mode, mean = model.decodings(50, _generator())
     for images in (mode, mean):
         assert (images == draw).double().mean() > 0.999

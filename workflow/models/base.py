@@ -111,7 +111,7 @@ class Model(nn.Module):
 
     @property
     def note(self) -> str:
-        """What to bear in mind about this very model, given its hyper-parameters, as sentences; "" if there is nothing.
+        """What to bear in mind about a model with these hyper-parameters, in sentences; "" if there is nothing.
 
         The report shows it beside the model's results.
         """

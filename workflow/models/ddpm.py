@@ -17,6 +17,7 @@ from workflow.models.layers.pixels import gaussian_log_prob
 from workflow.models.layers.unet import GROUPS, UNet
 
 Variances = Literal["fixed", "per step", "per pixel"]
+VARIANCES = {"per step": "one per step", "per pixel": "one per step and pixel"}  # the fitted ones, in words
 ROWS = 2**10  # noisy images in one forward pass of `log_prob` and `finish`
 FITTED_TO = 2**14  # noisy images, at most, that variances are fitted to, if that is enough for
 FEWEST = 128  # images per time
@@ -31,17 +32,17 @@ REFINEMENTS = 3  # evaluations of the network for each of these steps
 class Ddpm(Model):
     """A U-Net that predicts the noise in an image after any number of diffusion steps.
 
-    The samples are drawn from the very distribution that is bounded: with the same means and variances at every step,
-    and with the noise of p(x_0|x_1), which Ho et al. leave out of the images they show. This holds if sampling visits
-    all times with eta 1; a shorter or less noisy walk (DDIM) draws from another distribution, whose density is unknown,
-    and ends with the mean of its last step.
+    Samples follow the distribution whose likelihood is bounded: sampling and the bound use the same means and variances
+    at every step, and samples include the noise of p(x_0|x_1), which Ho et al. leave out of the images they show. This
+    holds if sampling visits all times with eta 1. With fewer times or less noise (DDIM), samples follow another
+    distribution, whose density is unknown, and end with the mean of the last step.
 
-    With variances "fixed", that of a reverse step is the posterior's (β̃ of Ho et al. 2020, section 3.2), and that of
-    p(x_0|x_1) is x_1's, as in the paper. Fitted ones are optimal for the trained network: β̃ plus the part of x_{t-1}'s
-    variance that is due to the error of the predicted x_0, whose mean square is measured on training images (Bao et al.
-    2022, Analytic-DPM, theorem 1, with the error in place of the optimal one, as the network is imperfect; Bao et al.
-    2022, Estimating the Optimal Covariance with Imperfect Mean), "per step", or "per pixel" of each step.
-    That of p(x_0|x_1), the same for all pixels, is the likeliest of a range.
+    The variance of a reverse step is the posterior's (β̃ of Ho et al. 2020, section 3.2) if variances are "fixed", and
+    that of p(x_0|x_1) is then that of x_1. Fitted variances are the optimal ones: β̃ plus what the error of the
+    predicted x_0 contributes, whose mean square is measured on training images, either "per step" or "per pixel" of
+    each step (Bao et al. 2022, Analytic-DPM, theorem 1; with the network's actual error, as in Bao et al. 2022,
+    Estimating the Optimal Covariance with Imperfect Mean). The variance of p(x_0|x_1), the same for all pixels, is then
+    the one of a grid that maximises the likelihood of training images.
 
     Args:
         shape: of an image, (C, H, W).
@@ -261,12 +262,17 @@ class Ddpm(Model):
 
     @property
     def note(self) -> str:
-        """That samples and likelihood belong to different distributions, if they do."""
+        """Which reverse variances it has, and whether samples and likelihood belong to different distributions."""
+        if self.variances == "fixed":
+            chosen = "Its reverse variances are the fixed ones of Ho et al. 2020."
+        else:
+            each = VARIANCES[self.variances]
+            chosen = f"Its reverse variances are fitted to training images, {each} (Bao et al. 2022)."
         if self.ancestral:
-            return ""
+            return f"{chosen} Samples and the bound use the same ones."
         return (
-            f"Samples take {self.sampling_steps} of {self.steps} steps with η = {self.eta:g} and thus follow another "
-            "distribution than the one whose likelihood is bounded, which takes all steps with η = 1."
+            f"{chosen} Samples take {self.sampling_steps} of {self.steps} steps with η = {self.eta:g} and thus follow "
+            "another distribution than the one whose likelihood is bounded, which takes all steps with η = 1."
         )
 
     @torch.no_grad()

@@ -52,8 +52,8 @@ class Nice(Flow):
         width: Annotated[int, Field(ge=1)],
         depth: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
-        alpha: Annotated[float, Field(ge=0, lt=0.5)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
+        alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
         self.prior: Prior = prior
