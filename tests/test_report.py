@@ -179,6 +179,12 @@ def test_other_images_than_draws_have_rows_of_their_own_and_no_mark(project: Pat
     assert "GAN: mean image" not in rows
 
 
+def test_a_models_note_is_on_its_card(project: Path) -> None:
+    report.build()
+    page = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert page.count("It has a note.") == 1
+
+
 def test_where_models_do_better_than_real_images_these_are_no_ceiling(project: Path) -> None:
     real = json.loads((project / "data/reference/reference.json").read_text(encoding="utf-8"))["real"]
     edit(project / "data/reference/reference.json", real={**real, "recall": 0.9})

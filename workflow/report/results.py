@@ -16,7 +16,18 @@ from workflow.params import Params
 from workflow.paths import EXTRACTOR_METRICS, REFERENCE, RunFiles
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
-ABOUT = ("kind", "title", "paper", "family", "taxonomy", "likelihood", "objective", "about", "bits_per_dim_kind")
+ABOUT = (
+    "kind",
+    "title",
+    "paper",
+    "family",
+    "taxonomy",
+    "likelihood",
+    "objective",
+    "about",
+    "note",
+    "bits_per_dim_kind",
+)
 
 
 @dataclass(frozen=True)
