@@ -47,7 +47,8 @@ from workflow.models.layers.pixels import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
 from workflow.training.distributed import ProcessGroup
-from workflow.training.loop import INITIALISED, assist
+from workflow.training.loop import assist
+from workflow.training.steps import INITIALISED
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
 LARGE = ("vae", "vqvae", "nice")  # also at the larger size

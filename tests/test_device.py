@@ -15,7 +15,8 @@ from workflow.evaluation.classifier import Classifier, fit_classifier
 from workflow.models import base, registry
 from workflow.models.base import Model
 from workflow.params import Entry, Extractor
-from workflow.training.loop import Fitted, fit
+from workflow.training.loop import fit
+from workflow.training.validation import Fitted
 
 SHAPE, LEVELS = (3, 4, 4), 4
 MOST = 4  # layers, channels, steps, classes: an operation on a pretended GPU takes long

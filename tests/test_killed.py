@@ -126,7 +126,7 @@ def test_a_finished_training_whose_outputs_are_lost_is_not_repeated(
     """So it is if the engine is killed before it has noted the result: it deletes the outputs when it comes again."""
     train.main("gan", 0)
     assert _outputs() == undisturbed
-    monkeypatch.setattr("workflow.training.loop._Steps.take", None)
+    monkeypatch.setattr("workflow.training.steps.Steps.take", None)
     train.main("gan", 0)
     assert _outputs() == undisturbed
 
@@ -187,7 +187,7 @@ def test_a_state_of_another_training_is_never_used(
         return found
 
     monkeypatch.setattr(CheckpointFile, "read", watch)
-    monkeypatch.setattr("workflow.training.loop._Steps.take", lambda *_: [])
+    monkeypatch.setattr("workflow.training.steps.Steps.take", lambda *_: [])
     with contextlib.suppress(Exception):  # nothing is trained here: what is asked is from where it would go on
         train.main("gan", 0)
     assert read[0]["step"] >= 5

@@ -19,8 +19,9 @@ from workflow.models.base import Model
 from workflow.params import Train
 from workflow.random_streams import Stream, make_generator
 from workflow.training.history import Record
-from workflow.training.loop import Fitted, fit
+from workflow.training.loop import fit
 from workflow.training.optimizer import AdamW
+from workflow.training.validation import Fitted
 
 IMAGES = torch.arange(40, dtype=torch.uint8).view(40, 1, 1, 1)  # each one is known by its only pixel
 LR = 0.01

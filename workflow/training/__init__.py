@@ -1,1 +1,1 @@
-"""The training loop of all families, and what it needs: optimiser, checkpoints, history, several processes."""
+"""The training loop of all families: steps, validation, optimiser, checkpoints, history, several processes."""

@@ -1,0 +1,187 @@
+"""One training step: the next batch, each player's loss and gradients, the optimiser."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from workflow.data.tensors import ImageSet
+from workflow.errors import BakeoffError
+from workflow.models.base import HasInitialise, HasProject, Model
+from workflow.params import Train
+from workflow.random_streams import Stream, make_generator
+from workflow.training.checkpoint import Checkpoint
+from workflow.training.distributed import ProcessGroup
+from workflow.training.optimizer import AdamW
+
+CPU = torch.device("cpu")
+INITIALISED = 1024  # training images, at most, that `initialise` is given
+
+
+class Steps:
+    """Takes training steps: in each, every player in turn computes its loss, backpropagates and updates its weights.
+
+    Args:
+        model: to train, on its device.
+        train: images to train on, on any device.
+        settings: the model's `train` section of the parameters.
+        seed: of all random streams.
+        group: the processes that share the work.
+    """
+
+    def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, group: ProcessGroup) -> None:
+        if len(train) < settings.parts:
+            raise BakeoffError(
+                f"train.parts: {settings.parts}: more than there are training images ({len(train)}); set it lower"
+            )
+        self.model, self.settings, self.seed, self.group = model, settings, seed, group
+        self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
+        self.total = self.per_epoch * settings.epochs
+        torch.manual_seed(seed)  # dropout draws from torch's own generator
+        self._generator = make_generator(model.device, seed, Stream.LOSS)
+        self._batches = _Batches(train, settings, make_generator(CPU, seed, Stream.ORDER), model.device)
+        self._turns = 0
+        if isinstance(model, HasInitialise):
+            model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
+        self._optimisers = {name: AdamW(player.parameters()) for name, player in model.players.items()}
+        self._factor = _schedule(settings, self.total)
+
+    def take(self, step: int) -> Iterator[tuple[str, Tensor]]:
+        """Let each player take its turns, in order; yields their terms, prefixed by the player if there are several."""
+        if not self.model.training:  # `train` visits all modules, which a small model would notice
+            self.model.train()
+        players = self.model.players
+        for name in self.model.turns:
+            if several := len(players) > 1:
+                for other, player in players.items():
+                    player.requires_grad_(other == name)
+            prefix = f"{name}_" if several else ""
+            for term, value in self._turn(name, self._factor(step)).items():
+                yield prefix + term, value.detach()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Store in `checkpoint` everything that the next step depends on."""
+        checkpoint.put("model", self.model.state_dict())
+        for name, optimiser in self._optimisers.items():
+            for i, moments in optimiser.state.items():
+                checkpoint.put(f"optimiser/{name}/{i}", moments)
+        checkpoint.put("random", {"loss": self._generator.get_state(), "torch": torch.get_rng_state()})
+        if self.model.device.type == "cuda":
+            checkpoint.put("random", {"cuda": torch.cuda.get_rng_state(self.model.device)})
+        checkpoint.put("random", {"order": self._batches.before})
+        checkpoint.facts |= {"position": self._batches.position, "turns": self._turns}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from where `save` was called."""
+        self.model.load_state_dict(checkpoint.get("model"))
+        for name, optimiser in self._optimisers.items():
+            moments: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in checkpoint.get(f"optimiser/{name}").items():
+                i, _, moment = key.partition("/")
+                moments.setdefault(int(i), {})[moment] = tensor
+            optimiser.restore(moments)
+        random = checkpoint.get("random")
+        self._generator.set_state(random["loss"])
+        torch.set_rng_state(random["torch"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"], self.model.device)
+        self._batches.go_to(random["order"], checkpoint.facts["position"])
+        self._turns = checkpoint.facts["turns"]
+
+    def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
+        settings, optimiser = self.settings, self._optimisers[player]
+        optimiser.forget_gradients()
+        x, y = next(self._batches)
+        if settings.parts == 1:
+            terms = self._loss(x, y, player, self._generator)
+            terms["loss"].backward()
+        else:
+            terms = self._in_parts(x, y, player, optimiser.parameters)
+        if settings.clip:
+            terms["gradient_norm"] = nn.utils.clip_grad_norm_(optimiser.parameters, settings.clip)
+        optimiser.step(settings.lr * factor, settings.betas, settings.weight_decay)
+        if isinstance(self.model, HasProject):
+            self.model.project(player)
+        return terms
+
+    def _loss(self, x: Tensor, y: Tensor, player: str, generator: torch.Generator) -> dict[str, Tensor]:
+        bf16 = self.settings.bf16
+        with torch.autocast(self.model.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
+            return self.model.loss(x, y, player, generator)
+
+    def _in_parts(self, x: Tensor, y: Tensor, player: str, parameters: list[nn.Parameter]) -> dict[str, Tensor]:
+        """Average gradients and terms over the parts of the batch; the number of processes makes no difference.
+
+        Buffers that the loss updates (running averages over batches) are updated by each part as if it were the only
+        one; the mean of these updates is applied.
+        """
+        parts, buffers = self.settings.parts, list(self.model.buffers())
+        before = [buffer.clone() for buffer in buffers]
+        averaged = [pair for pair in zip(buffers, before, strict=True) if pair[0].is_floating_point()]
+        changes = [torch.zeros_like(buffer) for buffer, _ in averaged]
+        means: dict[str, Tensor] = {}
+        self._turns += 1
+        for part in self.group.share(parts):
+            generator = make_generator(self.model.device, self.seed, Stream.LOSS, self._turns, part)
+            torch.manual_seed(generator.initial_seed())
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            terms = self._loss(x.chunk(parts)[part], y.chunk(parts)[part], player, generator)
+            (terms["loss"] / parts).backward()
+            for term, value in terms.items():
+                means[term] = means.get(term, 0.0) + value.detach() / parts
+            for change, (buffer, value) in zip(changes, averaged, strict=True):
+                change += (buffer - value) / parts
+        self.group.add_up([*(p.grad for p in parameters if p.grad is not None), *means.values(), *changes])
+        for change, (buffer, value) in zip(changes, averaged, strict=True):
+            buffer.copy_(value + change)
+        return means
+
+
+class _Batches(Iterator[tuple[Tensor, Tensor]]):
+    """An endless stream of batches of images and labels on the device, reshuffled every epoch.
+
+    An incomplete batch at the end of an epoch is dropped.
+
+    Args:
+        train: images, on any device.
+        settings: the model's `train` section of the parameters.
+        generator: of the order, on the CPU.
+        device: of the batches.
+    """
+
+    def __init__(self, train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device) -> None:
+        self.train, self.generator, self.device = train, generator, device
+        self.size = min(settings.batch_size, len(train) // settings.parts * settings.parts)
+        self.go_to(generator.get_state(), 0)
+
+    def go_to(self, before: Tensor, position: int) -> None:
+        """Start an epoch with the generator in the state `before`, and skip its first `position` images."""
+        self.before, self.position = before, position
+        self.generator.set_state(before)
+        self._order = torch.randperm(len(self.train), generator=self.generator).to(self.train.images.device)
+
+    def __next__(self) -> tuple[Tensor, Tensor]:
+        if self.position + self.size > len(self._order):
+            self.go_to(self.generator.get_state(), 0)
+        chosen = self._order[self.position : self.position + self.size]
+        self.position += self.size
+        return self.train.images[chosen].to(self.device), self.train.labels[chosen].to(self.device)
+
+
+def _schedule(settings: Train, total: int) -> Callable[[int], float]:
+    """The learning rate's factor at a step: linear warm-up, then constant, or cosine annealing to zero.
+
+    Loshchilov & Hutter 2017, SGDR: Stochastic Gradient Descent with Warm Restarts, equation 5, without restarts.
+    """
+    warm = max(1, round(settings.warmup * total))
+
+    def factor(step: int) -> float:
+        rise = min(1.0, step / warm)
+        if settings.schedule == "constant":
+            return rise
+        return rise * 0.5 * (1 + math.cos(math.pi * max(0.0, (step - warm) / max(1, total - warm))))
+
+    return factor
