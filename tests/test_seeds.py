@@ -169,6 +169,24 @@ def test_the_page_tells_what_the_seeds_say(project: Path, monkeypatch: pytest.Mo
     assert "The best model is the same under every seed in 12 of 14 comparisons, the whole ranking in 12." in words
 
 
+def test_intervals_of_two_seeds_may_reach_beyond_what_a_chart_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0, 1])
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "runs/vae/1/metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8"))
+    repeats = metrics["repeats"] | {"fid": [[5 * value for value in row] for row in metrics["repeats"]["fid"]]}
+    write(path, metrics | {"fid": 5 * metrics["fid"], "gflops_per_sample": 0.01, "repeats": repeats})
+    for file in (tmp_path / "timings").rglob("sample.json"):
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        write(file, facts | {"images_per_second": facts["images_per_second"] * (1 + file.stat().st_ino % 7)})
+    report.build()
+    summary = json.loads(Path("report/summary.json").read_text(encoding="utf-8"))
+    assert summary["models"]["vae"]["interval"]["fid"][0] == 0
+    assert Path("report/speed.html").exists()
+
+
 def test_the_page_of_one_model_compares_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_project(tmp_path, small_sets(), 5, ["a", "b", "c"], [0, 1])
     monkeypatch.chdir(tmp_path)

@@ -149,7 +149,8 @@ def _cell(column: Column, name: str, summary: dict[str, Any], best: Sequence[str
 
 def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
     """A cell for one of the `numbers` of a model, with its spread over seeds and its interval where there are any."""
-    deviation, ends = numbers["std"][key], numbers["interval"].get(key)
+    deviation, found = numbers["std"][key], numbers["interval"].get(key)
+    ends = column.within_limits(found) if found else None
     return Cell(
         column.text(numbers["mean"][key]),
         spread=f"± {column.bare(deviation)}" if deviation else "",

@@ -42,7 +42,7 @@ def quality_against(column: Column, summary: dict[str, Any]) -> Markup | None:
         means, ends = model["mean"], model["interval"]
         if cost := means[column.key]:
             quality, label = means["fid"], name if crowded else names[name]
-            across, up = ends[column.key] or (cost, cost), ends["fid"] or (quality, quality)
+            across, up = (_within_reach(ends[key], means[key]) for key in (column.key, "fid"))
             points.append(Point(label, series, cost, quality, across, up))
     if not points:
         return None
@@ -53,6 +53,12 @@ def quality_against(column: Column, summary: dict[str, Any]) -> Markup | None:
     )
     what = f"{fid.title} of each model against its {column.title}, with the floor of real images"
     return quality_against_cost(what, points, summary["reference"]["real"]["fid"], titles, crowded)
+
+
+def _within_reach(ends: Ends | None, value: float) -> Ends:
+    """The ends of an interval on a logarithmic axis, where 0 is infinitely far: cut off a decade below the value."""
+    low, high = ends or (value, value)
+    return (max(low, value / 10), high) if value > 0 else (low, high)
 
 
 def quality_against_cost(
