@@ -8,7 +8,6 @@ import yaml
 from workflow import params
 from workflow.data.arrays import read_images
 from workflow.evaluation.columns import COST, GENERATION, MEASURED, OUT_OF_DISTRIBUTION
-from workflow.evaluation.measurements import measurements
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
 from workflow.paths import PREPARED
@@ -80,7 +79,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
-        claims=claims.judge(summary, measurements(results.measured, results.reference["histogram_model"])),
+        claims=claims.judge(summary, results.measurements),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],

@@ -3,13 +3,14 @@
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, look_up
-from workflow.evaluation.measurements import Measured
+from workflow.evaluation.measurements import Measured, Measurements, measurements
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
@@ -100,13 +101,14 @@ class Results:
         names = dict.fromkeys(run.name for run in self.runs)
         return {name: [run for run in self.runs if run.name == name] for name in names}
 
-    @property
-    def measured(self) -> dict[str, list[Measured]]:
-        """The same as the comparison takes them."""
-        return {
+    @cached_property
+    def measurements(self) -> Measurements:
+        """Every number of every model as the comparison takes it, read from the runs' pictures once."""
+        measured = {
             name: [Measured(run.metrics, RunFiles(name, run.seed).pictures) for run in runs]
             for name, runs in self.models.items()
         }
+        return measurements(measured, self.reference["histogram_model"])
 
 
 def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:

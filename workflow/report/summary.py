@@ -11,7 +11,7 @@ import numpy as np
 
 from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
-from workflow.evaluation.measurements import measurements, verdicts
+from workflow.evaluation.measurements import verdicts
 from workflow.params import Entry
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
@@ -21,7 +21,7 @@ from workflow.sweeps.trials import VALID, least_valid_loss
 
 def summarise(results: Results) -> dict[str, Any]:
     """All results, which depend only on the inputs of the report: no durations, machines or dates."""
-    found, seeds = measurements(results.measured, results.reference["histogram_model"]), results.settings.seeds
+    found, seeds = results.measurements, results.settings.seeds
     models = {
         name: _model(runs, results.settings.models[name], {key: of[name] for key, of in found.items() if name in of})
         for name, runs in results.models.items()
