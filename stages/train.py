@@ -73,7 +73,7 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
             raise BakeoffError(f"params.yaml: models.{name} with seed {seed}: {error}") from None
 
     model.load_state_dict(fitted.state)
-    about = {"selected_step": fitted.step, "steps": fitted.steps}
+    about = {"selected_step": fitted.step, "steps": fitted.steps, "training_gflops": fitted.gflops}
     registry.save(model, files.model, entry.kind, entry.hyperparameters, about)
     write_text(files.history, "".join(json.dumps(record) + "\n" for record in fitted.records))
     write_tensors(

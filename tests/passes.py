@@ -24,7 +24,7 @@ class _Passes(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """As in `workflow/evaluation/metrics/operations.py`."""
+        """As in `workflow.operations.py`."""
         return False
 
     def of_this_pass(self, values: object) -> bool:

@@ -21,7 +21,7 @@ from workflow.data.tensors import ImageSet
 from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
-from workflow.evaluation.metrics.operations import operations
+from workflow.operations import operations
 from workflow.models import base, kinds, registry
 from workflow.models.base import Model
 from workflow.models.layers.noise import choices

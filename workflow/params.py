@@ -151,11 +151,14 @@ class Evaluate(Section):
 class Train(Section):
     """Options of the one training loop; what is left out is off.
 
+    epochs, gflops: how long to train, by one of them: passes over the images, or a budget of 10⁹ floating-point
+    operations in training steps, of which as many whole epochs are made as come nearest to it, at least one.
     parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as are
     free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
     """
 
-    epochs: Count
+    epochs: Count | None = None
+    gflops: Annotated[float, Field(gt=0, strict=False)] | None = None
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
@@ -167,6 +170,13 @@ class Train(Section):
     bf16: bool = False
     valid_every: Count = 1
     parts: Count = 1
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "Train":
+        if (self.epochs is None) == (self.gflops is None):
+            both = "both are given; remove one" if self.epochs else "missing; add one of them"
+            raise ValueError(f"epochs, gflops: how long to train: {both}")
+        return self
 
     @model_validator(mode="after")
     def _equal_parts(self) -> "Train":

@@ -340,6 +340,17 @@ COST = (
         note="It says little about speed: weights that are used many times per pass make a small network slow.",
     ),
     Column(
+        key="training_gflops",
+        counted=True,
+        title="training GFLOPs",
+        form="significant",
+        better="",
+        measures="Billions of floating-point operations in all training steps, forwards and backwards: counted, so the "
+        "same on every machine.",
+        note="Validation and whatever is fitted without gradients are left out. Equal budgets do not take equal time: "
+        "small layers reach a smaller share of a processor's peak.",
+    ),
+    Column(
         key="gflops_per_sample",
         counted=True,
         title="GFLOPs per image",

@@ -20,7 +20,7 @@ from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
-from workflow.evaluation.metrics.operations import operations
+from workflow.operations import operations
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each

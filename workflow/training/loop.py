@@ -54,7 +54,7 @@ def fit(
     train, valid = (images.to_device_if_it_fits(model.device) for images in (train, valid))
     steps = Steps(model, train, settings, seed, group)
     validator, history = (
-        Validator(model, train, valid, settings, seed, steps.total),
+        Validator(model, train, valid, settings, seed, steps.total, steps.gflops),
         History(log, settings, model.device),
     )
     checkpoint = file.read() if file else Checkpoint()

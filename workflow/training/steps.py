@@ -1,6 +1,7 @@
 """One training step: the next batch, each player's loss and gradients, the optimiser."""
 
 import contextlib
+import copy
 import math
 from collections.abc import Callable, Iterator
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from workflow.data.tensors import ImageSet
 from workflow.errors import BakeoffError
 from workflow.models.base import HasInitialise, HasProject, Model
+from workflow.operations import operations
 from workflow.params import Train
 from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import Checkpoint
@@ -22,6 +24,10 @@ INITIALISED = 1024  # training images, at most, that `initialise` is given
 
 class Steps:
     """Takes training steps: in each, every player in turn computes its loss, backpropagates and updates its weights.
+
+    Attributes:
+        per_epoch: number of steps in an epoch. total: in the whole training.
+        gflops: 10⁹ floating-point operations of one step, forwards and backwards: counted, so the same on every machine.
 
     Args:
         model: to train, on its device.
@@ -38,13 +44,14 @@ class Steps:
             )
         self.model, self.settings, self.seed, self.group = model, settings, seed, group
         self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
-        self.total = self.per_epoch * settings.epochs
         torch.manual_seed(seed)  # dropout draws from torch's own generator
         self._generator = make_generator(model.device, seed, Stream.LOSS)
         self._batches = _Batches(train, settings, make_generator(CPU, seed, Stream.ORDER), model.device)
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
+        self.gflops = self._cost() / 1e9
+        self.total = self.per_epoch * self._epochs()
         self._optimisers = {name: AdamW(player.parameters()) for name, player in model.players.items()}
         self._factor = _schedule(settings, self.total)
 
@@ -52,11 +59,9 @@ class Steps:
         """Let each player take its turns, in order; yields their terms, prefixed by the player if there are several."""
         if not self.model.training:  # `train` visits all modules, which a small model would notice
             self.model.train()
-        players = self.model.players
+        several = len(self.model.players) > 1
         for name in self.model.turns:
-            if several := len(players) > 1:
-                for other, player in players.items():
-                    player.requires_grad_(other == name)
+            _only_train(self.model, name)
             prefix = f"{name}_" if several else ""
             for term, value in self._turn(name, self._factor(step)).items():
                 yield prefix + term, value.detach()
@@ -89,6 +94,26 @@ class Steps:
             torch.cuda.set_rng_state(random["cuda"], self.model.device)
         self._batches.go_to(random["order"], checkpoint.facts["position"])
         self._turns = checkpoint.facts["turns"]
+
+    def _cost(self) -> int:
+        """Floating-point operations of one step, forwards and backwards, counted on a copy of the model."""
+        model, (x, y) = copy.deepcopy(self.model).train(), self._batches.first()
+        generator = make_generator(model.device, self.seed, Stream.LOSS)
+
+        def step() -> None:
+            for player in model.turns:
+                _only_train(model, player)
+                model.loss(x, y, player, generator)["loss"].backward()
+
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
+            return operations(step)
+
+    def _epochs(self) -> int:
+        """As many as asked for, or as come nearest to the budget."""
+        if self.settings.gflops is None:
+            assert self.settings.epochs is not None
+            return self.settings.epochs
+        return max(1, round(self.settings.gflops / (self.gflops * self.per_epoch)))
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
         settings, optimiser = self.settings, self._optimisers[player]
@@ -140,6 +165,13 @@ class Steps:
         return means
 
 
+def _only_train(model: Model, player: str) -> None:
+    """Let gradients reach the weights of `player` alone, if there are several players."""
+    if len(model.players) > 1:
+        for name, network in model.players.items():
+            network.requires_grad_(name == player)
+
+
 class _Batches(Iterator[tuple[Tensor, Tensor]]):
     """An endless stream of batches of images and labels on the device, reshuffled every epoch.
 
@@ -162,6 +194,10 @@ class _Batches(Iterator[tuple[Tensor, Tensor]]):
         self.before, self.position = before, position
         self.generator.set_state(before)
         self._order = torch.randperm(len(self.train), generator=self.generator).to(self.train.images.device)
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The first images of the training data, as many as a batch has, in their own order."""
+        return self.train.images[: self.size].to(self.device), self.train.labels[: self.size].to(self.device)
 
     def __next__(self) -> tuple[Tensor, Tensor]:
         if self.position + self.size > len(self._order):

@@ -25,7 +25,7 @@ class Fitted:
     """The outcome of training.
 
     state: the weights with the lowest validation loss. step, valid_loss: when that was, and the loss.
-    steps, seconds: of the whole training. records: all that were logged.
+    steps, gflops, seconds: of the whole training. records: all that were logged.
     snapshots: samples in the course of training, always from the same noise, uint8 (S, n, C, H, W).
     snapshot_steps: when they were drawn, (S,).
     """
@@ -34,6 +34,7 @@ class Fitted:
     step: int
     valid_loss: float
     steps: int
+    gflops: float
     seconds: float
     records: list[Record]
     snapshots: Tensor
@@ -53,11 +54,14 @@ class Validator:
         settings: the model's `train` section of the parameters.
         seed: of all random streams.
         total: number of training steps.
+        gflops: 10⁹ floating-point operations of each.
     """
 
-    def __init__(self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int) -> None:
+    def __init__(
+        self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int, gflops: float
+    ) -> None:
         self.trained, self.train, self.valid, self.settings = model, train, valid, settings
-        self.seed, self.total = seed, total
+        self.seed, self.total, self.gflops = seed, total, gflops
         self.batch_size = max(settings.batch_size, 256)
         self.averages = settings.ema > 0
         self.model = copy.deepcopy(model) if self.averages else model
@@ -130,7 +134,8 @@ class Validator:
         if isinstance(self.model, HasFinish):
             state = self._finished(state)
         seconds, snapshots = time.perf_counter() - start, torch.stack(list(self.snapshots.values()))
-        return Fitted(state, step, valid_loss, self.total, seconds, records, snapshots, tuple(self.snapshots))
+        work = self.gflops * self.total
+        return Fitted(state, step, valid_loss, self.total, work, seconds, records, snapshots, tuple(self.snapshots))
 
     def _finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights `state`, and what is fitted to them."""
