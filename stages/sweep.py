@@ -3,22 +3,28 @@
 Not a stage of the graph: to both engines a trial is a model like any other. An engine may follow `--`; it is run until
 all trials are trained, and trials whose training fails are set aside. With `--trials`, Optuna proposes the values,
 `--parallel` at a time, and ranges such as `train.lr=1e-4..1e-2:log` are allowed. The same command again continues.
+`python -m stages.sweep --markdown` prints the trials of all sweeps and their validation losses as Markdown tables.
 """
 
 import argparse
 import sys
 
+from workflow import params
 from workflow.errors import BakeoffError, one_line
+from workflow.sweeps.markdown import tables
 from workflow.sweeps.run import sweep
 from workflow.sweeps.search import parse
 
 
 def main(arguments: list[str]) -> None:
-    """Run the sweep that the command line describes."""
+    """Run the sweep that the command line describes, or print the tables."""
+    if arguments == ["--markdown"]:
+        print(tables(params.load()), end="")
+        return
     cut = arguments.index("--") if "--" in arguments else len(arguments)
     reader = argparse.ArgumentParser(
         "python -m stages.sweep",
-        usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]",
+        usage="%(prog)s MODEL KEY=VALUES... [--trials N] [--parallel K] [-- ENGINE...]\n       %(prog)s --markdown",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

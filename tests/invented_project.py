@@ -148,7 +148,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "family": FAMILIES[name],
         "likelihood": likelihood, "objective": "−log p(x) = −Σᵢ log p(xᵢ | x₁ … xᵢ₋₁)", "about": about,
         "note": "It has a note." if name == "gan" else "",
-        "selected_step": 40, "steps": 60, "parameters": 123456,
+        "selected_step": 40, "steps": 60, "training_gflops": 400.25, "parameters": 123456,
         "counts": {"samples": COUNT, "draws": DRAWS, "train": 1259, "test": len(images)}, **values,
         "repeats": repeats(values, number), "decoded": decoded,
         **theory, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,

@@ -1,5 +1,6 @@
 """The contract, checked for every family that exists, with every setting that a params file gives it."""
 
+import contextlib
 import json
 import math
 import re
@@ -21,15 +22,17 @@ from workflow.data.tensors import ImageSet
 from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
-from workflow.operations import operations
 from workflow.models import base, kinds, registry
 from workflow.models.base import Model
 from workflow.models.layers.noise import choices
 from workflow.models.taxonomy import Family
+from workflow.operations import operations
 from workflow.params import Entry
 from workflow.training.checkpoint import Checkpoint, CheckpointFile
+from workflow.training.distributed import ProcessGroup
 from workflow.training.history import Record
 from workflow.training.loop import fit
+from workflow.training.steps import Steps
 
 SHAPES = [((1, 8, 8), 17), ((3, 8, 8), 4)]
 
@@ -206,6 +209,24 @@ def test_the_operations_of_a_sample_are_those_that_torch_counts(model: Model) ->
     with FlopCounterMode(display=False) as counter:
         model.sample(3, _generator(0))
     assert operations(lambda: model.sample(3, _generator(0))) == counter.get_total_flops() > 0
+
+
+class _NoModules(contextlib.nullcontext[None]):
+    """Lets FlopCounterMode count for the whole, not for each module."""
+
+    parents = frozenset({"Global"})
+
+
+def test_the_operations_of_a_training_step_are_those_that_torch_counts(entry: Entry, digits: Tensor) -> None:
+    images = ImageSet(digits[:8], torch.zeros(8, dtype=torch.int64))
+    model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters)
+    settings = entry.train.model_copy(update={"epochs": 1, "gflops": None, "batch_size": 8, "parts": 1})
+    steps = Steps(model, images, settings, 0, ProcessGroup())
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _NoModules()  # type: ignore[assignment] # torch's own cannot follow a gradient of a gradient
+    with counter:
+        list(steps.take(1))
+    assert steps.gflops * 1e9 == counter.get_total_flops() > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (3, 16, 8)], ids=["wide", "tall and in colour"])

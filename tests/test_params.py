@@ -76,6 +76,8 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("models/vae/latents", 0, ["models.vae.latents", "0", "greater than"]),
         ("models/vae/train/lr", -1.0, ["models.vae.train.lr", "-1.0", "greater than 0"]),
         ("models/vae/train/epoch", 3, ["models.vae.train.epoch", "unknown key", "epochs"]),
+        ("models/vae/train/gflops", 3, ["models.vae.train", "epochs, gflops", "both are given; remove one"]),
+        ("models/vae/train/epochs", None, ["models.vae.train", "epochs, gflops", "missing; add one of them"]),
         ("models/vae/train/schedule", "step", ["models.vae.train.schedule", "'step'", "'cosine'"]),
         ("models", {}, ["models", "at least 1"]),
     ],

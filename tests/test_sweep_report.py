@@ -1,6 +1,7 @@
 """The report of a sweep: the best trial by validation stands for all, and no test figure of another one shows."""
 
 import contextlib
+import json
 import re
 import statistics
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stages import report
+from stages import report, sweep
 from tests.browser import open_browser
 from tests.invented_project import make_project, small_sets
 from tests.swept import BEST, TRIALS, add_sweep
@@ -113,3 +114,30 @@ def test_a_browser_shows_it_without_scrolling_sideways(built: Path, tmp_path: Pa
             page, room = browser.execute_script(widths)
             assert page <= room <= width
             assert browser.execute_script("return document.querySelectorAll('#sweeps tbody tr').length") == 7
+
+
+def test_the_trials_as_markdown_from_the_best_to_those_without_a_loss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path, [0])
+    (tmp_path / "runs/vae_6/0/history.jsonl").unlink()
+    with contextlib.chdir(tmp_path):
+        base = _least(tmp_path / "runs/vae/0/history.jsonl")
+        sweep.main(["--markdown"])
+    expected: list[list[Any]] = [["vae", "2", "0.001", base]]
+    expected += [[name, str(latents), f"{rate:g}", base + more] for name, (latents, rate, more) in TRIALS.items()]
+    expected = sorted((row for row in expected if row[0] != "vae_6"), key=lambda row: row[3])
+    printed = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    assert printed[:4] == [["### vae"], [""], ["trial", "latents", "train.lr", "validation loss"], ["---"] * 4]
+    found = [[cell.strip("*") for cell in row] for row in printed[4:]]
+    assert [[*row[:3], pytest.approx(row[3], rel=1e-4)] for row in expected] == [
+        [*row[:3], float(row[3])] for row in found[:-2]
+    ]
+    assert found[-2:] == [["vae_6", "32", "0.0004", "not trained"], ["vae_4", "16", "3", "failed"]]
+    bold = [row for row in printed[4:] if row[0].startswith("**")]
+    assert [row[0] for row in bold] == [f"**{BEST}**"]
+
+
+def _least(history: Path) -> float:
+    lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    return min(float(line["valid_loss"]) for line in lines if "valid_loss" in line)

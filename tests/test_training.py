@@ -105,6 +105,21 @@ class Duel(Model):
         return {"loss": self.left.weight.detach().sum()}
 
 
+class Line(Model):
+    """One matrix product of 12 numbers with 5 rows of weights, after dropout."""
+
+    def __init__(self) -> None:
+        super().__init__((1, 1, 1), 256)
+        self.line = nn.Linear(12, 5, bias=False)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        noise = torch.randn(len(x), 12, generator=generator)
+        return {"loss": self.line(nn.functional.dropout(noise, 0.5, self.training)).square().mean()}
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        return torch.zeros(n, 1, 1, 1, dtype=torch.uint8)
+
+
 def _set(images: Tensor) -> ImageSet:
     """Images labelled with their pixel, by which each is known."""
     return ImageSet(images, images[:, 0, 0, 0].long())
@@ -117,6 +132,36 @@ def _train(**options: Any) -> Train:
 def _fit(model: Model, valid: Tensor = IMAGES[:6], seed: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:
     history: list[Record] = []
     return fit(model, _set(IMAGES), _set(valid), _train(**options), seed, history.append), history
+
+
+# A step on 8 images, 5 of them an epoch: 2 · 8 · 12 · 5 operations forwards, and as many for the weights' gradient.
+STEP = 2 * 2 * 8 * 12 * 5 / 1e9
+
+
+@pytest.mark.parametrize(("budget", "epochs"), [(0.1, 1), (1, 1), (2.4, 2), (2.6, 3), (12, 12)])
+def test_a_budget_is_spent_on_the_nearest_number_of_whole_epochs(budget: float, epochs: int) -> None:
+    fitted, _ = _fit(Line(), epochs=None, gflops=budget * 5 * STEP)
+    assert fitted.steps == 5 * epochs
+    assert fitted.gflops == pytest.approx(5 * epochs * STEP)
+
+
+def test_counting_the_operations_of_a_step_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted, _ = _fit(Line())
+    monkeypatch.setattr("workflow.training.steps.Steps._cost", lambda _: 1)
+    torch.manual_seed(0)
+    plain, _ = _fit(Line())
+    assert torch.equal(counted.state["line.weight"], plain.state["line.weight"])
+
+
+def test_a_budget_counts_the_turns_of_all_players() -> None:
+    fitted, _ = _fit(Duel(), epochs=None, gflops=1e-9)
+    # Two turns of the one, one of the other; in each, both lines compute, and one of them its gradient. One step.
+    assert fitted.gflops == pytest.approx(3 * (2 + 1) * 2 * 8 / 1e9)
+
+
+def test_a_budget_needs_something_to_count() -> None:
+    with pytest.raises(BakeoffError, match=r"train\.gflops: a step of this model has no matrix product"):
+        _fit(Slope(), epochs=None, gflops=1.0)
 
 
 def _moves(model: Slope) -> list[float]:

@@ -20,7 +20,6 @@ from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
-from workflow.operations import operations
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
@@ -36,6 +35,7 @@ from workflow.models.base import (
     bits_per_dim,
 )
 from workflow.models.taxonomy import BITS_KINDS
+from workflow.operations import operations
 from workflow.params import Evaluate, Params
 from workflow.paths import EXTRACTOR
 from workflow.random_streams import Stream, make_generator

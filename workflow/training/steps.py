@@ -27,7 +27,7 @@ class Steps:
 
     Attributes:
         per_epoch: number of steps in an epoch. total: in the whole training.
-        gflops: 10⁹ floating-point operations of one step, forwards and backwards: counted, so the same on every machine.
+        gflops: 10⁹ floating-point operations of one step, forwards and backwards, counted.
 
     Args:
         model: to train, on its device.
@@ -110,9 +110,11 @@ class Steps:
 
     def _epochs(self) -> int:
         """As many as asked for, or as come nearest to the budget."""
-        if self.settings.gflops is None:
-            assert self.settings.epochs is not None
+        if self.settings.epochs is not None:
             return self.settings.epochs
+        assert self.settings.gflops is not None
+        if not self.gflops:
+            raise BakeoffError("train.gflops: a step of this model has no matrix product to count; give epochs instead")
         return max(1, round(self.settings.gflops / (self.gflops * self.per_epoch)))
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
