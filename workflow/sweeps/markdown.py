@@ -16,20 +16,24 @@ def tables(settings: Params) -> str:
     return "\n".join(_table(base, settings) for base in settings.sweeps)
 
 
+def row(name: str, base: str, settings: Params) -> list[str]:
+    """A trial's name and its values of what the sweep varies, as the table prints them."""
+    sweep = settings.sweeps[base]
+    values = varied(name, base, settings) if name in settings.models else sweep.failed[name]
+    return [name, *(_text(values.get(key)) for key in sweep.varied)]
+
+
 def _table(base: str, settings: Params) -> str:
     sweep = settings.sweeps[base]
     losses = {name: read_losses(name, settings) for name in members(base, settings)}
     means = {name: statistics.fmean(found) for name, found in losses.items() if found}
-    ranked = [*sorted(means, key=lambda name: means[name]), *(name for name in losses if name not in means)]
-    rows = []
-    for name in ranked:
-        loss = f"{means[name]:.5g}" if name in means else "not trained"
-        cells = [name, *map(_text, varied(name, base, settings).values()), loss]
-        rows.append([f"**{cell}**" for cell in cells] if name == best_of(losses) else cells)
-    failed = [[name, *(_text(told.get(key)) for key in sweep.varied), "failed"] for name, told in sweep.failed.items()]
+    ends = {name: f"{loss:.5g}" for name, loss in sorted(means.items(), key=lambda item: item[1])}
+    ends |= {name: "not trained" for name in losses if name not in means} | dict.fromkeys(sweep.failed, "failed")
+    rows = {name: [*row(name, base, settings), end] for name, end in ends.items()}
+    if best := best_of(losses):
+        rows[best] = [f"**{cell}**" for cell in rows[best]]
     head = ["trial", *sweep.varied, "validation loss"]
-    lines = [head, ["---"] * len(head), *rows, *failed]
-    return f"### {base}\n\n" + "".join(_line(cells) for cells in lines)
+    return f"### {base}\n\n" + "".join(map(_line, [head, ["---"] * len(head), *rows.values()]))
 
 
 def _line(cells: Sequence[str]) -> str:
