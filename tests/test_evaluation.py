@@ -37,9 +37,9 @@ from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, 
 from workflow.evaluation.metrics.modes import mode_coverage
 from workflow.evaluation.metrics.neighbours import nearest
 from workflow.evaluation.metrics.sharpness import sharpness
-from workflow.evaluation.scores import PER_IMAGE, read_real, write_real
+from workflow.evaluation.scores import read_real, write_real
 from workflow.models.base import Model
-from workflow.paths import REAL_FEATURES
+from workflow.paths import PER_IMAGE, REAL_FEATURES
 
 
 def _numbers(content: Any) -> Iterator[float]:

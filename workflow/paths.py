@@ -13,6 +13,10 @@ REFERENCE, REAL_FEATURES = Path("data/reference/reference.json"), Path("data/ref
 INDEX, LEDGER = Path("data/index"), Path("data/ledger")
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 
+# How the names of tensors in a run's `pictures.safetensors` begin.
+BITS = "bits of "  # bits/dim of each image of a kind, such as the test images
+PER_IMAGE = "per_image/"  # how far each test image moves a measure
+
 # What stands beside the outputs: never tracked by DVC, and made again where it is missing.
 SPEED_PAGE, SPEED = Path("report/speed.html"), Path("report/speed.json")
 CHECKPOINTS, STAGE_LOCKS = Path("states"), Path(".locks")

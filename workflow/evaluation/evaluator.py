@@ -23,7 +23,7 @@ from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
-from workflow.evaluation.scores import PER_IMAGE, Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
+from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.models.base import (
     HasComplete,
     HasEncode,
@@ -37,7 +37,7 @@ from workflow.models.base import (
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
 from workflow.params import Evaluate, Params
-from workflow.paths import EXTRACTOR
+from workflow.paths import BITS, EXTRACTOR, PER_IMAGE
 from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
@@ -49,7 +49,6 @@ CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
 PROBED = 20_000  # training images that a linear probe is fitted to, at most
 CONVERTED = 2048  # images converted to float64 at once
 OUTSIDE = 100  # out-of-distribution inputs of each kind
-BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)

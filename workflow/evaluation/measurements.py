@@ -11,8 +11,8 @@ import numpy as np
 from workflow.data.arrays import read_arrays
 from workflow.evaluation.columns import MEASURED, Column
 from workflow.evaluation.comparison import Measurement, Values, Verdict, verdict
+from workflow.paths import PER_IMAGE
 
-PER_IMAGE = "per_image/"  # begins the names of the test images' influence among the pictures
 SCALED = {"nats": "bits_per_dim"}  # a column that is another one times a constant
 Measurements = dict[str, dict[str, Measurement]]  # by column and model; models without a value are absent
 

@@ -27,9 +27,8 @@ from workflow.evaluation.metrics.manifold import (
 )
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage
 from workflow.params import Evaluate
-from workflow.paths import REAL_FEATURES
+from workflow.paths import PER_IMAGE, REAL_FEATURES
 
-PER_IMAGE = "per_image/"  # begins the names of influence values among the pictures
 Cell = tuple[Mapping[str, Any], Mapping[str, Tensor]]  # scores of one draw by one extractor, and influence values
 
 

@@ -8,6 +8,7 @@ from markupsafe import Markup
 
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
+from workflow.paths import BITS
 from workflow.report.charts import bits_histograms, class_shares
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
@@ -16,7 +17,6 @@ from workflow.report.tables import labels
 
 SHOWN = 20  # samples of each model that are shown
 SHOWN_POINTS = 2500
-BITS = "bits of "  # begins the names of the bits/dim among the pictures
 
 
 @dataclass(frozen=True)
