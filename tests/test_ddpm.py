@@ -15,6 +15,7 @@ from workflow.models.ddpm import Ddpm, Variances, great_circle
 from workflow.models.layers.common import to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spread_times
 from workflow.models.layers.pixels import gaussian_log_prob
+from workflow.models.layers.unet import UNet
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
@@ -260,6 +261,39 @@ def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_r
     assert (gap > -4 * error).all()
     weight = torch.from_numpy(stats.norm(MEAN, SPREAD).pdf(to_unit(level, 256).double()))
     assert 0.1 < (gap * weight / weight.sum()).sum().item() < 0.6
+
+
+def test_some_terms_of_the_bound_stand_for_all() -> None:
+    """With the first and others drawn at random, the mean of many estimates is the mean of the whole bound."""
+    whole, some = (tiny_ddpm(25, "cosine", bound_terms=terms) for terms in (0, 4))
+    x = _images(whole, 1).expand(3000, -1, -1, -1)
+    exact, estimate = whole.log_prob(x[:300], _generator()), some.log_prob(x, _generator(1))
+    error = math.hypot(exact.std().item() / math.sqrt(300), estimate.std().item() / math.sqrt(3000))
+    assert abs(exact.mean() - estimate.mean()).item() < 4 * error
+    assert error < 0.02 * abs(exact.mean()).item()
+    times, weights = some._bound_times(1000, _generator())
+    assert (times[0] == 1).all()
+    for part, drawn in enumerate(times[1:]):  # of 24 others, 8 in each part
+        assert drawn.unique().tolist() == list(range(2 + 8 * part, 10 + 8 * part))
+    assert weights.flatten().tolist() == [1, 8, 8, 8]
+
+
+def test_a_single_term_cannot_stand_for_all() -> None:
+    with pytest.raises(ValueError, match="bound_terms 1 leaves no term"):
+        tiny_ddpm(25, "cosine", bound_terms=1)
+
+
+def test_patches_of_pixels_go_back_to_where_they_came_from() -> None:
+    """A network that returns what it reads is the identity, whatever the patch."""
+    network = UNet(3, 8, 0.0, 0, patch=2)
+    assert len(network.down) == len(network.up) == 1
+    seen = []
+    network.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network.last = torch.nn.Sequential()
+    network.last.forward = lambda _: seen[0]
+    x = torch.randn(2, 3, 8, 12, generator=_generator())
+    assert torch.equal(network(x, torch.tensor([1, 2]), None), x)
+    assert torch.equal(seen[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))
 
 
 VARIANCES: tuple[Variances, ...] = ("per step", "per pixel")

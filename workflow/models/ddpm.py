@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, quarter, to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spaced_times, spread_times
-from workflow.models.layers.noise import normal
+from workflow.models.layers.noise import normal, uniform
 from workflow.models.layers.pixels import gaussian_log_prob
 from workflow.models.layers.unet import GROUPS, UNet
 
@@ -55,6 +55,10 @@ class Ddpm(Model):
         dropout: during training.
         classes: number of classes of p(x|y), whose embedding is added to that of the time; 0 for p(x).
         variances: of the reverse steps, see above.
+        patch: side of the squares of pixels that the network reads at once; with 2 it costs about half as much, and it
+            has no blocks at full resolution (`layers/unet.py`).
+        bound_terms: how many of the bound's T terms are computed for an image, in `log_prob`: the first, and others at
+            stratified random times that stand for all. The estimate is unbiased. 0 for all.
     """
 
     title = "Diffusion"
@@ -63,7 +67,7 @@ class Ddpm(Model):
     taxonomy = "explicit approximate"
     likelihood = "bound"
     # Another task; p(x|y); no effect on the loss.
-    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta", "variances")
+    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta", "variances", "bound_terms")
     objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
     about = (
         "Gaussian noise is added to images in many small steps, and a network that predicts this noise reverses the "
@@ -90,13 +94,18 @@ class Ddpm(Model):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         classes: Annotated[int, Field(ge=0)] = 0,
         variances: Variances = "fixed",
+        patch: Literal[1, 2] = 1,
+        bound_terms: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
+        if bound_terms == 1:
+            raise ValueError("bound_terms 1 leaves no term to stand for the others: at least 2, or 0 for all")
         if sampling_steps > steps:
             raise ValueError(f"sampling_steps {sampling_steps} exceeds steps ({steps})")
+        self.bound_terms = bound_terms
         quarter(shape)  # raises ValueError if images cannot be halved twice
         self.steps, self.sampling_steps, self.eta, self.classes = steps, sampling_steps, eta, classes
-        self.network = UNet(shape[0], channels, dropout, classes)
+        self.network = UNet(shape[0], channels, dropout, classes, patch)
         betas = noise_schedule(schedule, steps)
         alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
         self.register_buffer("betas", betas, persistent=False)  # of times 1..T
@@ -210,12 +219,29 @@ class Ddpm(Model):
     def log_prob_given(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Lower bound of log p(x|y), nats (N,), for classes y, int64 (N,); None if the model has none."""
         total = -self.prior_term(x)
-        for times in torch.arange(1, self.steps + 1, device=x.device).split(max(1, ROWS // len(x))):
-            noise = torch.cat([self._noise(x.shape, generator) for _ in times])
-            k, t = len(times), times.repeat_interleave(len(x))
-            terms = self.terms(x.repeat(k, 1, 1, 1), t, noise, None if y is None else y.repeat(k))[1]
-            total = total - terms.view(k, len(x)).sum(0)
+        visited, stands_for = self._bound_times(len(x), generator)
+        size = max(1, ROWS // len(x))
+        for times, weights in zip(visited.split(size), stands_for.split(size), strict=True):
+            noise, k = torch.cat([self._noise(x.shape, generator) for _ in times]), len(times)
+            terms = self.terms(x.repeat(k, 1, 1, 1), times.flatten(), noise, None if y is None else y.repeat(k))[1]
+            total = total - (weights * terms.view(k, len(x))).sum(0)
         return total
+
+    def _bound_times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The times of the terms that are computed for n images, int64 (K, n), and how many terms each stands for.
+
+        The latter is float (K, 1). The first term, -log p(x_0|x_1), is unlike the others and always among them.
+        """
+        if not 0 < self.bound_terms < self.steps:
+            every = torch.arange(1, self.steps + 1, device=self.device).unsqueeze(1)
+            return every.expand(-1, n), torch.ones_like(every, dtype=self._dtype)
+        parts, others = self.bound_terms - 1, self.steps - 1
+        within = torch.stack([uniform((n,), generator, self.device) for _ in range(parts)])
+        start = torch.arange(parts, device=self.device).unsqueeze(1)
+        drawn = ((start + within) * (others / parts)).long().clamp(max=others - 1) + 2
+        weights = torch.full((self.bound_terms, 1), others / parts, device=self.device, dtype=self._dtype)
+        weights[0] = 1
+        return torch.cat([torch.ones_like(drawn[:1]), drawn]), weights
 
     def prior_term(self, x: Tensor) -> Tensor:
         """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ): the information about the image left at time T, nats (N,)."""

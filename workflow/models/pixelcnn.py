@@ -73,6 +73,8 @@ class PixelCNN(Model):
         dropout: during training.
         stack: the gated network of van den Oord et al. 2016b, or the masked one of 2016a.
         classes: number of classes of p(x|y); 0 for p(x).
+        dilations: of the gated layers after the first, which take them in turn: with [1, 2, 4], seven layers see as far
+            as sixteen do without. The masked network has none.
     """
 
     title = "PixelCNN"
@@ -100,12 +102,17 @@ class PixelCNN(Model):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         stack: Stack = "gated",
         classes: Annotated[int, Field(ge=0)] = 0,
+        dilations: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None,
     ) -> None:
         super().__init__(shape, levels)
+        if stack == "masked" and dilations:
+            raise ValueError("dilations are for the gated stack; the masked one has none")
         self.classes = classes
         self.network: GatedPixelCNN | MaskedNetwork
         if stack == "gated":
-            self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True, classes=classes)
+            self.network = GatedPixelCNN(
+                shape, levels, channels, layers, dropout, ordered=True, classes=classes, dilations=dilations or (1,)
+            )
         else:
             colours = shape[0]
             channels = -(-channels // colours) * colours

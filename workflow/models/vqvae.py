@@ -31,6 +31,7 @@ class VqVae(Model):
         dropout: in encoder, decoder and prior, during training.
         prior: model of the grids in raster order: the paper's PixelCNN, or a causal transformer (Ramesh et al. 2021,
             DALL-E).
+        blocks: residual blocks at quarter resolution in encoder and decoder; the paper has 2.
     """
 
     title = "VQ-VAE"
@@ -61,11 +62,12 @@ class VqVae(Model):
         prior_layers: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
         prior: Literal["pixelcnn", "transformer"] = "pixelcnn",
+        blocks: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
         colours, wide, self.commitment = shape[0], 2 * channels, commitment
         self.encoder = nn.Sequential(
-            *downsample(colours, channels),
+            *downsample(colours, channels, blocks=blocks),
             nn.Dropout(dropout),
             nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
             # Not in the paper: normalised encodings spread over the codes instead of all choosing one at first.
@@ -76,7 +78,7 @@ class VqVae(Model):
             nn.Conv2d(code_size, wide, 3, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
-            *upsample(channels, levels * colours),
+            *upsample(channels, levels * colours, blocks=blocks),
             nn.Unflatten(1, (levels, colours)),
         )
         self.grid = quarter(shape)

@@ -31,23 +31,35 @@ class GatedLayer(nn.Module):
         dropout: during training.
         first: whether this is the first layer, which has mask A and no residual connection.
         classes: number of classes; 0 for an unconditional layer.
+        dilation: distance between the pixels that the convolutions see (Yu & Koltun 2016, Multi-Scale Context
+            Aggregation by Dilated Convolutions).
     """
 
     mask: Tensor
     out_mask: Tensor
 
     def __init__(
-        self, inputs: int, features: int, groups: int, kernel: int, dropout: float, *, first: bool, classes: int = 0
+        self,
+        inputs: int,
+        features: int,
+        groups: int,
+        kernel: int,
+        dropout: float,
+        *,
+        first: bool,
+        classes: int = 0,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
-        self.reach, self.first = kernel // 2, first
-        self.vertical = nn.Conv2d(inputs, 2 * features, (self.reach + 1, kernel))
-        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.reach + 1))
+        self.taps, self.first, self.dilation = kernel // 2 + 1, first, dilation
+        self.reach = kernel // 2 * dilation
+        self.vertical = nn.Conv2d(inputs, 2 * features, (self.taps, kernel), dilation=dilation)
+        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.taps), dilation=dilation)
         self.from_above = nn.Conv2d(2 * features, 2 * features, 1)
         self.out = nn.Conv2d(features, features, 1)
         self.by_class = nn.Embedding(classes, 4 * features) if classes else None
         self.dropout = nn.Dropout(dropout)
-        mask = torch.ones(2 * features, inputs, 1, self.reach + 1)
+        mask = torch.ones(2 * features, inputs, 1, self.taps)
         for half in mask.chunk(2):  # the two halves of a gate, each with one block per colour channel
             half[:, :, 0, -1] = group_mask(features, inputs, groups, own=not first)
         self.register_buffer("mask", mask, persistent=False)
@@ -64,9 +76,10 @@ class GatedLayer(nn.Module):
 
     def context(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts of both stacks (`layers/context.py`), from those of their inputs."""
-        reach = range(-self.reach, self.reach + 1)
-        rows = context.gathered(v, [(down, right) for down in range(-self.reach, 1) for right in reach])
-        across = context.gathered(h, context.kernel_offsets(self.mask, 0, self.reach))
+        reach = range(-self.reach, self.reach + 1, self.dilation)
+        rows = context.gathered(v, [(down, right) for down in reach if down <= 0 for right in reach])
+        seen = context.kernel_offsets(self.mask, 0, self.taps - 1)
+        across = context.gathered(h, [(down, right * self.dilation) for down, right in seen])
         across |= context.gathered(rows, [(-1, 0)])
         return rows, across if self.first else across | h
 
@@ -88,7 +101,8 @@ class GatedLayer(nn.Module):
             above: the vertical stack's contribution to the gates, (N, 2 features, rows, W).
             residual: unpadded features, (N, features, rows, W).
         """
-        mixed = F.conv2d(h, self.horizontal.weight * self.mask, self.horizontal.bias) + above
+        kernel, bias = self.horizontal.weight * self.mask, self.horizontal.bias
+        mixed = F.conv2d(h, kernel, bias, dilation=self.horizontal.dilation) + above
         out: Tensor = F.conv2d(self.dropout(_gate(mixed)), self.out.weight * self.out_mask, self.out.bias)
         return out if self.first else out + residual
 
@@ -96,7 +110,7 @@ class GatedLayer(nn.Module):
         """`across` at a single pixel, as matrices for the block of each colour channel.
 
         Returns the matrix that multiplies the features of the pixels to the left and of the pixel itself,
-        (C, (reach + 1) · inputs, 2 f), the matrix that multiplies the gated features, (C, C · f, f), and its bias,
+        (C, taps · inputs, 2 f), the matrix that multiplies the gated features, (C, C · f, f), and its bias,
         (C, f), where f is the number of features in a block.
         """
         taps = _by_colour((self.horizontal.weight * self.mask).squeeze(2), 0, colours).permute(0, 3, 2, 1).flatten(1, 2)
@@ -135,6 +149,7 @@ class GatedPixelCNN(nn.Module):
         ordered: whether the integers are grey levels, read as numbers, or labels such as codes, read through an
             embedding.
         classes: number of classes of p(x|y); 0 for an unconditional model, which ignores y.
+        dilations: of the layers after the first, which take them in turn.
     """
 
     head_mask: Tensor
@@ -150,6 +165,7 @@ class GatedPixelCNN(nn.Module):
         *,
         ordered: bool,
         classes: int = 0,
+        dilations: Sequence[int] = (1,),
     ) -> None:
         super().__init__()
         colours = shape[0]
@@ -161,7 +177,10 @@ class GatedPixelCNN(nn.Module):
         widest = min(7, 2 * max(shape[1:]) - 1)  # beyond a small grid there is only padding
         for i in range(layers):
             inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
-            made = GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes)
+            dilation = dilations[(i - 1) % len(dilations)] if i else 1
+            made = GatedLayer(
+                inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes, dilation=dilation
+            )
             self.layers.append(made)
         self.head = nn.Conv2d(self.features, self.features, 1)
         self.to_logits = nn.Conv2d(self.features, colours * levels, 1)
@@ -276,8 +295,8 @@ class _Step(NamedTuple):
     Made once for all rows: a pixel needs so little computation that indexing a tensor would take as long.
     """
 
-    seen: Tensor  # features of the pixels to the left and the pixel's own, (N, (reach + 1) · inputs)
-    taps: Tensor  # ((reach + 1) · inputs, 2 f)
+    seen: Sequence[Tensor]  # features of the pixels to the left and the pixel's own, contiguous ones together, (N, ·)
+    taps: Sequence[Tensor]  # the matrix for each, (·, 2 f)
     mixed: Tensor  # (N, 2 f), and its halves
     content: Tensor
     gate: Tensor
@@ -290,7 +309,9 @@ class _Step(NamedTuple):
 
     def take(self, above: Tensor) -> None:
         """Compute the features. above: contribution to the gates from everything but their own row, (N or 1, 2 f)."""
-        torch.addmm(above, self.seen, self.taps, out=self.mixed)
+        torch.addmm(above, self.seen[0], self.taps[0], out=self.mixed)
+        for seen, taps in zip(self.seen[1:], self.taps[1:], strict=True):
+            self.mixed.addmm_(seen, taps)
         torch.mul(self.content.tanh_(), self.gate.sigmoid_(), out=self.gated)
         torch.addmm(self.bias, self.known, self.out, out=self.features)
         if self.residual is not None:
@@ -348,9 +369,11 @@ class _Pen:
         steps = []
         for k, (taps, out, bias) in enumerate(matrices):
             before, after, reach = self.h[k], self.h[k + 1], self.reaches[k]
+            dilation = self.network.gated[k].dilation
+            pixels = before[:, j : j + reach + 1]
             step = _Step(
-                seen=before[:, j : j + reach + 1].flatten(1),
-                taps=taps[colour],
+                seen=[pixels.flatten(1)] if dilation == 1 else pixels[:, ::dilation].unbind(1),
+                taps=[taps[colour]] if dilation == 1 else taps[colour].split(before.shape[2]),
                 mixed=self.mixed,
                 content=self.mixed[:, :size],
                 gate=self.mixed[:, size:],
