@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -19,6 +21,7 @@ from workflow.models.layers.unet import UNet
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
+DECODERS: tuple[Literal["gaussian", "histogram"], ...] = ("gaussian", "histogram")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine")
 MEAN, SPREAD = 0.1, 0.25  # of the Gaussian data whose best noise prediction is known
 
@@ -294,6 +297,48 @@ def test_patches_of_pixels_go_back_to_where_they_came_from() -> None:
     x = torch.randn(2, 3, 8, 12, generator=_generator())
     assert torch.equal(network(x, torch.tensor([1, 2]), None), x)
     assert torch.equal(seen[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))
+
+
+def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
+    """Counted by NumPy: 64 equal bins between -1 and 1, and one more at each end, to which predictions are clipped."""
+    model = tiny_ddpm(25, "cosine", decoder="histogram")
+    believed = torch.randn(400, 1, 4, 4, dtype=torch.float64, generator=_generator(4)).clamp(-1, 1)
+    x = ((believed + 1) * 8).round().to(torch.uint8)
+    x[::3] = 16
+    model._fit_histograms(x, believed)
+    edges = [-1 - 1e-9, -1 + 1e-9, *(np.arange(1, 64) / 32 - 1), 1 - 1e-9, 1 + 1e-9]
+    counts = np.histogram2d(believed.flatten().numpy(), x.flatten().numpy(), [edges, np.arange(18) - 0.5])[0] + 0.05
+    expected = torch.from_numpy(counts / counts.sum(1, keepdims=True))
+    assert expected[0, 16] > 0.3  # of the background, a third is white
+    torch.testing.assert_close(model.decoder_log_prob.exp().double(), expected, rtol=1e-5, atol=0)
+
+    levels = torch.arange(17, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    total = model.decoder_log_likelihood(levels, believed[:1].expand(17, -1, -1, -1)).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-5, atol=0)
+
+
+def test_samples_end_with_a_draw_from_the_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_ddpm(5, "cosine", decoder="histogram")
+    monkeypatch.setattr(ddpm, "DRAWN", 1000)
+    monkeypatch.setattr(model, "_predict", lambda x, *_: 1e6 * torch.ones_like(x))  # believes in black
+    shares = torch.zeros(17)
+    shares[[0, 3]] = torch.tensor([0.75, 0.25])
+    model.decoder_log_prob[0] = shares.log()
+    x = model.sample(1000, _generator())
+    assert x.unique().tolist() == [0, 3]
+    assert (x == 3).double().mean().item() == pytest.approx(0.25, abs=0.015)
+
+
+def test_a_histogram_never_makes_the_bound_of_the_images_it_is_fitted_to_worse() -> None:
+    """A drawing on a black ground, whose last noise covers several levels."""
+    bounds = []
+    x = torch.zeros(600, 1, 4, 4, dtype=torch.uint8)
+    x[:, :, 1] = torch.randint(0, 256, (600, 1, 4), dtype=torch.uint8, generator=_generator(2))
+    for decoder in DECODERS:
+        model = tiny_ddpm(5, "cosine", levels=256, variances="per pixel", decoder=decoder)
+        model.finish(x, torch.zeros(600).long(), _generator())
+        bounds.append(model.log_prob(x, _generator(1)).mean())
+    assert bounds[1] > bounds[0] + 4
 
 
 VARIANCES: tuple[Variances, ...] = ("per step", "per pixel")

@@ -35,11 +35,16 @@ def _network(
     ordered: bool = True,
     channels: int = 12,
     dilations: Sequence[int] = (1,),
+    positions: bool = False,
 ) -> GatedPixelCNN:
     """In float64, its random weights doubled, so that pixels matter to each other."""
-    network = GatedPixelCNN(shape, levels, channels, layers, dropout=0.5, ordered=ordered, dilations=dilations)
+    network = GatedPixelCNN(
+        shape, levels, channels, layers, dropout=0.5, ordered=ordered, dilations=dilations, positions=positions
+    )
     network.double().eval()
     with torch.no_grad():
+        if network.gated[0].by_position is not None:
+            network.gated[0].by_position.normal_(generator=_generator(2))
         for parameter in network.parameters():
             parameter.mul_(2)
     return network
@@ -105,8 +110,17 @@ def test_context_of_dilated_layers_is_that_of_the_gradients(monkeypatch: pytest.
     assert context[10, 6].view(12, 13).any(1).tolist() == [False] + [True] * 10 + [False]  # 3 + 3 + 2 rows, and one
 
 
+@torch.no_grad()
+def test_only_a_network_that_knows_positions_tells_apart_pixels_with_equal_surroundings() -> None:
+    x = torch.zeros(1, 1, 20, 20, dtype=torch.long)
+    for positions in (False, True):
+        logits = _network((1, 20, 20), 4, layers=2, positions=positions)(x)
+        one, other = logits[..., 10, 10], logits[..., 13, 12]  # both far from the edges
+        assert torch.allclose(one, other) is not positions
+
+
 def test_the_masked_stack_takes_no_dilations() -> None:
-    with pytest.raises(ValueError, match="dilations are for the gated stack"):
+    with pytest.raises(ValueError, match="dilations and positions are for the gated stack"):
         _model((1, 4, 4), 2, "masked", dilations=[2])
 
 
@@ -282,6 +296,7 @@ GATED: dict[str, Callable[..., GatedPixelCNN | MaskedNetwork]] = {
     "codes": partial(_network, ordered=False),
     "classes": lambda shape, levels: _model(shape, levels, classes=3).network,
     "dilated": partial(_network, layers=4, dilations=[2, 3]),
+    "positions": partial(_network, positions=True),
 }
 
 

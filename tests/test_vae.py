@@ -13,8 +13,8 @@ from tests.tiny_models import tiny_ddpm, tiny_vae
 from workflow.evaluation.batching import in_batches
 from workflow.models import vae
 from workflow.models.layers.common import from_unit
-from workflow.models.layers.pixels import logistic_log_prob, logistic_mode
-from workflow.models.vae import Decoder, Kind, Vae, kl_to_standard_normal
+from workflow.models.layers.pixels import Decoder, logistic_log_prob, logistic_mode
+from workflow.models.vae import Kind, Vae, kl_to_standard_normal
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 

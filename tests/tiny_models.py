@@ -1,10 +1,13 @@
 """Tiny models that several test files ask the same questions of."""
 
+from typing import Literal
+
 import torch
 
 from workflow.models.ddpm import Ddpm, Variances
 from workflow.models.layers.diffusion import Schedule
-from workflow.models.vae import Decoder, Kind, Vae
+from workflow.models.layers.pixels import Decoder
+from workflow.models.vae import Kind, Vae
 
 
 def tiny_vae(
@@ -42,11 +45,12 @@ def tiny_ddpm(
     classes: int = 0,
     variances: Variances = "fixed",
     bound_terms: int = 0,
+    decoder: Literal["gaussian", "histogram"] = "gaussian",
 ) -> Ddpm:
     """A model with an untrained network, all of it in double precision."""
     torch.manual_seed(1)
     model = Ddpm(
         shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
-        channels=8, dropout=0.1, classes=classes, variances=variances, bound_terms=bound_terms,
+        channels=8, dropout=0.1, classes=classes, variances=variances, bound_terms=bound_terms, decoder=decoder,
     )  # fmt: skip
     return model.double().eval()

@@ -11,7 +11,12 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers import context
-from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
+from workflow.models.layers.common import (
+    categorical_log_prob,
+    draw_categorical,
+    draw_classes,
+    over_classes,
+)
 from workflow.models.layers.gated import GatedPixelCNN
 from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
 
@@ -75,6 +80,8 @@ class PixelCNN(Model):
         classes: number of classes of p(x|y); 0 for p(x).
         dilations: of the gated layers after the first, which take them in turn: with [1, 2, 4], seven layers see as far
             as sixteen do without. The masked network has none.
+        positions: whether the gated network knows where in the image it is, by a bias of its own for each position (van
+            den Oord et al. 2016b, section 2.3, where it comes from a location-dependent condition).
     """
 
     title = "PixelCNN"
@@ -103,15 +110,24 @@ class PixelCNN(Model):
         stack: Stack = "gated",
         classes: Annotated[int, Field(ge=0)] = 0,
         dilations: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None,
+        positions: bool = False,
     ) -> None:
         super().__init__(shape, levels)
-        if stack == "masked" and dilations:
-            raise ValueError("dilations are for the gated stack; the masked one has none")
+        if stack == "masked" and (dilations or positions):
+            raise ValueError("dilations and positions are for the gated stack; the masked one has none")
         self.classes = classes
         self.network: GatedPixelCNN | MaskedNetwork
         if stack == "gated":
             self.network = GatedPixelCNN(
-                shape, levels, channels, layers, dropout, ordered=True, classes=classes, dilations=dilations or (1,)
+                shape,
+                levels,
+                channels,
+                layers,
+                dropout,
+                ordered=True,
+                classes=classes,
+                dilations=dilations or (1,),
+                positions=positions,
             )
         else:
             colours = shape[0]

@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Decodings, Model
 from workflow.models.layers.common import (
-    categorical_log_prob,
     draw_classes,
     log_mean_exp,
     over_classes,
@@ -22,17 +21,8 @@ from workflow.models.layers.common import (
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.mixture import Mixture, fit_mixture, standard_normal
 from workflow.models.layers.noise import normal
-from workflow.models.layers.pixels import (
-    categorical_draw,
-    categorical_mean,
-    categorical_mode,
-    logistic_draw,
-    logistic_log_prob,
-    logistic_mean,
-    logistic_mode,
-)
+from workflow.models.layers.pixels import Decoder, PixelDistribution
 
-Decoder = Literal["categorical", "logistic"]
 Kind = Literal["convolutional", "dense"]
 ENCODED = 1000  # images encoded at once to fit the mixture
 ROWS = 2**22  # elements of the largest tensor in a chunk of `log_prob`: 16 MiB
@@ -50,8 +40,7 @@ class Vae(Model):
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         dropout: in encoder and decoder, during training.
         beta: weight of the KL term (Higgins et al. 2017, beta-VAE); 1 for the VAE.
-        decoder: p(x|z) of a pixel: a probability for each level ("categorical"), or a discretised logistic (Salimans et
-            al. 2017, PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers per pixel.
+        decoder: p(x|z) of a pixel, "categorical" or "logistic" (`PixelDistribution`).
         importance_samples: K of the bound in `log_prob`.
         classes: number of classes of p(x|y); 0 for p(x). The decoder gets the class along with the latents (Kingma et
             al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). Unlike in that model the encoder
@@ -106,14 +95,14 @@ class Vae(Model):
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.channels, self.beta = latents, channels, beta
-        self.decoder, self.importance_samples, self.classes = decoder, importance_samples, classes
+        self.importance_samples, self.classes = importance_samples, classes
         self.training_samples, self.components = training_samples, components
-        self.outputs = levels if decoder == "categorical" else 2  # numbers that describe a pixel's distribution
+        self.pixels = PixelDistribution(decoder, levels)
         if network == "dense" and blocks:
             raise ValueError("blocks are for convolutional networks; a dense one has none")
         build = partial(_convolutional, blocks=blocks) if network == "convolutional" else _dense
         self.encode_layers, self.decode_layers = build(
-            shape, channels, dropout, inputs=latents + classes, outputs=self.outputs, latents=latents
+            shape, channels, dropout, inputs=latents + classes, outputs=self.pixels.outputs, latents=latents
         )
 
         if components:
@@ -155,10 +144,7 @@ class Vae(Model):
 
     def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
         """log p(x|code) in nats, (N,). x: uint8 (N, C, H, W), code: (N, latents + classes)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_log_prob(pixels, x)
-        return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
+        return self.pixels.log_prob(self.decode_layers(code), x)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative evidence lower bound with beta times the KL term, from one z per image, nats per image.
@@ -209,26 +195,17 @@ class Vae(Model):
     @torch.no_grad()
     def draw(self, code: Tensor, generator: Generator) -> Tensor:
         """Draw from p(x|code) given codes, (N, latents + classes): uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_draw(pixels, generator)
-        return logistic_draw(pixels[:, 0], pixels[:, 1], self.levels, generator)
+        return self.pixels.draw(self.decode_layers(code), generator)
 
     @torch.no_grad()
     def mode(self, code: Tensor) -> Tensor:
         """The most probable images given codes, (N, latents + classes): uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_mode(pixels)
-        return logistic_mode(pixels[:, 0], pixels[:, 1], self.levels)
+        return self.pixels.mode(self.decode_layers(code))
 
     @torch.no_grad()
     def mean(self, code: Tensor) -> Tensor:
         """The mean images given codes, (N, latents + classes), rounded: uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_mean(pixels)
-        return logistic_mean(pixels[:, 0], pixels[:, 1], self.levels)
+        return self.pixels.mean(self.decode_layers(code))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -294,7 +271,7 @@ class Vae(Model):
 
     def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """log p(x|z, y) of K latents z, (K, N, d), of each image x of class y: (K, N). Computed in chunks."""
-        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
+        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.pixels.outputs * self.shape[0])))
         image = torch.arange(len(x), device=x.device).repeat(len(z))
         chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
         parts = [self.log_likelihood(x[i], self.code(z_i, y[i] if self.classes else y)) for z_i, i in chunks]

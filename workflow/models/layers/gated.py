@@ -21,7 +21,8 @@ class GatedLayer(nn.Module):
     Van den Oord et al. 2016b, Conditional Image Generation with PixelCNN Decoders, figure 2. The vertical stack at row
     i sees rows up to i and feeds the horizontal stack one row below; the horizontal stack sees its own row to the left.
     Together they see everything before a pixel, without a blind spot. A class-conditional layer adds an embedding of
-    the class to the gates of both stacks at every position (equation 4).
+    the class to the gates of both stacks at every position (equation 4), and one that knows positions adds something of
+    its own at each (as equation 5).
 
     Args:
         inputs: number of input features.
@@ -33,6 +34,7 @@ class GatedLayer(nn.Module):
         classes: number of classes; 0 for an unconditional layer.
         dilation: distance between the pixels that the convolutions see (Yu & Koltun 2016, Multi-Scale Context
             Aggregation by Dilated Convolutions).
+        positions: height and width of images if the layer is to know positions.
     """
 
     mask: Tensor
@@ -49,6 +51,7 @@ class GatedLayer(nn.Module):
         first: bool,
         classes: int = 0,
         dilation: int = 1,
+        positions: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.taps, self.first, self.dilation = kernel // 2 + 1, first, dilation
@@ -58,6 +61,7 @@ class GatedLayer(nn.Module):
         self.from_above = nn.Conv2d(2 * features, 2 * features, 1)
         self.out = nn.Conv2d(features, features, 1)
         self.by_class = nn.Embedding(classes, 4 * features) if classes else None
+        self.by_position = nn.Parameter(torch.zeros(1, 4 * features, *positions)) if positions else None
         self.dropout = nn.Dropout(dropout)
         mask = torch.ones(2 * features, inputs, 1, self.taps)
         for half in mask.chunk(2):  # the two halves of a gate, each with one block per colour channel
@@ -83,9 +87,15 @@ class GatedLayer(nn.Module):
         across |= context.gathered(rows, [(-1, 0)])
         return rows, across if self.first else across | h
 
-    def biases(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What classes y, int64 (N,), add to the gates of the vertical and horizontal stacks: (N, 2 features, 1, 1)."""
-        down, across = (None, None) if self.by_class is None else self.by_class(y)[..., None, None].chunk(2, dim=1)
+    def biases(self, y: Tensor | None, rows: slice = slice(None)) -> tuple[Tensor | None, Tensor | None]:
+        """What classes y, int64 (N,), and positions in some rows add to the gates, vertical and horizontal.
+
+        Each (N or 1, 2 features, rows or 1, W or 1).
+        """
+        both = None if self.by_class is None else self.by_class(y)[..., None, None]
+        if self.by_position is not None:
+            both = _plus(self.by_position[:, :, rows], both)
+        down, across = (None, None) if both is None else both.chunk(2, dim=1)
         return down, across
 
     def down(self, v: Tensor) -> Tensor:
@@ -150,6 +160,7 @@ class GatedPixelCNN(nn.Module):
             embedding.
         classes: number of classes of p(x|y); 0 for an unconditional model, which ignores y.
         dilations: of the layers after the first, which take them in turn.
+        positions: whether the first layer knows where in the image it is, which convolutions alone cannot tell.
     """
 
     head_mask: Tensor
@@ -166,6 +177,7 @@ class GatedPixelCNN(nn.Module):
         ordered: bool,
         classes: int = 0,
         dilations: Sequence[int] = (1,),
+        positions: bool = False,
     ) -> None:
         super().__init__()
         colours = shape[0]
@@ -177,9 +189,16 @@ class GatedPixelCNN(nn.Module):
         widest = min(7, 2 * max(shape[1:]) - 1)  # beyond a small grid there is only padding
         for i in range(layers):
             inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
-            dilation = dilations[(i - 1) % len(dilations)] if i else 1
             made = GatedLayer(
-                inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes, dilation=dilation
+                inputs,
+                self.features,
+                colours,
+                kernel,
+                dropout,
+                first=i == 0,
+                classes=classes,
+                dilation=dilations[(i - 1) % len(dilations)] if i else 1,
+                positions=shape[1:] if positions and i == 0 else None,
             )
             self.layers.append(made)
         self.head = nn.Conv2d(self.features, self.features, 1)
@@ -261,20 +280,23 @@ class GatedPixelCNN(nn.Module):
         rows = [x.new_zeros((1, 2 * self.features, 1, width), dtype=dtype) for _ in self.gated]
         for i in range(height):
             if i >= row:
-                pen.draw_row(x, i, [self.above(*pair, y) for pair in zip(self.gated, rows, strict=True)])
+                pen.draw_row(x, i, [self.above(*pair, i, y) for pair in zip(self.gated, rows, strict=True)])
             rows = self._finish_row(x, i, v, y)
         return x
 
-    def above(self, layer: GatedLayer, rows: Tensor, y: Tensor | None) -> Tensor:
+    def above(self, layer: GatedLayer, rows: Tensor, i: int, y: Tensor | None) -> Tensor:
         """The contribution to a layer's gates from everything but their own row, (W, C, N or 1, 2 f).
 
         Args:
             layer: one of `gated`.
             rows: what `_finish_row` returned for the row above.
+            i: the row.
             y: classes of the images, int64 (N,).
         """
         assert layer.horizontal.bias is not None
-        mixed = _plus(layer.from_above(rows), layer.biases(y)[1]) + layer.horizontal.bias.view(1, -1, 1, 1)
+        mixed = _plus(layer.from_above(rows), layer.biases(y, slice(i, i + 1))[1]) + layer.horizontal.bias.view(
+            1, -1, 1, 1
+        )
         return _by_colour(mixed.squeeze(2), 1, self.shape[0]).permute(3, 1, 0, 2).contiguous()
 
     def _finish_row(self, x: Tensor, i: int, v: list[Tensor], y: Tensor | None) -> list[Tensor]:
@@ -285,7 +307,7 @@ class GatedPixelCNN(nn.Module):
             padded[:, :, i + layer.reach, layer.reach : layer.reach + width] = features[:, :, 0]
             row = layer.down(padded[:, :, i : i + layer.reach + 1])
             finished.append(row)
-            features = _gate(_plus(row, layer.biases(y)[0]))
+            features = _gate(_plus(row, layer.biases(y, slice(i, i + 1))[0]))
         return finished
 
 
