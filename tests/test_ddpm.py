@@ -299,6 +299,18 @@ def test_patches_of_pixels_go_back_to_where_they_came_from() -> None:
     assert torch.equal(seen[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))
 
 
+def test_the_training_loss_counts_times_with_little_noise_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that predicts no noise at all errs by D/2 at every time, so that the loss is the mean weight."""
+    model = tiny_ddpm(10, "cosine", min_snr=2.0)
+    monkeypatch.setattr(model.network, "forward", lambda x, *_: torch.zeros_like(x))
+    x = _images(model, 20_000)
+    snr = [a / (1 - a) for a in _alpha_bar(model)[1:]]
+    weight = sum(min(ratio, 2.0) / ratio for ratio in snr) / 10
+    assert 0.3 < weight < 0.9
+    assert model.loss(x, Y, "model", _generator())["loss"].item() == pytest.approx(8 * weight, rel=0.02)
+    assert model.validate(x[:3000], Y, _generator())["loss"].item() == pytest.approx(8, rel=0.02)
+
+
 def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
     """Counted by NumPy: 64 equal bins between -1 and 1, and one more at each end, to which predictions are clipped."""
     model = tiny_ddpm(25, "cosine", decoder="histogram")

@@ -46,11 +46,13 @@ def tiny_ddpm(
     variances: Variances = "fixed",
     bound_terms: int = 0,
     decoder: Literal["gaussian", "histogram"] = "gaussian",
+    min_snr: float = 0.0,
 ) -> Ddpm:
     """A model with an untrained network, all of it in double precision."""
     torch.manual_seed(1)
     model = Ddpm(
         shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
         channels=8, dropout=0.1, classes=classes, variances=variances, bound_terms=bound_terms, decoder=decoder,
+        min_snr=min_snr,
     )  # fmt: skip
     return model.double().eval()

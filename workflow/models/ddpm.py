@@ -67,6 +67,9 @@ class Ddpm(Model):
         bound_terms: how many of the bound's T terms are computed for an image, in `log_prob`: the first, and others at
             stratified random times that stand for all. The estimate is unbiased. 0 for all.
         decoder: p(x_0|x_1), see above.
+        min_snr: γ by which the training loss at time t is weighted, min(SNR, γ) / SNR with SNR = ᾱ_t / (1 - ᾱ_t) (Hang
+            et al. 2023, Efficient Diffusion Training via Min-SNR Weighting Strategy): with little time to train, less
+            of it goes into times with hardly any noise. 0 for equal weights, which validation always has.
     """
 
     title = "Diffusion"
@@ -106,13 +109,14 @@ class Ddpm(Model):
         patch: Literal[1, 2] = 1,
         bound_terms: Annotated[int, Field(ge=0)] = 0,
         decoder: Literal["gaussian", "histogram"] = "gaussian",
+        min_snr: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
         if bound_terms == 1:
             raise ValueError("bound_terms 1 leaves no term to stand for the others: at least 2, or 0 for all")
         if sampling_steps > steps:
             raise ValueError(f"sampling_steps {sampling_steps} exceeds steps ({steps})")
-        self.bound_terms = bound_terms
+        self.bound_terms, self.min_snr = bound_terms, min_snr
         quarter(shape)  # raises ValueError if images cannot be halved twice
         self.steps, self.sampling_steps, self.eta, self.classes = steps, sampling_steps, eta, classes
         self.network = UNet(shape[0], channels, dropout, classes, patch)
@@ -218,9 +222,11 @@ class Ddpm(Model):
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """L_simple (eq. 14), nats per image: ½‖ε − ε_θ‖² is the divergence between unit Gaussians around the two.
 
+        With `min_snr`, a weighted mean over times.
+
         "bound" estimates the bound of -log p(x|y) from the same times, nats per image; it is only logged.
         """
-        return self._at_random_times(x, y, generator)
+        return self._at_random_times(x, y, generator, self.min_snr)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -420,9 +426,12 @@ class Ddpm(Model):
         """All times but T: the step to T may lose the image altogether, so it cannot be undone."""
         return spaced_times(self.steps, min(self.steps, LATENT_STEPS))[:-1]
 
-    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator, min_snr: float = 0.0) -> dict[str, Tensor]:
         t = spread_times(len(x), self.steps, generator, x.device)
         simple, term = self.terms(x, t, self._noise(x.shape, generator), y if self.classes else None)
+        if min_snr:
+            a = self.alpha_bar[t].to(self._dtype)
+            simple = simple * (min_snr * (1 - a) / a).clamp(max=1)
         return {"loss": simple.mean(), "bound": (self.prior_term(x) + self.steps * term.detach()).mean()}
 
     def _noise(self, size: tuple[int, ...], generator: Generator) -> Tensor:
