@@ -119,6 +119,18 @@ def test_only_a_network_that_knows_positions_tells_apart_pixels_with_equal_surro
         assert torch.allclose(one, other) is not positions
 
 
+def test_begins_with_the_frequencies_of_the_levels() -> None:
+    """A network without weights in its last layer then has the entropy of the pixels of each channel as its loss."""
+    model = _model((3, 2, 2), 4)
+    x = torch.randint(2, (500, 3, 2, 2), dtype=torch.uint8, generator=_generator())
+    x[:, 1] = 3
+    model.initialise(x, _generator())
+    with torch.no_grad():
+        model.network.to_logits.weight.zero_()
+    loss = model.loss(x, torch.empty(0), "model", _generator())["loss"].item()
+    assert loss == pytest.approx(8 * math.log(2), rel=0.02)  # one channel is always 3, two are like coins
+
+
 def test_the_masked_stack_takes_no_dilations() -> None:
     with pytest.raises(ValueError, match="dilations and positions are for the gated stack"):
         _model((1, 4, 4), 2, "masked", dilations=[2])

@@ -15,6 +15,7 @@ from workflow.models.layers.common import (
     categorical_log_prob,
     draw_categorical,
     draw_classes,
+    log_frequencies,
     over_classes,
 )
 from workflow.models.layers.gated import GatedPixelCNN
@@ -134,6 +135,13 @@ class PixelCNN(Model):
             channels = -(-channels // colours) * colours
             blocks = [MaskedBlock(channels, colours, dropout) for _ in range(layers - 1)]
             self.network = MaskedNetwork(shape, levels, 2 * channels, blocks, classes)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Begin with the frequencies of the levels in images x, uint8 (N, C, H, W), as logits."""
+        bias = self.network.to_logits.bias
+        assert bias is not None
+        bias.copy_(log_frequencies(x, self.levels).flatten())
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative log-likelihood, nats per image; of p(x|y) if there are classes."""
