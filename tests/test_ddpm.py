@@ -286,14 +286,13 @@ def test_a_single_term_cannot_stand_for_all() -> None:
         tiny_ddpm(25, "cosine", bound_terms=1)
 
 
-def test_patches_of_pixels_go_back_to_where_they_came_from() -> None:
+def test_patches_of_pixels_go_back_to_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that returns what it reads is the identity, whatever the patch."""
     network = UNet(3, 8, 0.0, 0, patch=2)
     assert len(network.down) == len(network.up) == 1
     seen = []
     network.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network.last = torch.nn.Sequential()
-    network.last.forward = lambda _: seen[0]
+    monkeypatch.setattr(network.last, "forward", lambda _: seen[0])
     x = torch.randn(2, 3, 8, 12, generator=_generator())
     assert torch.equal(network(x, torch.tensor([1, 2]), None), x)
     assert torch.equal(seen[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))
@@ -451,6 +450,9 @@ def test_says_if_samples_are_not_of_the_distribution_whose_density_is_bounded() 
     assert tiny_ddpm(25).note.endswith("Samples and the bound use the same ones.")
     assert "one per step and pixel (Bao et al. 2022)" in tiny_ddpm(25, variances="per pixel").note
     assert "Samples take 25 of 25 steps with η = 0.5 and thus follow another" in tiny_ddpm(25, eta=0.5).note
+    assert "The last step draws each pixel from a histogram" in tiny_ddpm(25, decoder="histogram").note
+    assert "estimated from 4 of its 25 terms" in tiny_ddpm(25, bound_terms=4).note
+    assert "estimated" not in tiny_ddpm(25, bound_terms=25).note
     assert "Samples take 5 of 25 steps with η = 1 " in tiny_ddpm(25, sampling_steps=5).note
 
 

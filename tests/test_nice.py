@@ -152,3 +152,52 @@ def test_interpolation_starts_and_ends_at_the_very_images(alpha: float) -> None:
     assert torch.equal(walk[:, 0], a)
     assert torch.equal(walk[:, -1], b)
     assert (walk[:, 3] != a).any()
+
+
+def _mixed() -> Nice:
+    """With a prior that differs between latents."""
+    model = _model((1, 1, 2), 3, "mixture")
+    assert model.mixture is not None
+    with torch.no_grad():
+        for parameter in model.mixture.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=_generator(5), dtype=torch.float64))
+    return model
+
+
+def _mixture_cdf(model: Nice, i: int, h: Tensor) -> Tensor:
+    """Of latent i at h, (n,), by SciPy."""
+    assert model.mixture is not None
+    weights, means, log_scales = (parameter.detach()[:, i] for parameter in model.mixture.parameters())
+    each = stats.logistic(means.numpy(), log_scales.exp().numpy()).cdf(h[:, None].numpy())
+    return torch.from_numpy(each) @ weights.softmax(0)
+
+
+def test_density_under_a_mixture_integrates_to_one_and_is_the_slope_of_its_distribution_function() -> None:
+    model = _mixed()
+    y, area = _grid(-25, 25, 1000)
+    with torch.no_grad():
+        h, log_determinant = model.forward(y)
+        total = (model.latent_log_prob(h).sum(1) + log_determinant).exp().sum() * area
+        assert abs(total.item() - 1) < 1e-3
+        line = torch.linspace(-8, 8, 200, dtype=torch.float64)
+        density = model.latent_log_prob(line[:, None].repeat(1, 2)).exp()
+    for i in range(2):
+        slope = (_mixture_cdf(model, i, line + 1e-5) - _mixture_cdf(model, i, line - 1e-5)) / 2e-5
+        torch.testing.assert_close(density[:, i], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_draws_from_a_mixture_have_its_distribution_function() -> None:
+    model = _mixed()
+    with torch.no_grad():
+        h = model.draw_latents(20_000, _generator())
+    for i in range(2):
+        assert stats.kstest(_mixture_cdf(model, i, h[:, i]).numpy(), "uniform").pvalue > 0.01
+
+
+def test_initialisation_for_a_mixture_gives_latents_unit_spread(digits: Tensor) -> None:
+    model = Nice(
+        (1, 8, 8), 17, prior="mixture", couplings=2, width=8, depth=1, dropout=0, alpha=0.01, dequantisation_samples=1
+    )
+    model.initialise(digits[:500], _generator(1))
+    h, _ = model((digits[:500].flatten(1) + torch.rand(500, 64, generator=_generator(2))) / 17)
+    torch.testing.assert_close(h.std(0), torch.ones(64), rtol=0.15, atol=0)

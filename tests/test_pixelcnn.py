@@ -62,8 +62,9 @@ def _model(
 ) -> PixelCNN:
     """In float64, its weights doubled as in `_network`, but for what classes add."""
     torch.manual_seed(0)
-    sizes = {"channels": channels, "layers": layers, "dilations": dilations}
-    model = PixelCNN(shape, levels, **sizes, dropout=0.5, stack=stack, classes=classes)
+    model = PixelCNN(
+        shape, levels, channels=channels, layers=layers, dropout=0.5, stack=stack, classes=classes, dilations=dilations
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.mul_(1 if "by_class" in name else 2)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.tiny_models import tiny_vae
 from workflow.data.tensors import ImageSet
-from workflow.models.layers.pixels import logistic_log_prob
-from workflow.models.vae import Decoder, Vae
+from workflow.models.layers.pixels import Decoder, logistic_log_prob
+from workflow.models.vae import Vae
 from workflow.params import Train
 from workflow.training.loop import fit
 

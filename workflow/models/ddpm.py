@@ -334,6 +334,10 @@ class Ddpm(Model):
         else:
             each = VARIANCES[self.variances]
             chosen = f"Its reverse variances are fitted to training images, {each} (Bao et al. 2022)."
+        if self.decoder == "histogram":
+            chosen += " The last step draws each pixel from a histogram, counted on training images."
+        if 0 < self.bound_terms < self.steps:
+            chosen += f" The bound is estimated from {self.bound_terms} of its {self.steps} terms for each image."
         if self.ancestral:
             return f"{chosen} Samples and the bound use the same ones."
         return (
