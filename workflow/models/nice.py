@@ -11,10 +11,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.layers.flow import Flow, Step, logits
-from workflow.models.layers.noise import choices, normal, uniform
+from workflow.models.layers.noise import normal, uniform
 
-Prior = Literal["logistic", "gaussian", "mixture"]
-COMPONENTS = 5  # of the mixture that each latent may have as its prior
+Prior = Literal["logistic", "gaussian"]
 
 
 class Nice(Flow):
@@ -23,9 +22,7 @@ class Nice(Flow):
     Args:
         shape: of an image, (C, H, W).
         levels: pixel values are 0..levels-1.
-        prior: distribution of each latent component (section 3.4): standard logistic or normal, or a mixture of
-            logistic distributions that is learned for each. Couplings preserve volume and see half of the pixels, so
-            one half stays much as it is: of a drawing, two peaks far apart, which no single peak fits.
+        prior: distribution of each latent component (section 3.4).
         couplings: their number; they alternate in which half of the pixels they shift.
         width: features of a hidden layer of a coupling's network.
         depth: hidden layers of a coupling's network.
@@ -65,7 +62,6 @@ class Nice(Flow):
         d = math.prod(shape)
         self.couplings = nn.ModuleList(Coupling(d, i % 2, width, depth, dropout) for i in range(couplings))
         self.log_scale = nn.Parameter(torch.zeros(d))
-        self.mixture = LogisticMixture(d, COMPONENTS) if prior == "mixture" else None
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Latents h (N, D) of pixels y (N, D), and log |det dh/dy|: (N,), or a scalar without the logit.
@@ -91,18 +87,16 @@ class Nice(Flow):
         return y
 
     def latent_log_prob(self, h: Tensor) -> Tensor:
-        """Log-density of each component of h, (N, D), under the prior."""
-        return prior_log_prob(self.prior, h) if self.mixture is None else self.mixture.log_prob(h)
+        """Log-density of each component of h, of any shape, under the prior."""
+        return prior_log_prob(self.prior, h)
 
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
         """n draws from the prior, float32 (n, D)."""
-        if self.mixture is not None:
-            return self.mixture.draw(n, generator)
         return draw_prior(self.prior, (n, math.prod(self.shape)), generator, self.device)
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
-        """Scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W); to 1 for a mixture."""
+        """Scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W)."""
         h, _ = self(self.dequantised(x, generator))
         target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
         self.log_scale.add_(math.log(target) - h.std(0).log())
@@ -140,32 +134,6 @@ class Coupling(nn.Module):
         out = y.clone()
         out[:, self.parity :: 2] -= self.shift(y[:, 1 - self.parity :: 2])
         return out
-
-
-class LogisticMixture(nn.Module):
-    """A mixture of logistic distributions for each of d numbers, all independent.
-
-    components: of each mixture.
-    """
-
-    def __init__(self, d: int, components: int) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(torch.zeros(components, d))  # before the softmax
-        self.means = nn.Parameter(torch.linspace(-2, 2, components)[:, None].repeat(1, d))
-        self.log_scales = nn.Parameter(torch.full((components, d), math.log(0.5)))
-
-    def log_prob(self, h: Tensor) -> Tensor:
-        """Log-density of each number, (N, d)."""
-        z = (h.unsqueeze(1) - self.means) * (-self.log_scales).exp()
-        return torch.logsumexp(self.weights.log_softmax(0) - self.log_scales + prior_log_prob("logistic", z), 1)
-
-    def draw(self, n: int, generator: Generator) -> Tensor:
-        """n draws, float32 (n, d)."""
-        d = self.weights.shape[1]
-        chosen = choices(self.weights.softmax(0).T.repeat(n, 1), generator).view(n, d)
-        noise = draw_prior("logistic", (n, d), generator, self.weights.device)
-        means, scales = (values.gather(0, chosen) for values in (self.means, self.log_scales.exp()))
-        return means + scales * noise
 
 
 def prior_log_prob(prior: Prior, h: Tensor) -> Tensor:
