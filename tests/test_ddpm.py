@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -15,9 +17,11 @@ from workflow.models.ddpm import Ddpm, Variances, great_circle
 from workflow.models.layers.common import to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spread_times
 from workflow.models.layers.pixels import gaussian_log_prob
+from workflow.models.layers.unet import UNet
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
+DECODERS: tuple[Literal["gaussian", "histogram"], ...] = ("gaussian", "histogram")
 SCHEDULES: tuple[Schedule, ...] = ("linear", "cosine")
 MEAN, SPREAD = 0.1, 0.25  # of the Gaussian data whose best noise prediction is known
 
@@ -262,6 +266,92 @@ def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_r
     assert 0.1 < (gap * weight / weight.sum()).sum().item() < 0.6
 
 
+def test_some_terms_of_the_bound_stand_for_all() -> None:
+    """With the first and others drawn at random, the mean of many estimates is the mean of the whole bound."""
+    whole, some = (tiny_ddpm(25, "cosine", bound_terms=terms) for terms in (0, 4))
+    x = _images(whole, 1).expand(3000, -1, -1, -1)
+    exact, estimate = whole.log_prob(x[:300], _generator()), some.log_prob(x, _generator(1))
+    error = math.hypot(exact.std().item() / math.sqrt(300), estimate.std().item() / math.sqrt(3000))
+    assert abs(exact.mean() - estimate.mean()).item() < 4 * error
+    assert error < 0.02 * abs(exact.mean()).item()
+    times, weights = some._bound_times(1000, _generator())
+    assert (times[0] == 1).all()
+    for part, drawn in enumerate(times[1:]):  # of 24 others, 8 in each part
+        assert drawn.unique().tolist() == list(range(2 + 8 * part, 10 + 8 * part))
+    assert weights.flatten().tolist() == [1, 8, 8, 8]
+
+
+def test_a_single_term_cannot_stand_for_all() -> None:
+    with pytest.raises(ValueError, match="bound_terms 1 leaves no term"):
+        tiny_ddpm(25, "cosine", bound_terms=1)
+
+
+def test_patches_of_pixels_go_back_to_where_they_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that returns what it reads is the identity, whatever the patch."""
+    network = UNet(3, 8, 0.0, 0, patch=2)
+    assert len(network.down) == len(network.up) == 1
+    seen = []
+    network.first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    monkeypatch.setattr(network.last, "forward", lambda _: seen[0])
+    x = torch.randn(2, 3, 8, 12, generator=_generator())
+    assert torch.equal(network(x, torch.tensor([1, 2]), None), x)
+    assert torch.equal(seen[0][:, :4, 1, 2], x[:, 0, 2:4, 4:6].flatten(1))
+
+
+def test_the_training_loss_counts_times_with_little_noise_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that predicts no noise at all errs by D/2 at every time, so that the loss is the mean weight."""
+    model = tiny_ddpm(10, "cosine", min_snr=2.0)
+    monkeypatch.setattr(model.network, "forward", lambda x, *_: torch.zeros_like(x))
+    x = _images(model, 20_000)
+    snr = [a / (1 - a) for a in _alpha_bar(model)[1:]]
+    weight = sum(min(ratio, 2.0) / ratio for ratio in snr) / 10
+    assert 0.3 < weight < 0.9
+    assert model.loss(x, Y, "model", _generator())["loss"].item() == pytest.approx(8 * weight, rel=0.02)
+    assert model.validate(x[:3000], Y, _generator())["loss"].item() == pytest.approx(8, rel=0.02)
+
+
+def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
+    """Counted by NumPy: 64 equal bins between -1 and 1, and one more at each end, to which predictions are clipped."""
+    model = tiny_ddpm(25, "cosine", decoder="histogram")
+    believed = torch.randn(400, 1, 4, 4, dtype=torch.float64, generator=_generator(4)).clamp(-1, 1)
+    x = ((believed + 1) * 8).round().to(torch.uint8)
+    x[::3] = 16
+    model._fit_histograms(x, believed)
+    edges = [-1 - 1e-9, -1 + 1e-9, *(np.arange(1, 64) / 32 - 1), 1 - 1e-9, 1 + 1e-9]
+    counts = np.histogram2d(believed.flatten().numpy(), x.flatten().numpy(), [edges, np.arange(18) - 0.5])[0] + 0.05
+    expected = torch.from_numpy(counts / counts.sum(1, keepdims=True))
+    assert expected[0, 16] > 0.3  # of the background, a third is white
+    torch.testing.assert_close(model.decoder_log_prob.exp().double(), expected, rtol=1e-5, atol=0)
+
+    levels = torch.arange(17, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    total = model.decoder_log_likelihood(levels, believed[:1].expand(17, -1, -1, -1)).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=1e-5, atol=0)
+
+
+def test_samples_end_with_a_draw_from_the_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_ddpm(5, "cosine", decoder="histogram")
+    monkeypatch.setattr(ddpm, "DRAWN", 1000)
+    monkeypatch.setattr(model, "_predict", lambda x, *_: 1e6 * torch.ones_like(x))  # believes in black
+    shares = torch.zeros(17)
+    shares[[0, 3]] = torch.tensor([0.75, 0.25])
+    model.decoder_log_prob[0] = shares.log()
+    x = model.sample(1000, _generator())
+    assert x.unique().tolist() == [0, 3]
+    assert (x == 3).double().mean().item() == pytest.approx(0.25, abs=0.015)
+
+
+def test_a_histogram_never_makes_the_bound_of_the_images_it_is_fitted_to_worse() -> None:
+    """A drawing on a black ground, whose last noise covers several levels."""
+    bounds = []
+    x = torch.zeros(600, 1, 4, 4, dtype=torch.uint8)
+    x[:, :, 1] = torch.randint(0, 256, (600, 1, 4), dtype=torch.uint8, generator=_generator(2))
+    for decoder in DECODERS:
+        model = tiny_ddpm(5, "cosine", levels=256, variances="per pixel", decoder=decoder)
+        model.finish(x, torch.zeros(600).long(), _generator())
+        bounds.append(model.log_prob(x, _generator(1)).mean())
+    assert bounds[1] > bounds[0] + 4
+
+
 VARIANCES: tuple[Variances, ...] = ("per step", "per pixel")
 
 
@@ -360,6 +450,9 @@ def test_says_if_samples_are_not_of_the_distribution_whose_density_is_bounded() 
     assert tiny_ddpm(25).note.endswith("Samples and the bound use the same ones.")
     assert "one per step and pixel (Bao et al. 2022)" in tiny_ddpm(25, variances="per pixel").note
     assert "Samples take 25 of 25 steps with η = 0.5 and thus follow another" in tiny_ddpm(25, eta=0.5).note
+    assert "The last step draws each pixel from a histogram" in tiny_ddpm(25, decoder="histogram").note
+    assert "estimated from 4 of its 25 terms" in tiny_ddpm(25, bound_terms=4).note
+    assert "estimated" not in tiny_ddpm(25, bound_terms=25).note
     assert "Samples take 5 of 25 steps with η = 1 " in tiny_ddpm(25, sampling_steps=5).note
 
 

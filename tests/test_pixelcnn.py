@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -28,11 +28,23 @@ def _generator(seed: int = 0) -> Generator:
 
 
 def _network(
-    shape: tuple[int, int, int], levels: int, layers: int = 3, *, ordered: bool = True, channels: int = 12
+    shape: tuple[int, int, int],
+    levels: int,
+    layers: int = 3,
+    *,
+    ordered: bool = True,
+    channels: int = 12,
+    dilations: Sequence[int] = (1,),
+    positions: bool = False,
 ) -> GatedPixelCNN:
     """In float64, its random weights doubled, so that pixels matter to each other."""
-    network = GatedPixelCNN(shape, levels, channels, layers, dropout=0.5, ordered=ordered).double().eval()
+    network = GatedPixelCNN(
+        shape, levels, channels, layers, dropout=0.5, ordered=ordered, dilations=dilations, positions=positions
+    )
+    network.double().eval()
     with torch.no_grad():
+        if network.gated[0].by_position is not None:
+            network.gated[0].by_position.normal_(generator=_generator(2))
         for parameter in network.parameters():
             parameter.mul_(2)
     return network
@@ -46,10 +58,13 @@ def _model(
     *,
     layers: int = 3,
     channels: int = 6,
+    dilations: list[int] | None = None,
 ) -> PixelCNN:
     """In float64, its weights doubled as in `_network`, but for what classes add."""
     torch.manual_seed(0)
-    model = PixelCNN(shape, levels, channels=channels, layers=layers, dropout=0.5, stack=stack, classes=classes)
+    model = PixelCNN(
+        shape, levels, channels=channels, layers=layers, dropout=0.5, stack=stack, classes=classes, dilations=dilations
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.mul_(1 if "by_class" in name else 2)
@@ -84,6 +99,42 @@ def test_context_is_that_of_the_gradients(
     known = sum(bool(context.flatten(0, 1)[i, j]) for i, j in pairs)
     assert model.context_share == pytest.approx(known / len(pairs))
     assert not context.flatten(0, 1).triu(1).any()  # of no later pixel
+
+
+def test_context_of_dilated_layers_is_that_of_the_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _model((1, 12, 13), 4, layers=3, channels=9, dilations=[3, 2])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.abs_().mul_(0.1)
+    context = model.network.context()
+    assert torch.equal(context, _by_autograd(model, monkeypatch))
+    assert context[10, 6].view(12, 13).any(1).tolist() == [False] + [True] * 10 + [False]  # 3 + 3 + 2 rows, and one
+
+
+@torch.no_grad()
+def test_only_a_network_that_knows_positions_tells_apart_pixels_with_equal_surroundings() -> None:
+    x = torch.zeros(1, 1, 20, 20, dtype=torch.long)
+    for positions in (False, True):
+        logits = _network((1, 20, 20), 4, layers=2, positions=positions)(x)
+        one, other = logits[..., 10, 10], logits[..., 13, 12]  # both far from the edges
+        assert torch.allclose(one, other) is not positions
+
+
+def test_begins_with_the_frequencies_of_the_levels() -> None:
+    """A network without weights in its last layer then has the entropy of the pixels of each channel as its loss."""
+    model = _model((3, 2, 2), 4)
+    x = torch.randint(2, (500, 3, 2, 2), dtype=torch.uint8, generator=_generator())
+    x[:, 1] = 3
+    model.initialise(x, _generator())
+    with torch.no_grad():
+        model.network.to_logits.weight.zero_()
+    loss = model.loss(x, torch.empty(0), "model", _generator())["loss"].item()
+    assert loss == pytest.approx(8 * math.log(2), rel=0.02)  # one channel is always 3, two are like coins
+
+
+def test_the_masked_stack_takes_no_dilations() -> None:
+    with pytest.raises(ValueError, match="dilations and positions are for the gated stack"):
+        _model((1, 4, 4), 2, "masked", dilations=[2])
 
 
 def test_says_how_much_of_the_image_a_pixel_sees() -> None:
@@ -257,6 +308,8 @@ GATED: dict[str, Callable[..., GatedPixelCNN | MaskedNetwork]] = {
     "levels": _network,
     "codes": partial(_network, ordered=False),
     "classes": lambda shape, levels: _model(shape, levels, classes=3).network,
+    "dilated": partial(_network, layers=4, dilations=[2, 3]),
+    "positions": partial(_network, positions=True),
 }
 
 

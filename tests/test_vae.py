@@ -13,8 +13,8 @@ from tests.tiny_models import tiny_ddpm, tiny_vae
 from workflow.evaluation.batching import in_batches
 from workflow.models import vae
 from workflow.models.layers.common import from_unit
-from workflow.models.layers.pixels import logistic_log_prob, logistic_mode
-from workflow.models.vae import Decoder, Kind, Vae, kl_to_standard_normal
+from workflow.models.layers.pixels import Decoder, logistic_log_prob, logistic_mode
+from workflow.models.vae import Kind, Vae, kl_to_standard_normal
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
 
@@ -263,3 +263,73 @@ def test_dense_layers_take_images_of_any_size() -> None:
 def test_sizes_that_cannot_be_halved_twice_are_refused() -> None:
     with pytest.raises(ValueError, match="6x8 pixels are not multiples of 4"):
         Vae((1, 6, 8), 2, latents=1, channels=1, dropout=0, beta=1, decoder="logistic", importance_samples=1)
+
+
+def _mixed(k: int = 4) -> Vae:
+    """With a prior of two unequal Gaussians in two dimensions."""
+    model = tiny_vae("logistic", latents=2, levels=17, k=k, components=2)
+    model.weights.copy_(torch.tensor([0.7, 0.3]))
+    model.means.copy_(torch.tensor([[-1.0, 0.0], [2.0, 1.0]]))
+    model.factors.copy_(torch.tensor([[[1.0, 0.0], [0.5, 0.7]], [[0.4, 0.0], [0.0, 0.8]]]))
+    return model
+
+
+def _scipy_prior(model: Vae, z: Tensor) -> Tensor:
+    covariances = model.factors @ model.factors.transpose(1, 2)
+    parts = zip(model.weights.tolist(), model.means, covariances, strict=True)
+    density = sum(w * stats.multivariate_normal(m.numpy(), c.numpy()).pdf(z.numpy()) for w, m, c in parts)
+    return torch.from_numpy(density)
+
+
+def test_with_a_mixture_as_prior_the_bound_approaches_the_integral_over_it() -> None:
+    model = _mixed(k=5000)
+    x = torch.randint(0, 17, (2, 1, 4, 4), dtype=torch.uint8, generator=_generator(3))
+    axis = torch.linspace(-6, 6, 121)
+    z = torch.cartesian_prod(axis, axis)
+    with torch.no_grad():
+        bound = model.log_prob(x, _generator()).double()
+        likelihood = torch.stack([model.log_likelihood(one.expand(len(z), 1, 4, 4), z) for one in x]).double()
+    integral = (likelihood.exp() * _scipy_prior(model, z.double())).sum(1) * 0.1**2
+    torch.testing.assert_close(bound, integral.log(), rtol=0, atol=0.05)
+
+
+def test_latents_are_drawn_from_the_mixture() -> None:
+    model = _mixed()
+    z = model._draw_code(torch.zeros(20_000).long(), _generator())
+    mean = model.weights @ model.means
+    torch.testing.assert_close(z.mean(0), mean, rtol=0, atol=0.05)
+    assert (z[:, 0] > 1).float().mean().item() == pytest.approx(
+        0.7 * stats.norm(-1, 1).sf(1) + 0.3 * stats.norm(2, 0.4).sf(1), abs=0.01
+    )
+
+
+def test_finishing_fits_the_prior_to_draws_from_the_posterior(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two groups of images, encoded with a known spread: two Gaussians, each the spread around its group."""
+    model = tiny_vae("logistic", latents=2, levels=17, components=2)
+    centres, spread = torch.tensor([[-3.0, 1.0], [3.0, 0.0]]), torch.tensor([0.5, 0.2])
+
+    def posterior(x: Tensor) -> tuple[Tensor, Tensor]:
+        return centres[x[:, 0, 0, 0].long()], 2 * spread.log().expand(len(x), 2)
+
+    x = (torch.arange(3000) % 3 == 0).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 4, 4)
+    assert model.mixture.log_prob(torch.zeros(1, 2)).item() == pytest.approx(-math.log(2 * math.pi))  # standard normal
+    monkeypatch.setattr(model, "posterior", posterior)
+    model.finish(x, torch.zeros(3000).long(), _generator())
+    order = model.means[:, 0].argsort()
+    torch.testing.assert_close(model.weights[order], torch.tensor([2 / 3, 1 / 3]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(model.means[order], centres, rtol=0, atol=0.05)
+    found = model.factors @ model.factors.transpose(1, 2)
+    torch.testing.assert_close(found, torch.diag(spread.square()).expand(2, 2, 2), rtol=0, atol=0.02)
+
+
+def test_says_that_its_prior_is_a_mixture_if_it_is() -> None:
+    assert tiny_vae().note == ""
+    assert tiny_vae(components=3).note.startswith("Its prior is a mixture of 3 Gaussians")
+
+
+def test_a_dense_network_takes_no_blocks() -> None:
+    with pytest.raises(ValueError, match="blocks are for convolutional networks"):
+        Vae(
+            (1, 4, 4), 2, latents=1, channels=2, dropout=0, beta=1, decoder="logistic", importance_samples=1,
+            network="dense", blocks=1,
+        )  # fmt: skip

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from tests.tiny_models import tiny_vae
 from workflow.data.tensors import ImageSet
-from workflow.models.layers.pixels import logistic_log_prob
-from workflow.models.vae import Decoder, Vae
+from workflow.models.layers.pixels import Decoder, logistic_log_prob
+from workflow.models.vae import Vae
 from workflow.params import Train
 from workflow.training.loop import fit
 
@@ -46,7 +46,7 @@ def _ink(model: Vae, grid: Tensor, y: int) -> Tensor:
     """log p of blank and of ink in each pixel, given each latent of the grid and class y, (len(grid), 2, 16)."""
     code = model.code(grid, torch.full((len(grid),), y))
     blank = torch.zeros(len(grid), 1, 4, 4, dtype=torch.uint8)
-    if model.decoder == "categorical":
+    if model.pixels.decoder == "categorical":
         logits: Tensor = model.decode_layers(code)
         return logits.log_softmax(1).flatten(2)
     mean, log_scale = model.decode_layers(code).unbind(1)

@@ -7,12 +7,16 @@ from typing import Literal
 
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy import stats
 from torch import Generator, Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from workflow.models.layers.codes import DEAD, TRIAL, Codebook, straight_through
 from workflow.models.layers.common import to_unit
+from workflow.models.layers.convolutions import ResidualBlock
 from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.layers.pixels import Decoder
 from workflow.models.vqvae import VqVae
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
@@ -35,13 +39,19 @@ def _latents(n: int, *, seed: int = 0) -> Tensor:
 
 
 def _model(
-    shape: tuple[int, int, int] = (1, 8, 8), levels: int = 3, codes: int = CODES, prior: Prior = "pixelcnn"
+    shape: tuple[int, int, int] = (1, 8, 8),
+    levels: int = 3,
+    codes: int = CODES,
+    prior: Prior = "pixelcnn",
+    *,
+    decoder: Decoder = "categorical",
+    blocks: int = 0,
 ) -> VqVae:
     """A tiny model, its weights enlarged and its encodings normalised, so that images differ in their codes."""
     torch.manual_seed(1)
     model = VqVae(
         shape, levels, codes=codes, code_size=SIZE, decay=0.9, commitment=0.25, channels=4,
-        prior_channels=6, prior_layers=2, dropout=0.2, prior=prior,
+        prior_channels=6, prior_layers=2, dropout=0.2, prior=prior, decoder=decoder, blocks=blocks,
     )  # fmt: skip
     with torch.no_grad():
         for parameter in (*model.decoder.parameters(), *model.prior.parameters()):
@@ -281,6 +291,34 @@ def test_bound_is_the_two_parts_computed_by_hand(shape: tuple[int, int, int]) ->
         scores = model.validate(x, Y, _generator())
         torch.testing.assert_close(scores["loss"], -bound.mean())
         torch.testing.assert_close(scores["loss"], scores["reconstruction"] + scores["prior"])
+
+
+def test_a_logistic_decoder_gives_the_first_part_of_the_bound() -> None:
+    """By SciPy: the mass of a logistic distribution between the edges of a level, tails included."""
+    model = _model(levels=17, decoder="logistic")
+    x = _images(model, 5)
+    with torch.no_grad():
+        indices = model.indices(x)
+        mean, log_scale = model.decoder(model.codebook.lookup(indices)).double().unbind(1)
+        bound = model.log_prob(x, _generator()).double()
+        prior = model.prior_log_prob(indices).double()
+    low = torch.where(x == 0, -math.inf, (2 * x.double() - 1) / 16 - 1)
+    high = torch.where(x == 16, math.inf, (2 * x.double() + 1) / 16 - 1)
+    logistic = stats.logistic(mean.numpy(), log_scale.exp().numpy())
+    mass = torch.from_numpy(logistic.cdf(high.numpy()) - logistic.cdf(low.numpy()))
+    torch.testing.assert_close(bound, mass.log().flatten(1).sum(1) + prior, rtol=1e-4, atol=1e-4)
+    draw, mode, mean_image = model.decodings(3, _generator())
+    assert draw.shape == mode.shape == mean_image.shape == (3, 1, 8, 8)
+
+
+def test_blocks_add_a_3x3_and_a_1x1_convolution_to_their_input() -> None:
+    model = _model(blocks=2)
+    found = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    assert len(found) == 4  # two in the encoder, two in the decoder
+    x = torch.randn(2, 8, 3, 3, generator=_generator())
+    wide, narrow = (module for module in found[0].modules() if isinstance(module, torch.nn.Conv2d))
+    change = F.conv2d(F.silu(F.conv2d(F.silu(x), wide.weight, wide.bias, padding=1)), narrow.weight, narrow.bias)
+    torch.testing.assert_close(found[0](x), x + change)
 
 
 def _entries(values: Tensor) -> list[tuple[tuple[int, ...], int]]:

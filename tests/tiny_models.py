@@ -1,10 +1,13 @@
 """Tiny models that several test files ask the same questions of."""
 
+from typing import Literal
+
 import torch
 
 from workflow.models.ddpm import Ddpm, Variances
 from workflow.models.layers.diffusion import Schedule
-from workflow.models.vae import Decoder, Kind, Vae
+from workflow.models.layers.pixels import Decoder
+from workflow.models.vae import Kind, Vae
 
 
 def tiny_vae(
@@ -17,12 +20,13 @@ def tiny_vae(
     classes: int = 0,
     network: Kind = "convolutional",
     training_samples: int = 1,
+    components: int = 0,
 ) -> Vae:
     """A model whose decoder listens to its latents and to the class, and whose encoder knows nothing of either."""
     torch.manual_seed(1)
     model = Vae(
         (1, 4, 4), levels, latents=latents, channels=2, dropout=0.2, beta=beta, decoder=decoder, importance_samples=k,
-        classes=classes, network=network, training_samples=training_samples,
+        classes=classes, network=network, training_samples=training_samples, components=components,
     )  # fmt: skip
     with torch.no_grad():
         for parameter in model.decode_layers.parameters():
@@ -40,11 +44,15 @@ def tiny_ddpm(
     shape: tuple[int, int, int] = (1, 4, 4),
     classes: int = 0,
     variances: Variances = "fixed",
+    bound_terms: int = 0,
+    decoder: Literal["gaussian", "histogram"] = "gaussian",
+    min_snr: float = 0.0,
 ) -> Ddpm:
     """A model with an untrained network, all of it in double precision."""
     torch.manual_seed(1)
     model = Ddpm(
         shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
-        channels=8, dropout=0.1, classes=classes, variances=variances,
+        channels=8, dropout=0.1, classes=classes, variances=variances, bound_terms=bound_terms, decoder=decoder,
+        min_snr=min_snr,
     )  # fmt: skip
     return model.double().eval()

@@ -2,7 +2,6 @@
 Deterministic Autoencoders.
 """
 
-import warnings
 from typing import Annotated
 
 import torch
@@ -12,7 +11,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Model
 from workflow.models.layers.common import from_unit, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
-from workflow.models.layers.noise import components, normal
+from workflow.models.layers.mixture import Mixture, fit_mixture, standard_normal
 
 FITTED = 10_000  # images, at most, whose latents the mixture is fitted to
 BATCH = 1000  # images encoded at once to fit the mixture
@@ -31,6 +30,7 @@ class Autoencoder(Model):
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         dropout: in encoder and decoder, during training.
         components: Gaussians in the mixture, each with its own covariance.
+        blocks: residual blocks at quarter resolution in encoder and decoder.
     """
 
     title = "Autoencoder"
@@ -60,11 +60,12 @@ class Autoencoder(Model):
         channels: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
         components: Annotated[int, Field(ge=1)],
+        blocks: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
         colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
         self.encoder = nn.Sequential(
-            *downsample(colours, channels),
+            *downsample(colours, channels, blocks=blocks),
             nn.Flatten(),
             nn.Dropout(dropout),
             nn.Linear(wide * height * width, latents),
@@ -74,12 +75,10 @@ class Autoencoder(Model):
             nn.SiLU(),
             nn.Dropout(dropout),
             nn.Unflatten(1, (wide, height, width)),
-            *upsample(channels, colours),
+            *upsample(channels, colours, blocks=blocks),
         )
-        # The mixture: πₖ, μₖ and the Cholesky factors Lₖ, with Σₖ = Lₖ Lₖᵀ.
-        self.register_buffer("weights", torch.full((components,), 1 / components))
-        self.register_buffer("means", torch.zeros(components, latents))
-        self.register_buffer("factors", torch.eye(latents).repeat(components, 1, 1))
+        for name, tensor in standard_normal(components, latents)._asdict().items():
+            self.register_buffer(name, tensor)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Squared error of the reconstruction, with pixels scaled to [-1, 1], summed over pixels, per image."""
@@ -93,19 +92,13 @@ class Autoencoder(Model):
 
         If there are fewer images than components, the other components get no weight.
         """
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
+        z = torch.cat([self.encode(part) for part in x[:FITTED].split(BATCH)])
+        fit_mixture(self.mixture, z, generator)
 
-        z = torch.cat([self.encode(part) for part in x[:FITTED].split(BATCH)]).double().cpu()
-        components = min(len(self.weights), len(z))
-        start = int(torch.randint(2**31, (), generator=generator, device=x.device))
-        mixture = GaussianMixture(components, random_state=start, reg_covar=1e-5 * float(z.var(0).mean()) + 1e-12)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the mixture is a density even before convergence
-            mixture.fit(z.numpy())
-        self.weights.zero_()[:components] = torch.from_numpy(mixture.weights_)
-        self.means[:components] = torch.from_numpy(mixture.means_)
-        self.factors[:components] = torch.linalg.cholesky(torch.from_numpy(mixture.covariances_))
+    @property
+    def mixture(self) -> Mixture:
+        """The density of the latents."""
+        return Mixture(self.weights, self.means, self.factors)
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
@@ -115,9 +108,7 @@ class Autoencoder(Model):
     @torch.no_grad()
     def draw_latents(self, n: int, generator: Generator) -> Tensor:
         """n draws from the mixture, (n, latents)."""
-        chosen = components(self.weights, n, generator)
-        noise = normal((n, self.means.shape[1], 1), generator, self.device, self.means.dtype)
-        return self.means[chosen] + (self.factors[chosen] @ noise).squeeze(2)
+        return self.mixture.draw(n, generator)
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

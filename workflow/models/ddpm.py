@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, quarter, to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spaced_times, spread_times
-from workflow.models.layers.noise import normal
+from workflow.models.layers.noise import choices_at, normal, uniform
 from workflow.models.layers.pixels import gaussian_log_prob
 from workflow.models.layers.unet import GROUPS, UNet
 
@@ -21,6 +21,9 @@ VARIANCES = {"per step": "one per step", "per pixel": "one per step and pixel"} 
 ROWS = 2**10  # noisy images in one forward pass of `log_prob` and `finish`
 FITTED_TO = 2**14  # noisy images, at most, that variances are fitted to, if that is enough for
 FEWEST = 128  # images per time
+BINS = 64  # of predicted pixels strictly between black and white, each with its own histogram
+DRAWN = 2**16  # pixels drawn from histograms at once
+UNSEEN = 0.05  # added to the count of each level in a histogram
 DECODER_SCALES = 2 ** (torch.arange(-24, 25, dtype=torch.float64) / 8)  # 1/8 to 8: the decoder's deviation by x_1's
 FEATURE_SHARE = 0.1  # of the steps: the time at which `encode` takes its features
 CLASS_TIMES = 10  # times at which the terms of the bound are compared to infer an image's class
@@ -44,6 +47,10 @@ class Ddpm(Model):
     Estimating the Optimal Covariance with Imperfect Mean). The variance of p(x_0|x_1), the same for all pixels, is then
     the one of a grid that maximises the likelihood of training images.
 
+    Instead of a Gaussian, p(x_0|x_1) can be a histogram: the share of each level among the pixels of training images
+    with nearly the same predicted x_0. Where the last step's noise covers several levels, it knows that the background
+    of a drawing is exactly black, which a Gaussian of one variance for all pixels cannot say.
+
     Args:
         shape: of an image, (C, H, W).
         levels: pixel values are 0..levels-1.
@@ -55,6 +62,14 @@ class Ddpm(Model):
         dropout: during training.
         classes: number of classes of p(x|y), whose embedding is added to that of the time; 0 for p(x).
         variances: of the reverse steps, see above.
+        patch: side of the squares of pixels that the network reads at once; with 2 it costs about half as much, and it
+            has no blocks at full resolution (`layers/unet.py`).
+        bound_terms: how many of the bound's T terms are computed for an image, in `log_prob`: the first, and others at
+            stratified random times that stand for all. The estimate is unbiased. 0 for all.
+        decoder: p(x_0|x_1), see above.
+        min_snr: γ by which the training loss at time t is weighted, min(SNR, γ) / SNR with SNR = ᾱ_t / (1 - ᾱ_t) (Hang
+            et al. 2023, Efficient Diffusion Training via Min-SNR Weighting Strategy): with little time to train, less
+            of it goes into times with hardly any noise. 0 for equal weights, which validation always has.
     """
 
     title = "Diffusion"
@@ -63,7 +78,7 @@ class Ddpm(Model):
     taxonomy = "explicit approximate"
     likelihood = "bound"
     # Another task; p(x|y); no effect on the loss.
-    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta", "variances")
+    unranked = ("steps", "schedule", "classes", "sampling_steps", "eta", "variances", "bound_terms", "decoder")
     objective = "min ½ 𝔼_t,ε‖ε − ε_θ(√ᾱₜ x + √(1 − ᾱₜ) ε, t)‖²,  ε ~ N(0, 1)"
     about = (
         "Gaussian noise is added to images in many small steps, and a network that predicts this noise reverses the "
@@ -76,6 +91,7 @@ class Ddpm(Model):
     alpha_bar: Tensor
     error: Tensor
     decoder_deviation: Tensor
+    decoder_log_prob: Tensor
 
     def __init__(
         self,
@@ -90,13 +106,20 @@ class Ddpm(Model):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         classes: Annotated[int, Field(ge=0)] = 0,
         variances: Variances = "fixed",
+        patch: Literal[1, 2] = 1,
+        bound_terms: Annotated[int, Field(ge=0)] = 0,
+        decoder: Literal["gaussian", "histogram"] = "gaussian",
+        min_snr: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
+        if bound_terms == 1:
+            raise ValueError("bound_terms 1 leaves no term to stand for the others: at least 2, or 0 for all")
         if sampling_steps > steps:
             raise ValueError(f"sampling_steps {sampling_steps} exceeds steps ({steps})")
+        self.bound_terms, self.min_snr = bound_terms, min_snr
         quarter(shape)  # raises ValueError if images cannot be halved twice
         self.steps, self.sampling_steps, self.eta, self.classes = steps, sampling_steps, eta, classes
-        self.network = UNet(shape[0], channels, dropout, classes)
+        self.network = UNet(shape[0], channels, dropout, classes, patch)
         betas = noise_schedule(schedule, steps)
         alpha_bar = torch.cat([betas.new_ones(1), (1 - betas).cumprod(0)])
         self.register_buffer("betas", betas, persistent=False)  # of times 1..T
@@ -106,6 +129,10 @@ class Ddpm(Model):
         # Mean square of x_0 - x̂_0 at times 0..T: while it is zero, the variances are the fixed ones.
         self.register_buffer("error", torch.zeros(steps + 1, *size), persistent=fitted)
         self.register_buffer("decoder_deviation", betas[0].sqrt().float(), persistent=fitted)  # of p(x_0|x_1)
+        self.decoder = decoder
+        if decoder == "histogram":  # until it is fitted, that of independent uniform pixels
+            uniform_log_prob = torch.full((BINS + 2, levels), -math.log(levels))
+            self.register_buffer("decoder_log_prob", uniform_log_prob)
 
     def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t, drawn from q(x_t|x_0) (eq. 4).
@@ -154,30 +181,52 @@ class Ddpm(Model):
 
     @torch.no_grad()
     def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
-        """Fit the variances to training images x of classes y, one noise per time and image."""
-        if self.variances == "fixed":
-            return
+        """Fit variances and histograms to training images x of classes y, one noise per time and image."""
         x = x[: max(FEWEST, FITTED_TO // self.steps)]
+        if self.variances != "fixed":
+            self._fit_variances(x, y, generator)
+        if self.decoder == "histogram":
+            self._fit_histograms(x, self._believed(x, y, 1, generator))
+
+    def _fit_variances(self, x: Tensor, y: Tensor, generator: Generator) -> None:
         shared = (0,) if self.variances == "per pixel" else (0, 1, 2, 3)
         for time in range(1, self.steps + 1):
-            believed = []
-            for images, classes in zip(x.split(ROWS), y[: len(x)].split(ROWS), strict=True):
-                t = torch.full((len(images),), time, device=x.device)
-                x_t = self.diffuse(self._unit(images), t, self._noise(images.shape, generator))
-                believed.append(self.clean(x_t, t, self._predict(x_t, time, classes if self.classes else None)))
-            error = self._unit(x) - torch.cat(believed)
-            self.error[time] = error.square().mean(shared, keepdim=True).squeeze(0)
+            believed = self._believed(x, y, time, generator)
+            self.error[time] = (self._unit(x) - believed).square().mean(shared, keepdim=True).squeeze(0)
             if time == 1:
                 deviations = (DECODER_SCALES.to(x.device) * self.betas[0].sqrt()).to(self._dtype)
-                scores = [gaussian_log_prob(torch.cat(believed), d, x, self.levels).mean() for d in deviations]
+                scores = [gaussian_log_prob(believed, d, x, self.levels).mean() for d in deviations]
                 self.decoder_deviation.copy_(deviations[torch.stack(scores).argmax()])
+
+    def _fit_histograms(self, x: Tensor, believed: Tensor) -> None:
+        """Count the levels of images x, uint8 (N, C, H, W), by what is predicted, (N, C, H, W)."""
+        cells = _bins(believed) * self.levels + x
+        counts = cells.flatten().bincount(minlength=(BINS + 2) * self.levels).view(-1, self.levels) + UNSEEN
+        self.decoder_log_prob.copy_((counts / counts.sum(1, keepdim=True)).log())
+
+    def _believed(self, x: Tensor, y: Tensor, time: int, generator: Generator) -> Tensor:
+        """The predicted x_0 of images x of classes y, from one x_t each, (N, C, H, W)."""
+        believed = []
+        for images, classes in zip(x.split(ROWS), y[: len(x)].split(ROWS), strict=True):
+            t = torch.full((len(images),), time, device=x.device)
+            x_t = self.diffuse(self._unit(images), t, self._noise(images.shape, generator))
+            believed.append(self.clean(x_t, t, self._predict(x_t, time, classes if self.classes else None)))
+        return torch.cat(believed)
+
+    def decoder_log_likelihood(self, x: Tensor, believed: Tensor) -> Tensor:
+        """log p(x_0|x_1) of each pixel of images x, uint8 (N, C, H, W), by the predicted x_0, nats."""
+        if self.decoder == "gaussian":
+            return gaussian_log_prob(believed, self.decoder_deviation, x, self.levels)
+        return self.decoder_log_prob[_bins(believed), x.long()].to(self._dtype)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """L_simple (eq. 14), nats per image: ½‖ε − ε_θ‖² is the divergence between unit Gaussians around the two.
 
+        With `min_snr`, a weighted mean over times.
+
         "bound" estimates the bound of -log p(x|y) from the same times, nats per image; it is only logged.
         """
-        return self._at_random_times(x, y, generator)
+        return self._at_random_times(x, y, generator, self.min_snr)
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -210,12 +259,29 @@ class Ddpm(Model):
     def log_prob_given(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Lower bound of log p(x|y), nats (N,), for classes y, int64 (N,); None if the model has none."""
         total = -self.prior_term(x)
-        for times in torch.arange(1, self.steps + 1, device=x.device).split(max(1, ROWS // len(x))):
-            noise = torch.cat([self._noise(x.shape, generator) for _ in times])
-            k, t = len(times), times.repeat_interleave(len(x))
-            terms = self.terms(x.repeat(k, 1, 1, 1), t, noise, None if y is None else y.repeat(k))[1]
-            total = total - terms.view(k, len(x)).sum(0)
+        visited, stands_for = self._bound_times(len(x), generator)
+        size = max(1, ROWS // len(x))
+        for times, weights in zip(visited.split(size), stands_for.split(size), strict=True):
+            noise, k = torch.cat([self._noise(x.shape, generator) for _ in times]), len(times)
+            terms = self.terms(x.repeat(k, 1, 1, 1), times.flatten(), noise, None if y is None else y.repeat(k))[1]
+            total = total - (weights * terms.view(k, len(x))).sum(0)
         return total
+
+    def _bound_times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The times of the terms that are computed for n images, int64 (K, n), and how many terms each stands for.
+
+        The latter is float (K, 1). The first term, -log p(x_0|x_1), is unlike the others and always among them.
+        """
+        if not 0 < self.bound_terms < self.steps:
+            every = torch.arange(1, self.steps + 1, device=self.device).unsqueeze(1)
+            return every.expand(-1, n), torch.ones_like(every, dtype=self._dtype)
+        parts, others = self.bound_terms - 1, self.steps - 1
+        within = torch.stack([uniform((n,), generator, self.device) for _ in range(parts)])
+        start = torch.arange(parts, device=self.device).unsqueeze(1)
+        drawn = ((start + within) * (others / parts)).long().clamp(max=others - 1) + 2
+        weights = torch.full((self.bound_terms, 1), others / parts, device=self.device, dtype=self._dtype)
+        weights[0] = 1
+        return torch.cat([torch.ones_like(drawn[:1]), drawn]), weights
 
     def prior_term(self, x: Tensor) -> Tensor:
         """L_T = KL( q(x_T|x_0) ‖ N(0, 1) ): the information about the image left at time T, nats (N,)."""
@@ -247,7 +313,7 @@ class Ddpm(Model):
         growth = 2 * weight * self.error[t]
         per_pixel = growth.log1p() + (2 * weight * (x_0 - believed).square() - growth) / (1 + growth)
         divergence = 0.5 * per_pixel.flatten(1).sum(1)
-        decoded = gaussian_log_prob(believed, self.decoder_deviation, x, self.levels).flatten(1).sum(1)
+        decoded = self.decoder_log_likelihood(x, believed).flatten(1).sum(1)
         return simple, torch.where(t > 1, divergence, -decoded)
 
     @property
@@ -268,6 +334,10 @@ class Ddpm(Model):
         else:
             each = VARIANCES[self.variances]
             chosen = f"Its reverse variances are fitted to training images, {each} (Bao et al. 2022)."
+        if self.decoder == "histogram":
+            chosen += " The last step draws each pixel from a histogram, counted on training images."
+        if 0 < self.bound_terms < self.steps:
+            chosen += f" The bound is estimated from {self.bound_terms} of its {self.steps} terms for each image."
         if self.ancestral:
             return f"{chosen} Samples and the bound use the same ones."
         return (
@@ -342,17 +412,30 @@ class Ddpm(Model):
             if self.eta and s:
                 deviation = self.reverse_deviation(here, there, self.eta).to(x.dtype)
                 x = x + deviation * self._noise(x.shape, generator)
+        if self.ancestral and self.decoder == "histogram":
+            return self._draw_from_histograms(x, generator)
         if self.ancestral:
             x = x + self.decoder_deviation * self._noise(x.shape, generator)
         return from_unit(x, self.levels)
+
+    def _draw_from_histograms(self, believed: Tensor, generator: Generator) -> Tensor:
+        """A draw from p(x_0|x_1) by the predicted x_0, (N, C, H, W): uint8."""
+        marks, bins = uniform((believed.numel(),), generator, self.device), _bins(believed).flatten()
+        probabilities = self.decoder_log_prob.exp()
+        parts = zip(marks.split(DRAWN), bins.split(DRAWN), strict=True)
+        drawn = torch.cat([choices_at(mark, probabilities[some]) for mark, some in parts])
+        return drawn.to(torch.uint8).view_as(believed)
 
     def _latent_times(self) -> list[int]:
         """All times but T: the step to T may lose the image altogether, so it cannot be undone."""
         return spaced_times(self.steps, min(self.steps, LATENT_STEPS))[:-1]
 
-    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+    def _at_random_times(self, x: Tensor, y: Tensor, generator: Generator, min_snr: float = 0.0) -> dict[str, Tensor]:
         t = spread_times(len(x), self.steps, generator, x.device)
         simple, term = self.terms(x, t, self._noise(x.shape, generator), y if self.classes else None)
+        if min_snr:
+            a = self.alpha_bar[t].to(self._dtype)
+            simple = simple * (min_snr * (1 - a) / a).clamp(max=1)
         return {"loss": simple.mean(), "bound": (self.prior_term(x) + self.steps * term.detach()).mean()}
 
     def _noise(self, size: tuple[int, ...], generator: Generator) -> Tensor:
@@ -367,6 +450,15 @@ class Ddpm(Model):
     @property
     def _dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
+
+
+def _bins(predicted: Tensor) -> Tensor:
+    """Which histogram a predicted x_0 in [-1, 1], of any shape, belongs to, int64.
+
+    The ends, to which predictions are clipped, have their own.
+    """
+    inside = ((predicted + 1) * (BINS / 2)).long().clamp(max=BINS - 1) + 1
+    return torch.where(predicted <= -1, 0, torch.where(predicted >= 1, BINS + 1, inside))
 
 
 def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:

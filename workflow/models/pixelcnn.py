@@ -11,7 +11,13 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
 from workflow.models.layers import context
-from workflow.models.layers.common import categorical_log_prob, draw_categorical, draw_classes, over_classes
+from workflow.models.layers.common import (
+    categorical_log_prob,
+    draw_categorical,
+    draw_classes,
+    log_frequencies,
+    over_classes,
+)
 from workflow.models.layers.gated import GatedPixelCNN
 from workflow.models.layers.masked import MaskedConv2d, MaskedNetwork, PixelLayer, Seen, Step, Wave
 
@@ -73,6 +79,10 @@ class PixelCNN(Model):
         dropout: during training.
         stack: the gated network of van den Oord et al. 2016b, or the masked one of 2016a.
         classes: number of classes of p(x|y); 0 for p(x).
+        dilations: of the gated layers after the first, which take them in turn: with [1, 2, 4], seven layers see as far
+            as sixteen do without. The masked network has none.
+        positions: whether the gated network knows where in the image it is, by a bias of its own for each position (van
+            den Oord et al. 2016b, section 2.3, where it comes from a location-dependent condition).
     """
 
     title = "PixelCNN"
@@ -100,17 +110,38 @@ class PixelCNN(Model):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         stack: Stack = "gated",
         classes: Annotated[int, Field(ge=0)] = 0,
+        dilations: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None,
+        positions: bool = False,
     ) -> None:
         super().__init__(shape, levels)
+        if stack == "masked" and (dilations or positions):
+            raise ValueError("dilations and positions are for the gated stack; the masked one has none")
         self.classes = classes
         self.network: GatedPixelCNN | MaskedNetwork
         if stack == "gated":
-            self.network = GatedPixelCNN(shape, levels, channels, layers, dropout, ordered=True, classes=classes)
+            self.network = GatedPixelCNN(
+                shape,
+                levels,
+                channels,
+                layers,
+                dropout,
+                ordered=True,
+                classes=classes,
+                dilations=dilations or (1,),
+                positions=positions,
+            )
         else:
             colours = shape[0]
             channels = -(-channels // colours) * colours
             blocks = [MaskedBlock(channels, colours, dropout) for _ in range(layers - 1)]
             self.network = MaskedNetwork(shape, levels, 2 * channels, blocks, classes)
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Begin with the frequencies of the levels in images x, uint8 (N, C, H, W), as logits."""
+        bias = self.network.to_logits.bias
+        assert bias is not None
+        bias.copy_(log_frequencies(x, self.levels).flatten())
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative log-likelihood, nats per image; of p(x|y) if there are classes."""

@@ -1,6 +1,7 @@
 """VAE: Kingma & Welling 2014, Auto-Encoding Variational Bayes."""
 
 import math
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -10,7 +11,6 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Decodings, Model
 from workflow.models.layers.common import (
-    categorical_log_prob,
     draw_classes,
     log_mean_exp,
     over_classes,
@@ -19,19 +19,12 @@ from workflow.models.layers.common import (
     walk,
 )
 from workflow.models.layers.convolutions import downsample, upsample
+from workflow.models.layers.mixture import Mixture, fit_mixture, standard_normal
 from workflow.models.layers.noise import normal
-from workflow.models.layers.pixels import (
-    categorical_draw,
-    categorical_mean,
-    categorical_mode,
-    logistic_draw,
-    logistic_log_prob,
-    logistic_mean,
-    logistic_mode,
-)
+from workflow.models.layers.pixels import Decoder, PixelDistribution
 
-Decoder = Literal["categorical", "logistic"]
 Kind = Literal["convolutional", "dense"]
+ENCODED = 1000  # images encoded at once to fit the mixture
 ROWS = 2**22  # elements of the largest tensor in a chunk of `log_prob`: 16 MiB
 
 
@@ -47,8 +40,7 @@ class Vae(Model):
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         dropout: in encoder and decoder, during training.
         beta: weight of the KL term (Higgins et al. 2017, beta-VAE); 1 for the VAE.
-        decoder: p(x|z) of a pixel: a probability for each level ("categorical"), or a discretised logistic (Salimans et
-            al. 2017, PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers per pixel.
+        decoder: p(x|z) of a pixel, "categorical" or "logistic" (`PixelDistribution`).
         importance_samples: K of the bound in `log_prob`.
         classes: number of classes of p(x|y); 0 for p(x). The decoder gets the class along with the latents (Kingma et
             al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). Unlike in that model the encoder
@@ -57,14 +49,24 @@ class Vae(Model):
             in Burda et al. 2016, for images of any size.
         training_samples: K of the training bound; more than 1 makes it an importance weighted autoencoder (Burda et al.
             2016, Importance Weighted Autoencoders), with beta on the log-ratio of prior and posterior.
+        blocks: residual blocks at quarter resolution in encoder and decoder, for convolutional networks.
+        components: of a mixture of Gaussians that replaces the prior after training, fitted to latents of training
+            images (Dai & Wipf 2019, Diagnosing and Enhancing VAE Models, whose second stage is another VAE; Ghosh et
+            al. 2020, section 4). Latents drawn from it are like those that the decoder has been trained on, and the
+            bound is tighter. 0 for a standard normal prior throughout.
     """
+
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
 
     title = "VAE"
     paper = "Kingma & Welling 2014, Auto-Encoding Variational Bayes"
     family = "variational"
     taxonomy = "explicit approximate"
     likelihood = "bound"
-    unranked = ("classes", "training_samples", "importance_samples")  # p(x|y); the bound of so many draws; unseen
+    # p(x|y); the bound of so many draws; unseen; unseen
+    unranked = ("classes", "training_samples", "importance_samples", "components")
     objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"
     about = (
         "An encoder maps an image to a Gaussian over a few latents, and a decoder maps latents to a distribution over "
@@ -88,16 +90,48 @@ class Vae(Model):
         classes: Annotated[int, Field(ge=0)] = 0,
         network: Kind = "convolutional",
         training_samples: Annotated[int, Field(ge=1)] = 1,
+        blocks: Annotated[int, Field(ge=0)] = 0,
+        components: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
         self.latents, self.channels, self.beta = latents, channels, beta
-        self.decoder, self.importance_samples, self.classes = decoder, importance_samples, classes
-        self.training_samples = training_samples
-        self.outputs = levels if decoder == "categorical" else 2  # numbers that describe a pixel's distribution
-        build = _convolutional if network == "convolutional" else _dense
+        self.importance_samples, self.classes = importance_samples, classes
+        self.training_samples, self.components = training_samples, components
+        self.pixels = PixelDistribution(decoder, levels)
+        if network == "dense" and blocks:
+            raise ValueError("blocks are for convolutional networks; a dense one has none")
+        build = partial(_convolutional, blocks=blocks) if network == "convolutional" else _dense
         self.encode_layers, self.decode_layers = build(
-            shape, channels, dropout, inputs=latents + classes, outputs=self.outputs, latents=latents
+            shape, channels, dropout, inputs=latents + classes, outputs=self.pixels.outputs, latents=latents
         )
+
+        if components:
+            for name, tensor in standard_normal(components, latents)._asdict().items():
+                self.register_buffer(name, tensor)
+
+    @property
+    def note(self) -> str:
+        """Which prior it has, unless it is a standard normal one."""
+        if not self.components:
+            return ""
+        return (
+            f"Its prior is a mixture of {self.components} Gaussians, fitted after training to latents of training "
+            "images; the bound and the samples use it."
+        )
+
+    @torch.no_grad()
+    def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
+        """Fit the mixture to one draw from q(z|x) for each training image x."""
+        if not self.components:
+            return
+        mean, log_variance = map(torch.cat, zip(*map(self.posterior, x.split(ENCODED)), strict=True))
+        z = mean + (log_variance / 2).exp() * normal(mean.shape, generator, x.device)
+        fit_mixture(self.mixture, z, generator)
+
+    @property
+    def mixture(self) -> Mixture:
+        """The prior, if it has components."""
+        return Mixture(self.weights, self.means, self.factors)
 
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of q(z|x), each (N, latents). x: uint8 (N, C, H, W)."""
@@ -110,10 +144,7 @@ class Vae(Model):
 
     def log_likelihood(self, x: Tensor, code: Tensor) -> Tensor:
         """log p(x|code) in nats, (N,). x: uint8 (N, C, H, W), code: (N, latents + classes)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_log_prob(pixels, x)
-        return logistic_log_prob(pixels[:, 0], pixels[:, 1], x, self.levels).flatten(1).sum(1)
+        return self.pixels.log_prob(self.decode_layers(code), x)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Negative evidence lower bound with beta times the KL term, from one z per image, nats per image.
@@ -164,26 +195,17 @@ class Vae(Model):
     @torch.no_grad()
     def draw(self, code: Tensor, generator: Generator) -> Tensor:
         """Draw from p(x|code) given codes, (N, latents + classes): uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_draw(pixels, generator)
-        return logistic_draw(pixels[:, 0], pixels[:, 1], self.levels, generator)
+        return self.pixels.draw(self.decode_layers(code), generator)
 
     @torch.no_grad()
     def mode(self, code: Tensor) -> Tensor:
         """The most probable images given codes, (N, latents + classes): uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_mode(pixels)
-        return logistic_mode(pixels[:, 0], pixels[:, 1], self.levels)
+        return self.pixels.mode(self.decode_layers(code))
 
     @torch.no_grad()
     def mean(self, code: Tensor) -> Tensor:
         """The mean images given codes, (N, latents + classes), rounded: uint8 (N, C, H, W)."""
-        pixels: Tensor = self.decode_layers(code)
-        if self.decoder == "categorical":
-            return categorical_mean(pixels)
-        return logistic_mean(pixels[:, 0], pixels[:, 1], self.levels)
+        return self.pixels.mean(self.decode_layers(code))
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -221,6 +243,8 @@ class Vae(Model):
 
     def _draw_code(self, y: Tensor, generator: Generator) -> Tensor:
         """Draw a latent from the prior for each class y, int64 (N,): codes, (N, latents + classes)."""
+        if self.components:
+            return self.code(self.mixture.draw(len(y), generator), y)
         return self.code(normal((len(y), self.latents), generator, self.device), y)
 
     def _negative_bound(self, x: Tensor, y: Tensor, generator: Generator, beta: float) -> dict[str, Tensor]:
@@ -240,11 +264,14 @@ class Vae(Model):
         mean, log_variance = self.posterior(x)
         noise = normal((samples, *mean.shape), generator, x.device, dim=1)
         z = mean + (log_variance / 2).exp() * noise
-        return 0.5 * (noise.square() + log_variance - z.square()).sum(2), z
+        if not self.components:
+            return 0.5 * (noise.square() + log_variance - z.square()).sum(2), z
+        log_q = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(2)
+        return self.mixture.log_prob(z.flatten(0, 1)).view(z.shape[:2]) - log_q, z
 
     def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """log p(x|z, y) of K latents z, (K, N, d), of each image x of class y: (K, N). Computed in chunks."""
-        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.outputs * self.shape[0])))
+        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.pixels.outputs * self.shape[0])))
         image = torch.arange(len(x), device=x.device).repeat(len(z))
         chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
         parts = [self.log_likelihood(x[i], self.code(z_i, y[i] if self.classes else y)) for z_i, i in chunks]
@@ -252,7 +279,7 @@ class Vae(Model):
 
 
 def _convolutional(
-    shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int
+    shape: tuple[int, int, int], channels: int, dropout: float, *, inputs: int, outputs: int, latents: int, blocks: int
 ) -> tuple[nn.Sequential, nn.Sequential]:
     """A convolutional encoder and decoder.
 
@@ -263,10 +290,11 @@ def _convolutional(
         inputs: size of the decoder's input.
         outputs: numbers per pixel and colour channel that the decoder returns.
         latents: their number; the encoder returns twice as many numbers.
+        blocks: residual blocks in each.
     """
     colours, (height, width), wide = shape[0], quarter(shape), 2 * channels
     encoder = nn.Sequential(
-        *downsample(colours, channels),
+        *downsample(colours, channels, blocks=blocks),
         nn.Flatten(),
         nn.Dropout(dropout),
         nn.Linear(wide * height * width, 2 * latents),
@@ -276,7 +304,7 @@ def _convolutional(
         nn.SiLU(),
         nn.Dropout(dropout),
         nn.Unflatten(1, (wide, height, width)),
-        *upsample(channels, outputs * colours),
+        *upsample(channels, outputs * colours, blocks=blocks),
         nn.Unflatten(1, (outputs, colours)),
     )
     return encoder, decoder

@@ -12,7 +12,7 @@ from workflow.models.layers.codes import CausalTransformer, Codebook, straight_t
 from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.gated import GatedPixelCNN
-from workflow.models.layers.pixels import categorical_draw, categorical_mean, categorical_mode
+from workflow.models.layers.pixels import Decoder, PixelDistribution
 
 
 class VqVae(Model):
@@ -31,6 +31,8 @@ class VqVae(Model):
         dropout: in encoder, decoder and prior, during training.
         prior: model of the grids in raster order: the paper's PixelCNN, or a causal transformer (Ramesh et al. 2021,
             DALL-E).
+        blocks: residual blocks at quarter resolution in encoder and decoder; the paper has 2.
+        decoder: p(x|z) of a pixel, "categorical" or "logistic" (`PixelDistribution`).
     """
 
     title = "VQ-VAE"
@@ -61,23 +63,26 @@ class VqVae(Model):
         prior_layers: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
         prior: Literal["pixelcnn", "transformer"] = "pixelcnn",
+        blocks: Annotated[int, Field(ge=0)] = 0,
+        decoder: Decoder = "categorical",
     ) -> None:
         super().__init__(shape, levels)
         colours, wide, self.commitment = shape[0], 2 * channels, commitment
         self.encoder = nn.Sequential(
-            *downsample(colours, channels),
+            *downsample(colours, channels, blocks=blocks),
             nn.Dropout(dropout),
             nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
             # Not in the paper: normalised encodings spread over the codes instead of all choosing one at first.
             nn.BatchNorm2d(code_size, affine=False),
         )
         self.codebook = Codebook(codes, code_size, decay)
+        self.distribution = PixelDistribution(decoder, levels)
         self.decoder = nn.Sequential(
             nn.Conv2d(code_size, wide, 3, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
-            *upsample(channels, levels * colours),
-            nn.Unflatten(1, (levels, colours)),
+            *upsample(channels, self.distribution.outputs * colours, blocks=blocks),
+            nn.Unflatten(1, (self.distribution.outputs, colours)),
         )
         self.grid = quarter(shape)
         self.prior = _prior(prior, self.grid, codes, prior_channels, prior_layers, dropout)
@@ -113,7 +118,7 @@ class VqVae(Model):
         for a q(z|x) concentrated on one z.
         """
         indices = self.indices(x)
-        return categorical_log_prob(self.pixels(indices), x) + self.prior_log_prob(indices)
+        return self.distribution.log_prob(self.pixels(indices), x) + self.prior_log_prob(indices)
 
     def prior_log_prob(self, indices: Tensor) -> Tensor:
         """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have probability zero."""
@@ -141,13 +146,13 @@ class VqVae(Model):
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw grids of codes and an image from p(x|z) for each, uint8 (n, C, H, W)."""
-        return categorical_draw(self.pixels(self.draw_indices(n, generator)), generator)
+        return self.distribution.draw(self.pixels(self.draw_indices(n, generator)), generator)
 
     @torch.no_grad()
     def decodings(self, n: int, generator: Generator) -> Decodings:
         """Draw n grids of codes; a draw from p(x|z), its mode and its mean, uint8 (n, C, H, W) each."""
-        logits = self.pixels(self.draw_indices(n, generator))
-        return Decodings(categorical_draw(logits, generator), categorical_mode(logits), categorical_mean(logits))
+        pixels, decode = self.pixels(self.draw_indices(n, generator)), self.distribution
+        return Decodings(decode.draw(pixels, generator), decode.mode(pixels), decode.mean(pixels))
 
     @torch.no_grad()
     def draw_indices(self, n: int, generator: Generator) -> Tensor:
@@ -159,9 +164,9 @@ class VqVae(Model):
         return self.prior.sample(n, generator, available[:, None].expand(-1, self.prior.length)).view(n, *self.grid)
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """Logits of p(x|z) given codes, int64 (N, h, w): (N, levels, C, H, W)."""
-        logits: Tensor = self.decoder(self.codebook.lookup(indices))
-        return logits
+        """The numbers that describe p(x|z) given codes, int64 (N, h, w): (N, outputs, C, H, W)."""
+        pixels: Tensor = self.decoder(self.codebook.lookup(indices))
+        return pixels
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
@@ -171,7 +176,7 @@ class VqVae(Model):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean images given the encoder's codes: uint8 (N, C, H, W)."""
-        return categorical_mean(self.pixels(self.indices(x)))
+        return self.distribution.mean(self.pixels(self.indices(x)))
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
@@ -179,10 +184,10 @@ class VqVae(Model):
         ends = [self.encoder(to_unit(x, self.levels)) for x in (a, b)]
         path = walk(ends[0].flatten(1), ends[1].flatten(1), steps).flatten(0, 1)
         indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))
-        return categorical_mean(self.pixels(indices)).view(len(a), steps, *self.shape)
+        return self.distribution.mean(self.pixels(indices)).view(len(a), steps, *self.shape)
 
     def _two_parts(self, x: Tensor, indices: Tensor, quantised: Tensor) -> dict[str, Tensor]:
-        reconstruction = -categorical_log_prob(self.decoder(quantised), x).mean()
+        reconstruction = -self.distribution.log_prob(self.decoder(quantised), x).mean()
         return {"reconstruction": reconstruction, "prior": -self.prior_log_prob(indices).mean()}
 
 

@@ -31,6 +31,15 @@ def categorical_log_prob(logits: Tensor, x: Tensor) -> Tensor:
     return -F.cross_entropy(precise, x.long(), reduction="none").flatten(1).sum(1)
 
 
+def log_frequencies(x: Tensor, levels: int) -> Tensor:
+    """Logarithm of the share of each level among the pixels of each channel, as if each were seen once more.
+
+    x: integers 0..levels-1, (N, C, H, W). Float (C, levels).
+    """
+    counts = torch.stack([channel.flatten().long().bincount(minlength=levels) for channel in x.unbind(1)]) + 1
+    return (counts / counts.sum(1, keepdim=True)).log()
+
+
 def draw_categorical(logits: Tensor, generator: Generator) -> Tensor:
     """Draw from categorical distributions with logits (N, levels, *S): int64 (N, *S)."""
     flat = logits.float().movedim(1, -1)

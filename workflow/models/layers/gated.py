@@ -21,7 +21,8 @@ class GatedLayer(nn.Module):
     Van den Oord et al. 2016b, Conditional Image Generation with PixelCNN Decoders, figure 2. The vertical stack at row
     i sees rows up to i and feeds the horizontal stack one row below; the horizontal stack sees its own row to the left.
     Together they see everything before a pixel, without a blind spot. A class-conditional layer adds an embedding of
-    the class to the gates of both stacks at every position (equation 4).
+    the class to the gates of both stacks at every position (equation 4), and one that knows positions adds something of
+    its own at each (as equation 5).
 
     Args:
         inputs: number of input features.
@@ -31,23 +32,38 @@ class GatedLayer(nn.Module):
         dropout: during training.
         first: whether this is the first layer, which has mask A and no residual connection.
         classes: number of classes; 0 for an unconditional layer.
+        dilation: distance between the pixels that the convolutions see (Yu & Koltun 2016, Multi-Scale Context
+            Aggregation by Dilated Convolutions).
+        positions: height and width of images if the layer is to know positions.
     """
 
     mask: Tensor
     out_mask: Tensor
 
     def __init__(
-        self, inputs: int, features: int, groups: int, kernel: int, dropout: float, *, first: bool, classes: int = 0
+        self,
+        inputs: int,
+        features: int,
+        groups: int,
+        kernel: int,
+        dropout: float,
+        *,
+        first: bool,
+        classes: int = 0,
+        dilation: int = 1,
+        positions: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.reach, self.first = kernel // 2, first
-        self.vertical = nn.Conv2d(inputs, 2 * features, (self.reach + 1, kernel))
-        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.reach + 1))
+        self.taps, self.first, self.dilation = kernel // 2 + 1, first, dilation
+        self.reach = kernel // 2 * dilation
+        self.vertical = nn.Conv2d(inputs, 2 * features, (self.taps, kernel), dilation=dilation)
+        self.horizontal = nn.Conv2d(inputs, 2 * features, (1, self.taps), dilation=dilation)
         self.from_above = nn.Conv2d(2 * features, 2 * features, 1)
         self.out = nn.Conv2d(features, features, 1)
         self.by_class = nn.Embedding(classes, 4 * features) if classes else None
+        self.by_position = nn.Parameter(torch.zeros(1, 4 * features, *positions)) if positions else None
         self.dropout = nn.Dropout(dropout)
-        mask = torch.ones(2 * features, inputs, 1, self.reach + 1)
+        mask = torch.ones(2 * features, inputs, 1, self.taps)
         for half in mask.chunk(2):  # the two halves of a gate, each with one block per colour channel
             half[:, :, 0, -1] = group_mask(features, inputs, groups, own=not first)
         self.register_buffer("mask", mask, persistent=False)
@@ -64,15 +80,22 @@ class GatedLayer(nn.Module):
 
     def context(self, v: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts of both stacks (`layers/context.py`), from those of their inputs."""
-        reach = range(-self.reach, self.reach + 1)
-        rows = context.gathered(v, [(down, right) for down in range(-self.reach, 1) for right in reach])
-        across = context.gathered(h, context.kernel_offsets(self.mask, 0, self.reach))
+        reach = range(-self.reach, self.reach + 1, self.dilation)
+        rows = context.gathered(v, [(down, right) for down in reach if down <= 0 for right in reach])
+        seen = context.kernel_offsets(self.mask, 0, self.taps - 1)
+        across = context.gathered(h, [(down, right * self.dilation) for down, right in seen])
         across |= context.gathered(rows, [(-1, 0)])
         return rows, across if self.first else across | h
 
-    def biases(self, y: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """What classes y, int64 (N,), add to the gates of the vertical and horizontal stacks: (N, 2 features, 1, 1)."""
-        down, across = (None, None) if self.by_class is None else self.by_class(y)[..., None, None].chunk(2, dim=1)
+    def biases(self, y: Tensor | None, rows: slice = slice(None)) -> tuple[Tensor | None, Tensor | None]:
+        """What classes y, int64 (N,), and positions in some rows add to the gates, vertical and horizontal.
+
+        Each (N or 1, 2 features, rows or 1, W or 1).
+        """
+        both = None if self.by_class is None else self.by_class(y)[..., None, None]
+        if self.by_position is not None:
+            both = _plus(self.by_position[:, :, rows], both)
+        down, across = (None, None) if both is None else both.chunk(2, dim=1)
         return down, across
 
     def down(self, v: Tensor) -> Tensor:
@@ -88,7 +111,8 @@ class GatedLayer(nn.Module):
             above: the vertical stack's contribution to the gates, (N, 2 features, rows, W).
             residual: unpadded features, (N, features, rows, W).
         """
-        mixed = F.conv2d(h, self.horizontal.weight * self.mask, self.horizontal.bias) + above
+        kernel, bias = self.horizontal.weight * self.mask, self.horizontal.bias
+        mixed = F.conv2d(h, kernel, bias, dilation=self.horizontal.dilation) + above
         out: Tensor = F.conv2d(self.dropout(_gate(mixed)), self.out.weight * self.out_mask, self.out.bias)
         return out if self.first else out + residual
 
@@ -96,7 +120,7 @@ class GatedLayer(nn.Module):
         """`across` at a single pixel, as matrices for the block of each colour channel.
 
         Returns the matrix that multiplies the features of the pixels to the left and of the pixel itself,
-        (C, (reach + 1) · inputs, 2 f), the matrix that multiplies the gated features, (C, C · f, f), and its bias,
+        (C, taps · inputs, 2 f), the matrix that multiplies the gated features, (C, C · f, f), and its bias,
         (C, f), where f is the number of features in a block.
         """
         taps = _by_colour((self.horizontal.weight * self.mask).squeeze(2), 0, colours).permute(0, 3, 2, 1).flatten(1, 2)
@@ -135,6 +159,8 @@ class GatedPixelCNN(nn.Module):
         ordered: whether the integers are grey levels, read as numbers, or labels such as codes, read through an
             embedding.
         classes: number of classes of p(x|y); 0 for an unconditional model, which ignores y.
+        dilations: of the layers after the first, which take them in turn.
+        positions: whether the first layer knows where in the image it is, which convolutions alone cannot tell.
     """
 
     head_mask: Tensor
@@ -150,6 +176,8 @@ class GatedPixelCNN(nn.Module):
         *,
         ordered: bool,
         classes: int = 0,
+        dilations: Sequence[int] = (1,),
+        positions: bool = False,
     ) -> None:
         super().__init__()
         colours = shape[0]
@@ -161,7 +189,17 @@ class GatedPixelCNN(nn.Module):
         widest = min(7, 2 * max(shape[1:]) - 1)  # beyond a small grid there is only padding
         for i in range(layers):
             inputs, kernel = (self.inputs, widest) if i == 0 else (self.features, 3)
-            made = GatedLayer(inputs, self.features, colours, kernel, dropout, first=i == 0, classes=classes)
+            made = GatedLayer(
+                inputs,
+                self.features,
+                colours,
+                kernel,
+                dropout,
+                first=i == 0,
+                classes=classes,
+                dilation=dilations[(i - 1) % len(dilations)] if i else 1,
+                positions=shape[1:] if positions and i == 0 else None,
+            )
             self.layers.append(made)
         self.head = nn.Conv2d(self.features, self.features, 1)
         self.to_logits = nn.Conv2d(self.features, colours * levels, 1)
@@ -242,20 +280,23 @@ class GatedPixelCNN(nn.Module):
         rows = [x.new_zeros((1, 2 * self.features, 1, width), dtype=dtype) for _ in self.gated]
         for i in range(height):
             if i >= row:
-                pen.draw_row(x, i, [self.above(*pair, y) for pair in zip(self.gated, rows, strict=True)])
+                pen.draw_row(x, i, [self.above(*pair, i, y) for pair in zip(self.gated, rows, strict=True)])
             rows = self._finish_row(x, i, v, y)
         return x
 
-    def above(self, layer: GatedLayer, rows: Tensor, y: Tensor | None) -> Tensor:
+    def above(self, layer: GatedLayer, rows: Tensor, i: int, y: Tensor | None) -> Tensor:
         """The contribution to a layer's gates from everything but their own row, (W, C, N or 1, 2 f).
 
         Args:
             layer: one of `gated`.
             rows: what `_finish_row` returned for the row above.
+            i: the row.
             y: classes of the images, int64 (N,).
         """
         assert layer.horizontal.bias is not None
-        mixed = _plus(layer.from_above(rows), layer.biases(y)[1]) + layer.horizontal.bias.view(1, -1, 1, 1)
+        mixed = _plus(layer.from_above(rows), layer.biases(y, slice(i, i + 1))[1]) + layer.horizontal.bias.view(
+            1, -1, 1, 1
+        )
         return _by_colour(mixed.squeeze(2), 1, self.shape[0]).permute(3, 1, 0, 2).contiguous()
 
     def _finish_row(self, x: Tensor, i: int, v: list[Tensor], y: Tensor | None) -> list[Tensor]:
@@ -266,7 +307,7 @@ class GatedPixelCNN(nn.Module):
             padded[:, :, i + layer.reach, layer.reach : layer.reach + width] = features[:, :, 0]
             row = layer.down(padded[:, :, i : i + layer.reach + 1])
             finished.append(row)
-            features = _gate(_plus(row, layer.biases(y)[0]))
+            features = _gate(_plus(row, layer.biases(y, slice(i, i + 1))[0]))
         return finished
 
 
@@ -276,8 +317,8 @@ class _Step(NamedTuple):
     Made once for all rows: a pixel needs so little computation that indexing a tensor would take as long.
     """
 
-    seen: Tensor  # features of the pixels to the left and the pixel's own, (N, (reach + 1) · inputs)
-    taps: Tensor  # ((reach + 1) · inputs, 2 f)
+    seen: Sequence[Tensor]  # features of the pixels to the left and the pixel's own, contiguous ones together, (N, ·)
+    taps: Sequence[Tensor]  # the matrix for each, (·, 2 f)
     mixed: Tensor  # (N, 2 f), and its halves
     content: Tensor
     gate: Tensor
@@ -290,7 +331,9 @@ class _Step(NamedTuple):
 
     def take(self, above: Tensor) -> None:
         """Compute the features. above: contribution to the gates from everything but their own row, (N or 1, 2 f)."""
-        torch.addmm(above, self.seen, self.taps, out=self.mixed)
+        torch.addmm(above, self.seen[0], self.taps[0], out=self.mixed)
+        for seen, taps in zip(self.seen[1:], self.taps[1:], strict=True):
+            self.mixed.addmm_(seen, taps)
         torch.mul(self.content.tanh_(), self.gate.sigmoid_(), out=self.gated)
         torch.addmm(self.bias, self.known, self.out, out=self.features)
         if self.residual is not None:
@@ -348,9 +391,11 @@ class _Pen:
         steps = []
         for k, (taps, out, bias) in enumerate(matrices):
             before, after, reach = self.h[k], self.h[k + 1], self.reaches[k]
+            dilation = self.network.gated[k].dilation
+            pixels = before[:, j : j + reach + 1]
             step = _Step(
-                seen=before[:, j : j + reach + 1].flatten(1),
-                taps=taps[colour],
+                seen=[pixels.flatten(1)] if dilation == 1 else pixels[:, ::dilation].unbind(1),
+                taps=[taps[colour]] if dilation == 1 else taps[colour].split(before.shape[2]),
                 mixed=self.mixed,
                 content=self.mixed[:, :size],
                 gate=self.mixed[:, size:],

@@ -1,15 +1,61 @@
 """Distributions of discrete pixels: log-probabilities, draws, modes and means, given a network's outputs."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from workflow.models.layers.common import from_unit, to_unit
+from workflow.models.layers.common import categorical_log_prob, from_unit, to_unit
 from workflow.models.layers.noise import choices_at, uniform
 
+Decoder = Literal["categorical", "logistic"]
 NUMBERS = 2**24  # of the largest tensor in a chunk of `categorical_draw` and `categorical_mean`: 64 MiB
 # Of a logistic distribution, as in PixelCNN++: smaller scales gain next to nothing and make gradients explode.
 MIN_LOG_SCALE = -7
+
+
+@dataclass(frozen=True)
+class PixelDistribution:
+    """Distribution of independent pixels, given `outputs` numbers for each from a network, (N, outputs, C, H, W).
+
+    decoder: a probability for each level ("categorical"), or a discretised logistic (Salimans et al. 2017, PixelCNN++,
+    section 2.1), which knows that levels are ordered and needs 2 numbers per pixel. levels: pixel values are
+    0..levels-1.
+    """
+
+    decoder: Decoder
+    levels: int
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers describe a pixel's distribution."""
+        return self.levels if self.decoder == "categorical" else 2
+
+    def log_prob(self, numbers: Tensor, x: Tensor) -> Tensor:
+        """log p(x) in nats, (N,). x: uint8 (N, C, H, W)."""
+        if self.decoder == "categorical":
+            return categorical_log_prob(numbers, x)
+        return logistic_log_prob(numbers[:, 0], numbers[:, 1], x, self.levels).flatten(1).sum(1)
+
+    def draw(self, numbers: Tensor, generator: Generator) -> Tensor:
+        """A draw, uint8 (N, C, H, W)."""
+        if self.decoder == "categorical":
+            return categorical_draw(numbers, generator)
+        return logistic_draw(numbers[:, 0], numbers[:, 1], self.levels, generator)
+
+    def mode(self, numbers: Tensor) -> Tensor:
+        """The most probable images, uint8 (N, C, H, W)."""
+        if self.decoder == "categorical":
+            return categorical_mode(numbers)
+        return logistic_mode(numbers[:, 0], numbers[:, 1], self.levels)
+
+    def mean(self, numbers: Tensor) -> Tensor:
+        """The mean images, rounded, uint8 (N, C, H, W)."""
+        if self.decoder == "categorical":
+            return categorical_mean(numbers)
+        return logistic_mean(numbers[:, 0], numbers[:, 1], self.levels)
 
 
 def categorical_draw(logits: Tensor, generator: Generator) -> Tensor:
