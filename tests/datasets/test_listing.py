@@ -1,8 +1,10 @@
 """What in a user's folder would stop DVC is found before, all at once; and what has changed in a folder is told."""
 
+import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,6 +97,21 @@ def test_a_folder_that_runs_write_into_is_refused(
         f"params.yaml: data.root: '{place}': {how}, which runs write; put your files"
     )
     check_root(Path("data/own"))
+
+
+def test_what_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures would otherwise be missing without a word. The tests' user may read anything."""
+    scan = os.scandir
+
+    def refuse(folder: Path) -> Any:
+        if folder.name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for look in (list_files, check_root):
+        with pytest.raises(BakeoffError, match=r"pictures/sub: cannot be read \(Permission denied\); make it readable"):
+            look(root)
 
 
 def test_a_later_listing_tells_what_has_changed(root: Path) -> None:
