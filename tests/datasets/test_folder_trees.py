@@ -22,7 +22,7 @@ WORDS = {"test": ("test", "Testing"), "valid": ("val", "Valid", "validation", "d
 KINDS = ("png", "bmp", "tif", "wide", "small", "damaged", "txt", "heic", "link", "twin")
 GOOD = ("png", "bmp", "tif", "wide", "twin")
 ENDINGS = dict.fromkeys(("wide", "small", "damaged", "link", "twin"), "png")
-names = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=5).filter(
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=5).filter(
     lambda name: name[0] != "." and name.casefold() not in {"train", "test", "dev", "val", "valid"}
 )
 
