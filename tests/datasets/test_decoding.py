@@ -43,8 +43,8 @@ def _tiff(path: Path, pixels: Any, order: str, signed: bool = False, packed: boo
     data = 8 + len(body)
     entries = [
         (256, 3, 1, SIDE), (257, 3, 1, SIDE), (258, 3, colours, data if colours > 2 else bits),
-        (259, 3, 1, 8 if packed else 1), (262, 3, 1, 2 if colours == 3 else 1), (273, 4, 1, 8), (277, 3, 1, colours), (278, 3, 1, SIDE),
-        (279, 4, 1, len(body)), (339, 3, 1, 2 if signed else 1),
+        (259, 3, 1, 8 if packed else 1), (262, 3, 1, 2 if colours == 3 else 1), (273, 4, 1, 8),
+        (277, 3, 1, colours), (278, 3, 1, SIDE), (279, 4, 1, len(body)), (339, 3, 1, 2 if signed else 1),
     ]  # fmt: skip
     content = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, data + len(depths)) + body + depths
     content += struct.pack(f"{order}H", len(entries))
