@@ -11,6 +11,7 @@ from PIL import Image
 
 from tests.datasets.test_folder import read
 from workflow.data.decoding import LeftOutError, read_square
+from workflow.data.layout import HEIC_PLUGIN
 from workflow.params import Folder
 
 SIDE = 8
@@ -163,6 +164,14 @@ def test_pictures_of_phones_are_read(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (9, 9), (200, 100, 50)).save(tmp_path / name, kind, **more)
     square = read_square(tmp_path / name, _settings(tmp_path, grey=False))
     assert square.notes == []
+    colour = np.frombuffer(square.pixels, np.uint8).reshape(3, -1).mean(1)
+    assert np.abs(colour - (200, 100, 50)).max() < 4
+
+
+@pytest.mark.skipif(not HEIC_PLUGIN, reason="pillow-heif is not installed")
+def test_heic_is_read_by_a_plug_in(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), (200, 100, 50)).save(tmp_path / "x.heic")
+    square = read_square(tmp_path / "x.heic", _settings(tmp_path, grey=False))
     colour = np.frombuffer(square.pixels, np.uint8).reshape(3, -1).mean(1)
     assert np.abs(colour - (200, 100, 50)).max() < 4
 

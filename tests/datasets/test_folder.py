@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from workflow.data import catalogue, folder
 from workflow.data.arrays import Card, read_card, write_prepared
 from workflow.data.decoding import read_square
+from workflow.data.layout import ENDINGS
 from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
 from workflow.params import Folder
@@ -289,14 +290,14 @@ def test_duplicates_are_named_if_too_few_pictures_are_left(tmp_path: Path) -> No
 
 def test_formats_that_are_not_read_are_named_with_those_that_are(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    for name in ("1.heic", "2.HEIC", "3.jp2"):
+    for name in ("1.jp2", "2.JP2", "3.psd"):
         (tmp_path / "pictures" / name).touch()
     with pytest.raises(BakeoffError) as error:
         read(tmp_path / "pictures")
     assert str(error.value) == (
-        f"data.root: {tmp_path / 'pictures'}: no usable picture (2 .heic files left out, a format that is not read, "
-        "1 .jp2 files left out, a format that is not read); convert them to or add pictures of a format that is read: "
-        ".avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .mpo, .pbm, .pgm, .png, .pnm, .ppm, .tif, .tiff, .webp"
+        f"data.root: {tmp_path / 'pictures'}: no usable picture (2 .jp2 files left out, a format that is not read, "
+        "1 .psd files left out, a format that is not read); convert them to or add pictures of a format that is read: "
+        f"{', '.join(sorted(ENDINGS))}"
     )
 
 

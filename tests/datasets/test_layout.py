@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from workflow.data.layout import Layout, look, understand
+from workflow.data.layout import HEIC_PLUGIN, Layout, look, understand
 from workflow.data.listing import list_files
 from workflow.errors import BakeoffError
 
@@ -138,13 +138,20 @@ def test_what_is_nearly_a_split_is_refused(tree: dict[str, int], refused: str, t
 
 def test_every_other_file_is_counted_but_those_that_systems_leave(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    for name in ("1.png", "a/2.JPEG", "3.heic", "a/4.HEIC", "notes.txt", ".DS_Store", "Thumbs.db", "a/Icon\r"):
+    for name in ("1.png", "a/2.JPEG", "3.jp2", "a/4.JP2", "notes.txt", ".DS_Store", "Thumbs.db", "a/Icon\r"):
         (tmp_path / name).touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "1.png")
     layout = understand(tmp_path, list_files(tmp_path))
     assert {"/".join(file.parts) for file in layout.files} == {"1.png", "a/2.JPEG"}
-    heic = ".heic files left out, a format that is not read"
-    assert layout.left_out == {heic: 2, "other files left out": 1, "links left out": 1}
+    jp2 = ".jp2 files left out, a format that is not read"
+    assert layout.left_out == {jp2: 2, "other files left out": 1, "links left out": 1}
+
+
+@pytest.mark.skipif(HEIC_PLUGIN, reason="HEIC is read")
+def test_what_lets_heic_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1.HEIC").touch()
+    layout = understand(tmp_path, list_files(tmp_path))
+    assert layout.left_out == {".heic files left out, which `uv pip install pillow-heif` lets be read": 1}
 
 
 def test_a_look_needs_names_alone_and_escapes_them(tmp_path: Path) -> None:

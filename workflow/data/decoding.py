@@ -17,9 +17,16 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 
+from workflow.data.layout import HEIC_PLUGIN
 from workflow.params import Folder
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; none starts other programs
+if HEIC_PLUGIN:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+
+# Pillow's names; none starts other programs.
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP", *(("HEIF",) if HEIC_PLUGIN else ()))
 MEGAPIXEL = 10**6
 ORIENTATION, SAMPLE_FORMAT, UNSIGNED = 0x0112, 339, 1  # tags of EXIF and TIFF
 # Pillow decodes 16 bits per colour to their higher bytes; with the other order of bytes, it gives the lower ones.

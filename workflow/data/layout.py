@@ -24,6 +24,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from workflow.data.arrays import SPLITS
@@ -31,13 +32,16 @@ from workflow.data.label_table import NAMES, SPLIT_NAMES, Row, Table, read_table
 from workflow.data.listing import Entry, list_files, shown, some
 from workflow.errors import BakeoffError
 
+HEIC = frozenset((".heic", ".heif"))  # read if Pillow's plug-in for it is installed, which is not among the packages
+HEIC_PLUGIN = find_spec("pillow_heif") is not None
 ENDINGS = frozenset((
+    *(HEIC if HEIC_PLUGIN else ()),
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 ))  # fmt: skip
 # Pictures in formats that are not read; all files with other endings are just other files.
 NOT_READ = frozenset((
-    *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".heic", ".heif", ".jp2", ".jxl", ".nef"),
+    *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jp2", ".jxl", ".nef"),
     *(".npy", ".npz", ".orf", ".pdf", ".psd", ".raf", ".raw", ".svg", ".tga"),
 ))  # fmt: skip
 SHOWN = 20  # classes in a table on a terminal
@@ -187,6 +191,8 @@ class _Reader:
                 left_out["links left out"] += 1
             elif _is_picture(entry) or self._root.joinpath(*entry.parts) in tables:
                 continue
+            elif ending in HEIC:
+                left_out[f"{ending} files left out, which `uv pip install pillow-heif` lets be read"] += 1
             elif ending in NOT_READ:
                 left_out[f"{ending} files left out, a format that is not read"] += 1
             else:
