@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workflow.data.listing import check_root
 from workflow.engines import clone, dvc_locks
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
@@ -100,7 +101,7 @@ def refuse_without_running(workflow: Any) -> None:
 class Graph:
     """The stages of dvc.yaml in this folder, as DVC resolves them.
 
-    Creating it updates the ledger and repairs DVC's locks.
+    Creating it updates the ledger and repairs DVC's locks. Raises BakeoffError if DVC cannot record the user's data.
     """
 
     def __init__(self, settings: Params) -> None:
@@ -109,6 +110,7 @@ class Graph:
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
+        check_root(settings.data.root)  # each time: the stage `check` has seen the folder as it was
         clone.tell_dvc()
         dvc_locks.repair()
         bring_up_to_date(settings)  # DVC learns from the ledger which code has changed
