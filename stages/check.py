@@ -14,7 +14,7 @@ from workflow.paths import CHECKED
 
 def check(settings: params.Params) -> None:
     """Raise BakeoffError for the first parameter that is invalid, or that this machine cannot satisfy."""
-    if not settings.data.root.is_dir():
+    if not isinstance(settings.data, params.ArrayFile) and not settings.data.root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
     if isinstance(settings.data, params.Folder):
         check_names(settings.data.root)

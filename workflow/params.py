@@ -92,6 +92,25 @@ class Folder(Section):
     _something_left_to_train_on = model_validator(mode="after")(_below_one)
 
 
+class ArrayFile(Section):
+    """A user's own images in one file of NumPy: `root` is an .npz or .npy.
+
+    levels: pixel values are 0..levels-1.
+    """
+
+    name: Literal["arrays"]
+    root: Place
+    levels: Annotated[int, Field(ge=2, le=256)] = 256
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: Seed = 0
+
+    _something_left_to_train_on = model_validator(mode="after")(_below_one)
+
+
+Data = Embedded | Published | Folder | ArrayFile
+
+
 class Compute(Section):
     """Where to run; `auto` takes a GPU if there is one.
 
@@ -221,7 +240,7 @@ class Params(Section):
     depends on it.
     """
 
-    data: Annotated[Embedded | Published | Folder, Field(discriminator="name")]
+    data: Annotated[Data, Field(discriminator="name")]
     compute: Compute
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     extractor: Extractor
@@ -245,8 +264,8 @@ class _Loader(yaml.SafeLoader):
 
     def process_directives(self) -> Any:
         """Refuse `%YAML 1.1`, which DVC's reader would obey."""
-        line = self.peek_token().start_mark.line + 1
-        found = super().process_directives()
+        line = self.peek_token().start_mark.line + 1  # type: ignore[no-untyped-call]
+        found = super().process_directives()  # type: ignore[no-untyped-call]
         if self.yaml_version not in (None, (1, 2)):
             version = ".".join(map(str, self.yaml_version))
             raise _RefusedError(f"line {line}: %YAML {version}: the file is read as YAML 1.2; remove this line")
@@ -254,7 +273,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
         """A scalar, if both readers take it for the same value."""
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         node = super().compose_scalar_node(anchor)
         plain = event.implicit[0]
         if not (plain and _PLAINLY_ALIKE.match(node.value)) and (plain or event.tag not in (None, "!")):
@@ -284,7 +303,8 @@ _PLAINLY_ALIKE = re.compile(r"(?!(?i:yes|no|on|off)$)[^-+.\d]|[-+]?(0|[1-9]\d*)(
 
 def _refuse_if_read_differently(node: yaml.ScalarNode, tag: str | None) -> None:
     """Raise _RefusedError for a scalar that YAML 1.1 and 1.2 read differently; tag: that it bears in the file."""
-    from ruamel.yaml import YAML, YAMLError  # takes a twentieth of a second, and few files need it
+    from ruamel.yaml import YAML  # takes a twentieth of a second, and few files need it
+    from ruamel.yaml.error import YAMLError
 
     text = f"!<{tag}> {json.dumps(node.value, ensure_ascii=False)}" if tag else node.value
     try:
@@ -397,7 +417,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     if location[:1] == ("sweeps",):
         return list(Sweep.model_fields)
     if location[:1] == ("data",):
-        kinds: tuple[type[BaseModel], ...] = (Embedded, Published, Folder)
+        kinds: tuple[type[BaseModel], ...] = get_args(Data)
         return next(list(k.model_fields) for k in kinds if location[1] in get_args(k.model_fields["name"].annotation))
     section: type[BaseModel] = Params
     for part in location:

@@ -12,7 +12,7 @@ import yaml
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
-from workflow.params import PATH, Embedded, Entry, Folder, Params, Published
+from workflow.params import PATH, Data, Embedded, Entry, Params
 from workflow.paths import DVC_LOCK, PREPARED
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # faster, for the many lines of dvc.lock
@@ -66,8 +66,8 @@ def check_model(name: str, entry: Entry, card: Card) -> None:
         raise BakeoffError(f"{PATH}: models.{name}.classes: {asked}: the data have {known or 'no'} classes; {remedy}")
 
 
-def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
-    """The card of the prepared data, if dvc.lock records them for these settings and no picture is newer.
+def recorded_card(settings: Data) -> Card | None:
+    """The card of the prepared data, if dvc.lock records them for these settings and no own file is newer.
 
     None if the data have not been prepared or will be prepared again; the stage `prepare` then checks them.
     """
@@ -82,12 +82,12 @@ def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
         return None
     if recorded != settings or digests.get(str(card)) != digest:
         return None
-    if isinstance(settings, Folder) and any(place.stat().st_mtime > written for place in _places(settings.root)):
+    if not isinstance(settings, Embedded) and any(place.stat().st_mtime > written for place in _places(settings.root)):
         return None
     return read_card()
 
 
 def _places(root: Path) -> Iterator[Path]:
-    """A folder and all files and folders in it, without broken links."""
+    """A file, or a folder and all files and folders in it, without broken links."""
     yield root
     yield from (path for path in root.rglob("*") if path.exists())
