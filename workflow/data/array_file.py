@@ -18,6 +18,7 @@ from numpy.lib import format as npy
 from workflow.data.arrays import SPLITS, Array, Arrays
 from workflow.data.splits import PIECE, write_raw
 from workflow.errors import NO_SPACE, BakeoffError
+from workflow.files import unchanged
 from workflow.params import PATH, ArrayFile
 
 SIDES = (4, 1024)  # least and greatest height and width, as of pictures in a folder
@@ -85,11 +86,9 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
     if it cannot be read or is no such file.
     """
     path = settings.root
-    with _reading(path):
-        before = _state(path)
     shape_of_images(settings)
     raw.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as opened:
+    with unchanged(path), ExitStack() as opened:
         with _reading(path):
             parts, left_out = _parts(path, list(_headers(path)))
             keys = [key for part in parts for key in (part.images, part.labels) if key]
@@ -108,14 +107,6 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
             files={"images used": sum(counts), **({"other arrays left out": left_out} if left_out else {})},
             **({"given": dict(zip([part.split for part in parts], counts, strict=True))} if parts[0].split else {}),
         )
-    if _state(path) != before:
-        raise BakeoffError(f"{path}: was changed while it was read; run again")
-
-
-def _state(path: Path) -> tuple[int, int]:
-    """What tells whether a file has changed: its size and time."""
-    about = path.stat()
-    return about.st_size, about.st_mtime_ns
 
 
 @contextmanager
