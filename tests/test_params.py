@@ -58,7 +58,11 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("sample/count", True, ["sample.count", "True", "integer"]),
         ("sample/count", 1, ["sample.count", "1", "greater than or equal to 10"]),
         ("data/test", 1.5, ["data.test", "1.5", "less than 1"]),
-        ("data/test", 0.95, ["data", "valid + test must be below 1"]),
+        (
+            "data/test",
+            0.95,
+            ["data", "valid + test is 1.05, which leaves nothing to train on; lower them to less than 1"],
+        ),
         ("data/name", "imagenet", ["data.name", "'imagenet'", "'digits'"]),
         ("compute/device", "tpu", ["compute.device", "'tpu'", "'cuda'"]),
         ("extractor/seed", 0, ["extractor.seed", "unknown key", "seeds"]),
@@ -78,7 +82,28 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("models/vae/train/lr", -1.0, ["models.vae.train.lr", "-1.0", "greater than 0"]),
         ("models/vae/train/epoch", 3, ["models.vae.train.epoch", "unknown key", "epochs"]),
         ("models/vae/train/schedule", "step", ["models.vae.train.schedule", "'step'", "'cosine'"]),
-        ("models", {}, ["models", "at least 1"]),
+        ("models", {}, ["models", "should have at least 1 entry; add one"]),
+        ("models/vae", 3, ["models.vae: 3: should be a section, which has keys of its own"]),
+        (
+            "models/vae/train/parts",
+            3,
+            ["models.vae.train: batch_size: 64: not a multiple of parts (3); set it to 63 or 66"],
+        ),
+        ("models/vae/train/parts", 70, ["batch_size: 64: not a multiple of parts (70); set it to 70, or change parts"]),
+        ("models/vae/train/lr", float("inf"), ["models.vae.train.lr: inf: should be a finite number"]),
+        ("models/vae/train/betas", 0.9, ["models.vae.train.betas: 0.9: should be a list, in square brackets or with"]),
+        ("data/root", 3, ["data.root: 3: should be a path; put it into quotes"]),
+        ("extractor/batch_size", 1, ["extractor.batch_size: 1: should be greater than or equal to 2"]),
+        (
+            "data",
+            {"name": "mnist", "root": "", "valid": 0.1, "seed": 0, "draws": 3},
+            ["data: draws: 3: all are the same"],
+        ),
+        (
+            "data",
+            {"name": "stacked_mnist", "root": "", "valid": 0.1, "seed": 0, "binarise": "threshold"},
+            ["data: binarise: 'threshold': not for stacked_mnist; set it to none"],
+        ),
     ],
 )
 def test_a_bad_value_is_named(path: str, value: object, expected: list[str], tmp_path: Path) -> None:

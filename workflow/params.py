@@ -24,21 +24,23 @@ Place = Annotated[Path, Field(strict=False)]
 
 
 def _below_one(data: Any) -> Any:
-    if data.valid + data.test >= 1:
-        raise ValueError("valid + test must be below 1")
+    if (share := data.valid + data.test) >= 1:
+        raise ValueError(
+            f"valid + test is {share:g}, which leaves nothing to train on; lower them to less than 1 in all"
+        )
     return data
 
 
 def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("the same seed stands twice")
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ValueError(f"{twice[0]} stands twice; remove one of them")
     return seeds
 
 
 class Section(BaseModel):
     """A part of the file: read-only, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Embedded(Section):
@@ -72,9 +74,11 @@ class Published(Section):
     @model_validator(mode="after")
     def _draws_that_differ(self) -> "Published":
         if self.draws > 1 and self.binarise != "stochastic":
-            raise ValueError("draws: more than 1 are all the same without binarise: stochastic")
+            raise ValueError(
+                f"draws: {self.draws}: all are the same without binarise: stochastic; set that, or draws to 1"
+            )
         if self.binarise != "none" and self.name == "stacked_mnist":
-            raise ValueError("binarise: not for stacked_mnist")
+            raise ValueError(f"binarise: {self.binarise!r}: not for stacked_mnist; set it to none")
         return self
 
 
@@ -132,7 +136,7 @@ class Extractor(Section):
     features: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=2)]  # the statistics of a single image of a few pixels are undefined
     lr: Annotated[float, Field(gt=0)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0, 1, 2]
 
@@ -190,8 +194,13 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _equal_parts(self) -> "Train":
-        if self.batch_size % self.parts:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of parts ({self.parts})")
+        if rest := self.batch_size % self.parts:
+            up = self.batch_size - rest + self.parts
+            near = f"{self.batch_size - rest} or {up}" if self.batch_size > self.parts else f"{up}"
+            raise ValueError(
+                f"batch_size: {self.batch_size}: not a multiple of parts ({self.parts}); set it to {near}, or change "
+                "parts"
+            )
         return self
 
 
@@ -402,11 +411,22 @@ def explain(error: ValidationError, where: str, known: list[str] | None = None) 
     if first["type"] == "extra_forbidden":
         keys = known if known is not None else _known_keys(first["loc"][:-1])
         return f"{path}: unknown key; known here: {', '.join(keys)}"
-    value = repr(first["input"])
-    return f"{path}: {value if len(value) < 80 else value[:77] + '...'}: {_readable(first['msg'])}"
+    value, reason = repr(first["input"]), _readable(first["msg"], first["type"], first.get("ctx", {}))
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # the reason names the keys that matter
+        return f"{path}: {reason}"
+    return f"{path}: {value if len(value) < 80 else value[:77] + '...'}: {reason}"
 
 
-def _readable(message: str) -> str:
+def _readable(message: str, kind: str, about: dict[str, Any]) -> str:
+    """Pydantic's message in the words of the file; kind: of the error. about: its further facts."""
+    if kind in ("model_type", "model_attributes_type"):
+        return "should be a section, which has keys of its own"
+    if kind == "path_type":
+        return "should be a path; put it into quotes"
+    if kind in ("list_type", "tuple_type"):
+        return "should be a list, in square brackets or with a dash before each entry"
+    if kind == "too_short":
+        return f"should have at least {about['min_length']} entry; add one"
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     return message[0].lower() + message[1:]
 
