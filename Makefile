@@ -14,7 +14,7 @@ help:  ## list these commands
 
 repro: .venv/installed  ## install what is missing, run what has changed, show the results (PRESET=mnist uses a preset)
 	@if [ -n "$(PRESET)" ]; then python -m stages.preset "$(PRESET)"; fi
-	@python -m workflow.engines.clone && python -m workflow.engines.dvc_locks
+	@python -m workflow.engines.clone && python -m workflow.engines.dvc_locks && python -m stages.check --data
 	dvc repro
 	@python -m stages.report --show
 	@python -m workflow.engines.verify || true

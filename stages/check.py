@@ -1,23 +1,25 @@
-"""Check every parameter before anything runs."""
+"""Check every parameter before anything runs: `python -m stages.check`.
+
+`--data` only checks the folder `data.root` and says how a folder of your own pictures is understood, by names alone.
+"""
 
 from workflow import params
 from workflow.data.catalogue import shape_of
 from workflow.data.counts import check_counts, recorded_card
-from workflow.data.folder import check_names
-from workflow.device import device_kind, warn_of_other_instructions
-from workflow.engines.command import run
-from workflow.errors import BakeoffError
+from workflow.data.listing import check_root
+from workflow.engines import stage_lock
+from workflow.engines.command import reader
+from workflow.errors import one_line
 from workflow.files import write_json
-from workflow.models.registry import check_builds, check_entries
 from workflow.paths import CHECKED
 
 
 def check(settings: params.Params) -> None:
     """Raise BakeoffError for the first parameter that is invalid, or that this machine cannot satisfy."""
-    if not isinstance(settings.data, params.ArrayFile) and not settings.data.root.is_dir():
-        raise BakeoffError(f"params.yaml: data.root: '{settings.data.root}': no such folder")
-    if isinstance(settings.data, params.Folder):
-        check_names(settings.data.root)
+    from workflow.device import device_kind, warn_of_other_instructions  # torch, which a look at the data does not need
+    from workflow.models.registry import check_builds, check_entries
+
+    check_data(settings)
     check_entries(settings)
     check_builds(settings, shape_of(settings.data))
     device_kind(settings.compute)
@@ -26,16 +28,40 @@ def check(settings: params.Params) -> None:
         check_counts(settings, card)
 
 
+def check_data(settings: params.Params) -> None:
+    """Check the user's data, and print how a folder with pictures or a file of arrays is understood.
+
+    Raises BakeoffError if DVC cannot record them, or if they cannot be told apart into splits and classes.
+    """
+    check_root(settings.data.root, isinstance(settings.data, params.ArrayFile))
+    if isinstance(settings.data, params.Folder):
+        from workflow.data.layout import look
+
+        print("\n".join(look(settings.data.root)), flush=True)
+    elif isinstance(settings.data, params.ArrayFile):
+        from workflow.data import array_file
+
+        print("\n".join(array_file.look(settings.data)), flush=True)
+
+
 def record() -> None:
     """Write that they are valid, always with the same bytes, so that no other stage runs again because of it."""
     write_json(CHECKED, {"parameters": "checked"})
 
 
-def main() -> None:
-    """Check the parameters, and record it."""
-    check(params.load())
-    record()
+def main(data: bool = False) -> None:
+    """Check the parameters, and record it; data: only check the folder with the user's data, and record nothing."""
+    settings = params.load()
+    if data:
+        check_data(settings)
+        return
+    with stage_lock.exclusive():
+        check(settings)
+        record()
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    arguments = reader(__doc__)
+    arguments.add_argument("--data", action="store_true", help="only check the folder with your own data")
+    with one_line():
+        main(**vars(arguments.parse_args()))

@@ -1,16 +1,20 @@
 """Bad parameters and damaged data stop either engine early, with one line, and nothing is deleted or overwritten."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from stages import train
-from stages.check import check
+from stages.check import check, main
+from tests.conftest import ROOT
 from tests.copied_project import DVC, SNAKEMAKE, Project
 from workflow import params
 from workflow.data.counts import recorded_card
+from workflow.engines.snakemake import Graph
 from workflow.errors import BakeoffError
 
 
@@ -74,6 +78,35 @@ def test_bad_parameters_stop_both_engines_and_touch_nothing(
     assert "Traceback" not in printed
     assert (project.outputs(), (project.folder / "dvc.lock").read_bytes()) == before
     assert not (project.folder / "pwned").exists()
+
+
+def test_a_folder_that_dvc_cannot_hash_is_named_before_dvc_hashes_it(tmp_path: Path, project: Project) -> None:
+    """Each time: the stage `check` has accepted the folder as it was, and DVC would wait for a pipe forever."""
+    os.mkfifo(tmp_path / "pipe.png")
+    with _params(project, "  root: data/own", f"  root: {tmp_path}"):
+        with pytest.raises(
+            BakeoffError, match=r"DVC cannot record this folder: 1 pipe, socket or device \(pipe\.png\)"
+        ):
+            Graph(params.load())
+        with pytest.raises(BakeoffError, match=r"1 pipe, socket or device \(pipe\.png\), remove it$"):
+            main(data=True)
+
+
+def test_a_look_at_the_data_says_how_a_folder_is_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("train", "validation", "test"):
+        (tmp_path / "pictures" / place).mkdir(parents=True)
+        (tmp_path / "pictures" / place / "1.png").touch()
+    settings = params.parse((ROOT / "presets/folder.yaml").read_text(encoding="utf-8"))
+    settings = settings.model_copy(update={"data": settings.data.model_copy(update={"root": tmp_path / "pictures"})})
+    monkeypatch.setattr(params, "load", lambda: settings)
+    monkeypatch.chdir(tmp_path)
+    main(data=True)
+    first, *table = capsys.readouterr().out.splitlines()
+    assert first == f"data.root: {tmp_path}/pictures: splits from folders (train, validation, test); no classes"
+    assert table == ["     train  valid  test", "all      1      1     1"]
+    assert [file.name for file in tmp_path.iterdir()] == ["pictures"]
 
 
 def test_a_model_of_more_classes_than_there_are_is_refused_before_it_trains(project: Project) -> None:

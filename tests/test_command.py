@@ -87,7 +87,7 @@ def test_what_the_parameters_do_not_hold_is_named(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("check", "--help"), 0, "usage: python -m stages.check [-h]"),
+        (("check", "--help"), 0, "usage: python -m stages.check [-h] [--data]"),
         (("preset",), 2, "usage: python -m stages.preset [-h] PRESET"),
         (("evaluate", "vae", "zero"), 2, "error: 'zero': not among the seeds in params.yaml; known: 0"),
     ],

@@ -45,12 +45,20 @@ def test_nats_are_of_black_and_white_images_alone(project: int) -> None:
 
 def test_the_page_tells_of_files_and_leaks(project: int) -> None:
     report.build()
-    assert "Leakage" not in Path("report/index.html").read_text(encoding="utf-8")
+    page = Path("report/index.html").read_text(encoding="utf-8")
+    assert "Leakage" not in page
+    assert "Images by class and split" not in page
     card = Path("data/prepared/card.json")
     files = {"pictures used": 1200, "unreadable, left out": 3, "<b>odd</b>": 1}
-    write(card, json.loads(card.read_text(encoding="utf-8")) | {"leaks": 7, "files": files})
+    counts = {"train": [1100, 30, 20], "valid": [0, 11, 12], "test": [13, 14, 0]}
+    told = {"understood": "splits from folders (<train>); classes from folders below them: 3", "class_counts": counts}
+    write(card, json.loads(card.read_text(encoding="utf-8")) | {"leaks": 7, "files": files} | told)
     report.build()
     page = Path("report/index.html").read_text(encoding="utf-8")
+    head = page[: page.index('<section id="results">')]
+    assert "<dd>splits from folders (&lt;train&gt;); classes from folders below them: 3<details open>" in head
+    rows = re.findall(r"<th scope=\"row\">(\w)</th><td>([\d,]+)</td><td>(\d+)</td><td>(\d+)</td>", head)
+    assert rows == [("a", "1,100", "0", "13"), ("b", "30", "11", "14"), ("c", "20", "12", "0")]
     assert "1,200 pictures used; 3 unreadable, left out; 1 &lt;b&gt;odd&lt;/b&gt;" in page
     assert re.search(r"<b>7</b> of the test images are also among the training or validation images", page)
 

@@ -83,12 +83,16 @@ class Published(Section):
 
 
 class Folder(Section):
-    """A user's own pictures: those under `root`, cut to squares of `size` pixels."""
+    """A user's own pictures: those under `root`, cut to squares of `size` pixels.
+
+    most_megapixels: of a picture that is read; larger ones are left out, as a small file may claim to be huge.
+    """
 
     name: Literal["folder"]
     root: Place
     size: Annotated[int, Field(ge=4, le=1024)]
     grey: bool = False
+    most_megapixels: Annotated[float, Field(gt=0, strict=False)] = 200
     valid: Share = 0.1
     test: Share = 0.1
     seed: Seed = 0

@@ -65,7 +65,8 @@ def test_arrays_are_found_by_their_names(write: Callable[..., None], names: tupl
     assert _rows(sets) == {(x.transpose(2, 0, 1).tobytes(), y) for x, y in zip(COLOUR, LABELS, strict=True)}
     assert {split: len(images) for split, images in sets.items()} == {"train": 24, "valid": 8, "test": 8}
     assert (card.name, card.levels, card.shape, card.classes) == ("arrays", 256, (3, 6, 8), ("0", "1", "2", "3"))
-    assert card.source == f"own arrays, file own.npz: images in {names[0]}, (N, H, W, C); classes in {names[1]}"
+    assert card.source == "own arrays, file own.npz"
+    assert card.understood == f"images in {names[0]}, (N, H, W, C); classes in {names[1]}"
     assert (card.files, card.split) == ({"images used": 40}, "by class, equal images together, seed 0")
 
 
@@ -88,7 +89,7 @@ def test_every_layout_is_known_by_its_shape(images: Array, layout: str, ending: 
     same = COLOUR.transpose(0, 3, 1, 2) if images.size > GREY.size else GREY
     assert _rows(sets) == {(x.tobytes(), 0) for x in same}
     name = "the array" if ending == "npy" else "pictures"
-    assert card.source == f"own arrays, file own.{ending}: images in {name}, {layout}; no classes"
+    assert card.understood == f"images in {name}, {layout}; no classes"
     assert card.classes == ()
 
 
@@ -103,7 +104,12 @@ def test_splits_that_the_file_has_are_kept(names: tuple[str, ...], tmp_path: Pat
     assert _rows({"test": sets["test"]}) == {(x.tobytes(), y) for x, y in zip(GREY[30:], LABELS[30:], strict=True)}
     assert card.split == "train and test as the set comes, the rest by class, equal images together, seed 0"
     understood = f"images in {names[0]} and {names[2]}, (N, H, W); classes in {names[1]} and {names[3]}"
-    assert card.source == f"own arrays, file own.npz: {understood}"
+    assert card.understood == understood
+    assert card.class_counts["test"] == [2, 2, 3, 3]
+    assert array_file.look(_settings(tmp_path / "own.npz")) == [
+        f"{tmp_path}/own.npz: {understood}",
+        "images of 6x8 pixels in grey: 30 train, 10 test; other arrays, left out: 1",
+    ]
     assert card.files == {"images used": 40, "other arrays left out": 1}
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.conftest import ROOT
-from workflow.data import catalogue
+from workflow.data import catalogue, folder
 from workflow.data.arrays import Card, read_card, write_prepared
-from workflow.data.folder import check_names
+from workflow.data.decoding import read_square
 from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
 from workflow.params import Folder
@@ -40,13 +40,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "pictures"
 
 
-def _read(root: Path, **options: Any) -> tuple[dict[str, ImageSet], Card]:
+def read(root: Path, **options: Any) -> tuple[dict[str, ImageSet], Card]:
     values = {"name": "folder", "root": root, "size": 8, "valid": 0.2, "test": 0.2, **options}
-    data, folder = Folder.model_validate(values), root.parent
-    catalogue.download(data, folder / "raw")
-    sets, about = catalogue.prepare(data, folder / "raw")
-    write_prepared(folder / "prepared", sets, **about)
-    return {s: read_split(s, folder / "prepared") for s in ("train", "valid", "test")}, read_card(folder / "prepared")
+    data, place = Folder.model_validate(values), root.parent
+    catalogue.download(data, place / "raw")
+    sets, about = catalogue.prepare(data, place / "raw")
+    write_prepared(place / "prepared", sets, **about)
+    return {s: read_split(s, place / "prepared") for s in ("train", "valid", "test")}, read_card(place / "prepared")
 
 
 def _all(sets: dict[str, ImageSet]) -> torch.Tensor:
@@ -59,7 +59,7 @@ def test_three_keys_are_enough(root: Path) -> None:
 
 
 def test_pictures_without_class_folders_have_no_classes(root: Path) -> None:
-    sets, card = _read(root)
+    sets, card = read(root)
     assert {split: len(images) for split, images in sets.items()} == {"train": 6, "valid": 2, "test": 2}
     assert (card.classes, card.shape, card.levels, card.files) == ((), (3, 8, 8), 256, {"pictures used": 10})
     assert card.split == "at random, equal images together, seed 0"
@@ -68,7 +68,7 @@ def test_pictures_without_class_folders_have_no_classes(root: Path) -> None:
 
 
 def test_a_picture_of_the_right_size_keeps_its_pixels(root: Path) -> None:
-    sets, _ = _read(root, size=12)
+    sets, _ = read(root, size=12)
     expected = {_pixels(seed).transpose(2, 0, 1).tobytes() for seed in range(10)}
     assert {image.numpy().tobytes() for image in _all(sets)} == expected
 
@@ -80,7 +80,7 @@ def test_a_wide_picture_is_cut_in_its_middle(root: Path) -> None:
         wide = np.zeros((12, 40, 3), np.uint8)
         wide[:, 14:26] = 200 + seed
         Image.fromarray(wide).save(root / f"{seed}.png")
-    sets, _ = _read(root, size=12)
+    sets, _ = read(root, size=12)
     assert {int(image.min()) for image in _all(sets)} == set(range(200, 210))
 
 
@@ -90,7 +90,7 @@ def test_folders_are_classes_and_each_is_split_by_itself(tmp_path: Path) -> None
         for seed in range(20):
             place = tmp_path / "pictures" / name / ("deeper" if seed % 2 else "") / f"{seed}.png"
             Image.fromarray(_pixels(100 * number + seed)).save(place)
-    sets, card = _read(tmp_path / "pictures", size=12)
+    sets, card = read(tmp_path / "pictures", size=12)
     assert card.classes == ("ants", "bees")
     for split, n in (("train", 12), ("valid", 4), ("test", 4)):
         assert sets[split].labels.bincount().tolist() == [n, n]
@@ -104,7 +104,7 @@ def test_a_picture_beside_the_class_folders_makes_them_plain_folders(root: Path)
     (root / "dogs").mkdir()
     Image.fromarray(_pixels(50)).save(root / "cats/a.png")
     Image.fromarray(_pixels(51)).save(root / "dogs/a.png")
-    _, card = _read(root)
+    _, card = read(root)
     assert (card.classes, card.files) == ((), {"pictures used": 12})
 
 
@@ -114,7 +114,7 @@ def test_folders_named_as_splits_are_the_splits_and_share_no_picture(tmp_path: P
             place = tmp_path / "pictures" / split / ("even" if seed % 2 == 0 else "odd")
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(_pixels(seed)).save(place / f"{seed}.png")
-    sets, card = _read(tmp_path / "pictures", size=12)
+    sets, card = read(tmp_path / "pictures", size=12)
     assert {split: len(images) for split, images in sets.items()} == {"train": 18, "valid": 5, "test": 7}
     assert (card.classes, card.leaks, card.split) == (("even", "odd"), 0, "as the set comes")
     assert card.files == {"duplicates left out": 2, "pictures used": 30}
@@ -132,8 +132,8 @@ def test_pictures_beside_the_splits_are_left_out_and_counted(tmp_path: Path) -> 
         Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{name}.png")
     (tmp_path / "pictures/notes").mkdir()  # a folder without pictures does not make the others classes
     (tmp_path / "pictures/notes/read me.txt").write_text("of my pictures")
-    sets, card = _read(tmp_path / "pictures", size=12)
-    left_out = {"other files left out": 1, "outside the splits' folders, left out": 2}
+    sets, card = read(tmp_path / "pictures", size=12)
+    left_out = {"other files left out": 1, "beside the splits, left out": 2}
     assert card.files == {**left_out, "pictures used": 25}
     assert card.classes == ("even", "odd")
     expected = {_pixels(seed).transpose(2, 0, 1).tobytes() for seed in range(25)}
@@ -145,10 +145,10 @@ def test_the_first_pictures_of_a_split_are_of_all_classes(tmp_path: Path) -> Non
         (tmp_path / "pictures" / name).mkdir(parents=True)
         for seed in range(20):
             Image.fromarray(_pixels(100 * number + seed)).save(tmp_path / f"pictures/{name}/{seed}.png")
-    sets, _ = _read(tmp_path / "pictures", size=12)
+    sets, _ = read(tmp_path / "pictures", size=12)
     assert len(sets["train"].labels[:12].unique()) == 3  # of 36
     assert all(len(images.labels[: len(images) // 3].unique()) > 1 for images in sets.values())
-    assert _read(tmp_path / "pictures", size=12)[0]["train"].labels.equal(sets["train"].labels)
+    assert read(tmp_path / "pictures", size=12)[0]["train"].labels.equal(sets["train"].labels)
 
 
 def test_a_folder_without_a_picture_that_can_be_used_is_no_class(tmp_path: Path) -> None:
@@ -157,14 +157,14 @@ def test_a_folder_without_a_picture_that_can_be_used_is_no_class(tmp_path: Path)
         for seed in seeds:
             Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{name}/{seed}.png")
     (tmp_path / "pictures/bees/0.png").write_bytes(b"damaged")
-    sets, card = _read(tmp_path / "pictures")
+    sets, card = read(tmp_path / "pictures")
     assert card.classes == ("ants", "cats")
     assert sets["train"].labels.bincount().tolist() == [6, 6]
 
 
 def test_equal_pictures_are_used_once(root: Path) -> None:
     Image.fromarray(_pixels(3)).save(root / "again.bmp")
-    _, card = _read(root)
+    _, card = read(root)
     assert card.files == {"duplicates left out": 1, "pictures used": 10}
 
 
@@ -212,7 +212,7 @@ def _transparent(path: Path) -> None:
         ("eps.png", lambda p: Image.new("RGB", (12, 12)).save(p, "EPS"), "unreadable, left out", False),
         ("tiny.png", lambda p: Image.new("RGB", (7, 99)).save(p), "smaller than 8 pixels, left out", False),
         ("float.tif", lambda p: Image.new("F", (12, 12)).save(p), "floating-point numbers, left out", False),
-        ("bomb.png", _bomb, "too large, left out", False),
+        ("bomb.png", _bomb, "larger than 200 megapixels (data.most_megapixels), left out", False),
         ("link.png", lambda p: p.symlink_to(p.parent / "0.png"), "links left out", False),
         ("outside.png", lambda p: p.symlink_to("/etc/hostname"), "links left out", False),
         ("away", lambda p: p.symlink_to("/usr/share"), "links left out", False),
@@ -230,7 +230,7 @@ def test_every_odd_file_is_handled_and_counted(
     name: str, make: Callable[[Path], Any], counted: str, used: bool, root: Path
 ) -> None:
     make(root / name)
-    sets, card = _read(root)
+    sets, card = read(root)
     assert card.files == {counted: 1, "pictures used": 10 + used}
     assert len(_all(sets)) == 10 + used
 
@@ -244,7 +244,7 @@ def test_what_is_changed_in_a_picture_is_changed_rightly(root: Path) -> None:
     Image.new("CMYK", (12, 12), (0, 255, 255, 0)).save(root / "print.tif")
     Image.new("L", (12, 12), 77).save(root / "grey.png")
     Image.new("1", (12, 12), 1).save(root / "white.bmp")
-    found = _all(_read(root, size=12)[0])
+    found = _all(read(root, size=12)[0])
     deep, phone = (np.arange(144) * 455 >> 8).reshape(12, 12), np.zeros((12, 12))
     phone[:4] = 255
     red = np.zeros((3, 12, 12))
@@ -255,7 +255,7 @@ def test_what_is_changed_in_a_picture_is_changed_rightly(root: Path) -> None:
 
 
 def test_grey_makes_one_channel(root: Path) -> None:
-    sets, card = _read(root, grey=True, size=12)
+    sets, card = read(root, grey=True, size=12)
     assert card.shape == (1, 12, 12)
     expected = {np.asarray(Image.fromarray(_pixels(seed)).convert("L")).tobytes() for seed in range(10)}
     assert {image.numpy().tobytes() for image in _all(sets)} == expected
@@ -266,7 +266,7 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "pictures/a.txt").write_text("a")
     Image.new("RGB", (5, 5)).save(tmp_path / "pictures/small.png")
     with pytest.raises(BakeoffError) as error:
-        _read(tmp_path / "pictures")
+        read(tmp_path / "pictures")
     assert "no usable picture (1 other files left out, 1 smaller than 8 pixels, left out)" in str(error.value)
 
 
@@ -275,24 +275,91 @@ def test_too_few_pictures_for_three_splits_stop(tmp_path: Path) -> None:
     for seed in range(2):
         Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{seed}.png")
     with pytest.raises(BakeoffError, match="the valid split of 2 images would be empty"):
-        _read(tmp_path / "pictures")
+        read(tmp_path / "pictures")
 
 
-def test_names_that_dvc_cannot_take_are_refused(root: Path) -> None:
-    check_names(root)
-    (root / "gone.png").symlink_to("/nowhere/at/all")
-    with pytest.raises(BakeoffError, match=r"gone\.png: broken link"):
-        check_names(root)
-    (root / "gone.png").unlink()
-    Path(os.fsdecode(os.fsencode(root) + b"/b\xff.png")).write_bytes(b"")
-    with pytest.raises(BakeoffError, match=r"b\\udcff\.png'.*rename it"):
-        check_names(root)
+def test_duplicates_are_named_if_too_few_pictures_are_left(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(20):
+        Image.fromarray(_pixels(0)).save(tmp_path / f"pictures/{number}.png")
+    with pytest.raises(BakeoffError) as error:
+        read(tmp_path / "pictures")
+    assert "the valid split of 1 images would be empty (19 duplicates left out); add images" in str(error.value)
+
+
+def test_formats_that_are_not_read_are_named_with_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("1.heic", "2.HEIC", "3.jp2"):
+        (tmp_path / "pictures" / name).touch()
+    with pytest.raises(BakeoffError) as error:
+        read(tmp_path / "pictures")
+    assert str(error.value) == (
+        f"data.root: {tmp_path / 'pictures'}: no usable picture (2 .heic files left out, a format that is not read, "
+        "1 .jp2 files left out, a format that is not read); convert them to or add pictures of a format that is read: "
+        ".avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .mpo, .pbm, .pgm, .png, .pnm, .ppm, .tif, .tiff, .webp"
+    )
+
+
+def test_a_split_of_which_no_picture_can_be_used_is_refused(tmp_path: Path) -> None:
+    """It would otherwise be taken out of the training pictures."""
+    for split, side in (("train", 12), ("test", 7)):
+        (tmp_path / "pictures" / split).mkdir(parents=True)
+        for seed in range(10):
+            Image.fromarray(_pixels(seed, side, side)).save(tmp_path / f"pictures/{split}/{seed}.png")
+    with pytest.raises(BakeoffError, match=r"no usable picture in test \(10 smaller than 8 pixels, left out\);"):
+        read(tmp_path / "pictures")
+
+
+def test_a_class_of_which_only_test_pictures_can_be_used_is_refused(tmp_path: Path) -> None:
+    for place, seeds in (("train/cat", range(5)), ("train/dog", (9,)), ("test/cat", (7, 8)), ("test/dog", (9,))):
+        (tmp_path / "pictures" / place).mkdir(parents=True)
+        for seed in seeds:  # the only dog to train on is the one to test with
+            Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{place}/{seed}.png")
+    with pytest.raises(BakeoffError, match="test has a class of which train has no usable picture: dog; add some"):
+        read(tmp_path / "pictures")
+
+
+def test_the_card_says_how_the_folder_was_understood_and_counts_classes(tmp_path: Path) -> None:
+    for split, number, count in (("train", 0, 10), ("train", 1, 20), ("test", 1, 5)):
+        (tmp_path / "pictures" / split / f"c{number}").mkdir(parents=True)
+        for seed in range(count):
+            path = tmp_path / f"pictures/{split}/c{number}/{seed}.png"
+            Image.fromarray(_pixels(1000 * (split == "test") + 100 * number + seed)).save(path)
+    sets, card = read(tmp_path / "pictures")
+    assert card.understood == (
+        "splits from folders (train, test), valid taken out of train; classes from folders below them: 2"
+    )
+    assert card.class_counts == {"train": [8, 16], "valid": [2, 4], "test": [0, 5]}
+    assert {split: images.labels.bincount(minlength=2).tolist() for split, images in sets.items()} == card.class_counts
+    assert card.split == "train and test as the set comes, the rest by class, equal images together, seed 0"
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "changed"])
+def test_a_folder_that_changes_while_it_is_read_is_refused(
+    change: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC hashes it afterwards, and would never read again what has been added."""
+
+    def meanwhile(path: Path, *others: Any) -> Any:
+        if path.name == "5.png":
+            if change == "removed":
+                (root / "0.png").unlink()
+            else:
+                Image.fromarray(_pixels(50)).save(root / ("new.png" if change == "added" else "0.png"))
+        return read_square(path, *others)
+
+    monkeypatch.setattr(folder, "read_square", meanwhile)
+    name = "new.png" if change == "added" else "0.png"
+    message = rf"changed while its pictures were read: 1 {change} \({name}\); run again once nothing writes to it$"
+    with pytest.raises(BakeoffError, match=message):
+        read(root)
+    assert not (root.parent / "raw/images.safetensors").exists()
 
 
 def test_the_same_folder_gives_the_same_bytes(root: Path) -> None:
     contents = []
     for _ in range(2):
-        _read(root)
+        read(root)
         contents.append([(root.parent / "prepared" / f"{s}.safetensors").read_bytes() for s in ("train", "test")])
     assert contents[0] == contents[1]
 
@@ -307,7 +374,7 @@ def test_no_bytes_break_the_reader(root: Path, content: bytes, ending: str, begu
         good = file.read_bytes()
         content = good[: len(good) // 3] + content + good[len(good) // 3 + len(content) :]
     file.write_bytes(content)
-    _, card = _read(root)
+    _, card = read(root)
     assert card.files["pictures used"] >= 10
 
 

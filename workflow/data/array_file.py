@@ -90,7 +90,8 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
     raw.mkdir(parents=True, exist_ok=True)
     with unchanged(path), ExitStack() as opened:
         with _reading(path):
-            parts, left_out = _parts(path, list(_headers(path)))
+            headers = _headers(path)
+            parts, left_out = _parts(path, list(headers))
             keys = [key for part in parts for key in (part.images, part.labels) if key]
             found = {key: _mapped(path, key, raw, opened) for key in keys}
         images = [_channels_first(found[part.images]) for part in parts]
@@ -100,7 +101,8 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
         write_raw(
             raw,
             _Joined([Arrays(*pair) for pair in zip(images, labels, strict=True)]),
-            source=f"own arrays, file {path.resolve().name}: {_understood(parts, found)}",
+            source=f"own arrays, file {path.resolve().name}",
+            understood=_understood(parts, headers),
             licence="that of the images",
             levels=settings.levels,
             classes=classes,
@@ -313,10 +315,19 @@ def _numbered(
     return np.split(numbers.astype(np.int64), np.cumsum(counts)[:-1]), names if len(names) > 1 else []
 
 
-def _understood(parts: Sequence[Part], found: Mapping[str, Array]) -> str:
-    """How the file was read, for the card."""
-    layouts = {3: "(N, H, W)", 4: "(N, C, H, W)"}
-    first = found[parts[0].images]
-    layout = "(N, H, W, C)" if first.ndim == 4 and first.shape[3] in (1, 3) else layouts[first.ndim]
+def look(settings: ArrayFile) -> list[str]:
+    """How the file is understood, in lines for people, by its headers alone; raises BakeoffError as `read_file`."""
+    shape = shape_of_images(settings)
+    headers = _headers(settings.root)
+    parts, left_out = _parts(settings.root, list(headers))
+    counts = ", ".join(f"{headers[part.images][0][0]:,} {part.split}".rstrip() for part in parts)
+    others = f"; other arrays, left out: {left_out}" if left_out else ""
+    return [f"{settings.root}: {_understood(parts, headers)}", f"images of {_in_words(shape)}: {counts}{others}"]
+
+
+def _understood(parts: Sequence[Part], headers: Headers) -> str:
+    """How the file is read, for the card."""
+    shape, _ = headers[parts[0].images]
+    layout = "(N, H, W)" if len(shape) == 3 else "(N, H, W, C)" if shape[3] in (1, 3) else "(N, C, H, W)"
     images, labels = (" and ".join(getattr(part, role) for part in parts) for role in ("images", "labels"))
     return f"images in {images}, {layout}; {f'classes in {labels}' if parts[0].labels else 'no classes'}"

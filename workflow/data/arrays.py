@@ -73,7 +73,8 @@ class Card:
     classes: their names; empty if none are known, in which case all labels are 0.
     counts, sha256: number of images and hash of the file, by split. split: how the data were split.
     leaks: number of test images that are also among the training or validation images.
-    files: what happened to the user's own files, with counts.
+    files: what happened to the user's own files, with counts. understood: how their folder was read, in words.
+    class_counts: number of images of each class, by split; only of the user's own.
     channelwise: whether each channel is an image with a class of its own; these classes spell that of the whole.
     mixture: if the data are points, stored as images of two pixels.
     """
@@ -89,6 +90,8 @@ class Card:
     split: str
     leaks: int = 0
     files: dict[str, int] = field(default_factory=dict)
+    understood: str = ""
+    class_counts: dict[str, list[int]] = field(default_factory=dict)
     channelwise: bool = False
     mixture: Mixture | None = None
 

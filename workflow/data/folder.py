@@ -1,183 +1,143 @@
 """A user's own pictures: any folder, read file by file, counting everything that was left out or changed."""
 
 import hashlib
+import math
 import os
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from workflow.data.arrays import Arrays
+from workflow.data.arrays import Array, Arrays
+from workflow.data.decoding import MEGAPIXEL, LeftOutError, Square, read_square
+from workflow.data.layout import ENDINGS, File, Layout, check_classes, classes_of, understand
+from workflow.data.listing import differences, list_files, shown
 from workflow.data.splits import Chosen, write_raw
 from workflow.errors import BakeoffError
 from workflow.params import Folder
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's names; none starts other programs
-ENDINGS = frozenset((".bmp", ".gif", ".jpg", ".jpeg", ".png", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp"))
-MOST_PIXELS = 2**26  # in one picture; a file of a few bytes can claim billions
-SPLIT_NAMES = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
 ORDER = ("test", "valid", "train")  # of equal pictures the first is kept, so that training data stay clean
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that may be a picture. label: the name of its class folder, "" if there is none."""
-
-    path: Path
-    split: str
-    label: str
-
-
-class _LeftOutError(Exception):
-    """Why a file is not used, as the card words it."""
-
-
-def check_names(root: Path) -> None:
-    """Raise BakeoffError for files at which DVC, which hashes the folder, would fail."""
-    for folder, _, names in os.walk(root):
-        for name in names:
-            path = Path(folder, name)
-            if not path.exists():
-                raise BakeoffError(f"data.root: {path}: broken link; remove it")
-            if not str(path).isprintable():
-                raise BakeoffError(f"data.root: {str(path)!a}: its name has unprintable characters; rename it")
 
 
 def read_pictures(settings: Folder, raw: Path) -> None:
     """Write the pictures under `settings.root`, cropped to squares of `size` pixels, into the folder `raw`.
 
-    Top-level folders called train, valid (or val) and test are the splits, if no other top-level folder has pictures.
-    Folders below are classes, if every usable picture lies in one. Links are not followed. Raises BakeoffError if no
-    picture can be used.
+    `workflow/data/layout.py` says what is a split and what is a class. Raises BakeoffError if no picture of a split can
+    be used, or if the folder changes meanwhile: DVC hashes it afterwards, and would record pictures that nobody read.
     """
-    root, counts = settings.root, Counter[str]()
-    files = list(_files(root, counts))
-    files.sort(key=lambda file: (ORDER.index(file.split or "train"), file.path))
-    given: Counter[str] = Counter()
+    root, before = settings.root, list_files(settings.root)
+    layout = understand(root, before)
     raw.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=raw) as spool:  # their number is known only at the end
-        labels, seen = list[str](), set[bytes]()
-        for file in files:
-            try:
-                pixels = _read(file.path, settings, counts)
-                digest = hashlib.blake2b(pixels, digest_size=16).digest()
-                if digest in seen:
-                    raise _LeftOutError("duplicates left out")
-            except _LeftOutError as reason:
-                counts[str(reason)] += 1
-                continue
-            seen.add(digest)
-            spool.write(pixels)
-            labels.append(file.label)
-            given[file.split] += 1
-        if not labels:
-            left_out = ", ".join(f"{number} {what}" for what, number in sorted(counts.items())) or "it is empty"
-            raise BakeoffError(f"data.root: {root}: no usable picture ({left_out})")
-        counts["pictures used"] = len(labels)
-        classes = sorted(set(labels))
-        classes = classes if len(classes) > 1 and "" not in classes else []
-        number_of = {name: number for number, name in enumerate(classes)}
-        spool.flush()
-        shape = (len(labels), 1 if settings.grey else 3, settings.size, settings.size)
-        images = np.memmap(spool, np.uint8, "r", shape=shape)
+    with tempfile.TemporaryFile(dir=raw) as spool, _no_larger(settings):  # their number is known only at the end
+        files, counts = _read_all(settings, layout, spool)
+        images = _images(settings, spool)
+        _drop_duplicates(images, files, counts)
+        if changed := differences(before, list_files(root)):
+            raise BakeoffError(
+                f"data.root: {shown(root)}: changed while its pictures were read: {changed}; run again once nothing "
+                "writes to it"
+            )
+        _refuse_empty(root, layout, files, counts)
+        check_classes(root, files.values())
+        classes = classes_of(file.label for file in files.values())
+        number_of, labels = {name: number for number, name in enumerate(classes)}, np.zeros(len(images), np.int64)
+        labels[list(files)] = [number_of.get(file.label, 0) for file in files.values()]
+        given = Counter(file.split for file in files.values())
         write_raw(
             raw,
-            Chosen(Arrays(images, np.array([number_of.get(label, 0) for label in labels])), np.arange(len(labels))),
-            source=f"own pictures, folder {root.resolve().name}",
+            Chosen(Arrays(images, labels), np.array(list(files))),
+            source=f"own pictures, folder {shown(root.resolve().name)}",
             licence="that of the pictures",
             levels=256,
-            classes=classes,
-            files=dict(sorted(counts.items())),
-            **({"given": dict(given)} if any(given[split] for split in ORDER) else {}),
+            classes=[shown(name) for name in classes],
+            understood=layout.in_words(len(classes)),
+            files=dict(sorted((counts + Counter({"pictures used": len(files)})).items())),
+            **({"given": dict(given)} if layout.splits else {}),
         )
 
 
-def _files(root: Path, counts: Counter[str]) -> Iterator[File]:
-    """The files with a picture's extension; all others are counted."""
-    folders = [entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False)]
-    tops = [name for name in folders if _has_pictures(root / name)]
-    splits = "train" in tops and all(top in SPLIT_NAMES or top.startswith(".") for top in tops)
-    for folder, inner, names in os.walk(root):
-        counts["links left out"] += sum(Path(folder, name).is_symlink() for name in inner)
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        parts = Path(folder).relative_to(root).parts
-        split = SPLIT_NAMES.get(parts[0], "") if splits and parts else ""
-        below = parts[1:] if splits else parts
-        for name in names:
-            path = Path(folder, name)
-            if name.startswith("."):
-                continue
-            if path.is_symlink():
-                counts["links left out"] += 1
-            elif path.suffix.lower() not in ENDINGS or not path.is_file():
-                counts["other files left out"] += 1
-            elif splits and not split:
-                counts["outside the splits' folders, left out"] += 1
-            else:
-                yield File(path, split, below[0] if below else "")
-    counts += Counter()  # drops the zeros
+@contextmanager
+def _no_larger(settings: Folder) -> Iterator[None]:
+    """Let Pillow refuse larger pictures, too: some of its decoders unpack a file before they tell its size."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = int(settings.most_megapixels * MEGAPIXEL)
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
-def _has_pictures(folder: Path) -> bool:
-    """Whether a folder contains a file with a picture's extension, at any depth."""
-    return any(
-        Path(name).suffix.lower() in ENDINGS and not name.startswith(".")
-        for _, _, names in os.walk(folder)
-        for name in names
-    )
+def _shape(settings: Folder) -> tuple[int, int, int]:
+    return (1 if settings.grey else 3, settings.size, settings.size)
 
 
-def _read(path: Path, settings: Folder, counts: Counter[str]) -> bytes:
-    """Read a picture: the bytes of uint8 (C, size, size). Counts conversions; raises _LeftOutError with the reason."""
-    notes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about damaged metadata and the like; what matters is counted
-        try:
-            with Image.open(path, formats=FORMATS) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    raise _LeftOutError("too large, left out")
-                if getattr(picture, "is_animated", False):
-                    notes.append("animated, first frame used")
-                pixels = _square(_eight_bits(picture, notes), settings)
-        except _LeftOutError:
-            raise
-        except Image.DecompressionBombError:
-            raise _LeftOutError("too large, left out") from None
-        except Exception:  # decoders may raise anything on damaged files
-            raise _LeftOutError("unreadable, left out") from None
-    counts.update(notes)
-    return pixels
+def _images(settings: Folder, spool: IO[bytes]) -> Array:
+    """The pictures that were written into a file, uint8 (N, C, size, size)."""
+    shape = _shape(settings)
+    count = os.fstat(spool.fileno()).st_size // math.prod(shape)
+    return np.memmap(spool, np.uint8, "r", shape=(count, *shape)) if count else np.empty((0, *shape), np.uint8)
 
 
-def _eight_bits(picture: Image.Image, notes: list[str]) -> Image.Image:
-    """The picture upright, in 8 bits of grey or RGB; conversions are added to `notes`."""
-    if picture.getexif().get(0x0112, 1) not in (0, 1):
-        notes.append("turned upright by EXIF")
-        ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I"):
-        notes.append("16 bits reduced to 8")
-        wide = np.asarray(picture).astype(np.int64)
-        return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
-    if picture.mode == "F":
-        raise _LeftOutError("floating-point numbers, left out")
-    if picture.mode in ("CMYK", "YCCK"):
-        notes.append("CMYK converted")
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        notes.append("transparent, put on white")
-        colours = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colours.size, "white"), colours).convert("RGB")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+def _read_all(settings: Folder, layout: Layout, spool: IO[bytes]) -> tuple[dict[int, File], Counter[str]]:
+    """Write the pixels of all pictures into `spool`; returns the files by their places in it, and counts for the card.
+
+    Files with more than 8 bits are read again once the range of their values is known.
+    """
+    counts, files, wide = Counter(layout.left_out), dict[int, File](), list[int]()
+    blank, brightest = bytes(math.prod(_shape(settings))), 0
+    for file in sorted(layout.files, key=lambda file: (ORDER.index(file.split or "train"), file.parts)):
+        if not (square := _read(settings, file, counts)):
+            continue
+        if not square.pixels:
+            wide.append(len(files))
+            brightest = max(brightest, square.brightest)
+        spool.write(square.pixels or blank)
+        files[len(files)] = file
+    for place in wide:
+        if square := _read(settings, files[place], counts, max(brightest.bit_length(), 8)):
+            spool.seek(place * len(blank))
+            spool.write(square.pixels)
+        else:
+            del files[place]
+    spool.flush()
+    return files, counts
 
 
-def _square(picture: Image.Image, settings: Folder) -> bytes:
-    """The centre of the picture, scaled down: uint8 (C, size, size)."""
-    if min(picture.size) < settings.size:
-        raise _LeftOutError(f"smaller than {settings.size} pixels, left out")
-    fitted = ImageOps.fit(picture, (settings.size, settings.size), Image.Resampling.LANCZOS)
-    pixels = np.asarray(fitted.convert("L" if settings.grey else "RGB"))
-    return (pixels if settings.grey else pixels.transpose(2, 0, 1)).tobytes()
+def _read(settings: Folder, file: File, counts: Counter[str], bits: int = 0) -> Square | None:
+    """The picture in a file, or None if it cannot be used; counts what was converted, or why it cannot."""
+    try:
+        square = read_square(settings.root.joinpath(*file.parts), settings, bits)
+    except LeftOutError as reason:
+        counts[str(reason)] += 1
+        return None
+    counts.update(square.notes)
+    return square
+
+
+def _drop_duplicates(images: Array, files: dict[int, File], counts: Counter[str]) -> None:
+    """Keep the first of equal images; the others are counted."""
+    seen = set[bytes]()
+    for place in list(files):
+        digest = hashlib.blake2b(images[place], digest_size=16).digest()
+        if digest in seen:
+            del files[place]
+            counts["duplicates left out"] += 1
+        seen.add(digest)
+
+
+def _refuse_empty(root: Path, layout: Layout, files: dict[int, File], counts: Counter[str]) -> None:
+    """Raise BakeoffError if no picture of a split, or none at all, can be used."""
+    left_out = ", ".join(f"{number:,} {what}" for what, number in sorted(counts.items())) or "it is empty"
+    used = {file.split for file in files.values()}
+    for split in layout.splits or ("",):
+        if split not in used:
+            where = f" in {split}" if split else ""
+            raise BakeoffError(
+                f"data.root: {shown(root)}: no usable picture{where} ({left_out}); convert them to or add "
+                f"pictures of a format that is read: {', '.join(sorted(ENDINGS))}"
+            )

@@ -86,13 +86,17 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
     missing = {split: share for split, share in shares.items() if split not in given}
     by_class = _split_off(missing, where, rows, everything.labels, rng)
     places = {split: np.flatnonzero(where == split) for split in SPLITS}
-    check_sizes({split: len(indices) for split, indices in places.items()})
+    check_sizes({split: len(indices) for split, indices in places.items()}, about.get("files", {}))
     if isinstance(settings, Published) and settings.limit:
         places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
     if isinstance(
         settings, Folder | ArrayFile
     ):  # they may be sorted by class, and some code uses only the first images of a split
         places = {split: rng.permutation(indices) for split, indices in places.items()}
+        if count := len(about["classes"]):
+            labels = everything.labels
+            numbers = {split: np.bincount(labels[i], minlength=count).tolist() for split, i in places.items()}
+            about["class_counts"] = {split: numbers[split] for split in SPLITS}
     about |= {
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
@@ -106,13 +110,19 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
     return {split: Chosen(everything, indices) for split, indices in places.items()}, about
 
 
-def check_sizes(sizes: Mapping[str, int]) -> None:
-    """Raise BakeoffError if a split would be empty; sizes: number of images by split."""
+def check_sizes(sizes: Mapping[str, int], files: Mapping[str, int] | None = None) -> None:
+    """Raise BakeoffError if a split would be empty.
+
+    Args:
+        sizes: number of images by split.
+        files: what happened to the user's own files, if the images come from these, with counts.
+    """
+    left_out = ", ".join(f"{number} {what}" for what, number in (files or {}).items() if "left out" in what)
     for split, size in sizes.items():
         if not size:
             raise BakeoffError(
-                f"data: the {split} split of {sum(sizes.values())} images would be empty; add images or change "
-                "data.valid and data.test"
+                f"data: the {split} split of {sum(sizes.values())} images would be empty"
+                f"{f' ({left_out})' if left_out else ''}; add images or change data.valid and data.test"
             )
 
 

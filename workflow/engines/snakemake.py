@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from workflow.data.listing import check_root
 from workflow.engines import clone, dvc_locks
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
-from workflow.params import Params
+from workflow.params import ArrayFile, Params
 from workflow.paths import CHECKED, DVC_LOCK, LEDGER
 from workflow.training.checkpoint import drop_if_recorded
 
@@ -100,7 +101,7 @@ def refuse_without_running(workflow: Any) -> None:
 class Graph:
     """The stages of dvc.yaml in this folder, as DVC resolves them.
 
-    Creating it updates the ledger and repairs DVC's locks.
+    Creating it updates the ledger and repairs DVC's locks. Raises BakeoffError if DVC cannot record the user's data.
     """
 
     def __init__(self, settings: Params) -> None:
@@ -109,6 +110,8 @@ class Graph:
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
+        # Each time: the stage `check` has seen the data as they were.
+        check_root(settings.data.root, isinstance(settings.data, ArrayFile))
         clone.tell_dvc()
         dvc_locks.repair()
         bring_up_to_date(settings)  # DVC learns from the ledger which code has changed

@@ -1,0 +1,137 @@
+"""The owner's own labels and splits, from a table beside the pictures."""
+
+from pathlib import Path
+
+import pytest
+
+from workflow.data.layout import Layout, understand
+from workflow.data.listing import list_files
+from workflow.errors import BakeoffError
+
+FILES = ("1.png", "2.png", "sub/3.png", "4.png")
+
+
+def _understand(root: Path, files: tuple[str, ...] = FILES, **tables: bytes | str) -> Layout:
+    """With pictures without content, and tables by their names, of which the dot and slashes are spelt out."""
+    for name in files:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for name, content in tables.items():
+        path = root / name.replace("__", "/").replace("_csv", ".csv")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return understand(root, list_files(root))
+
+
+def _found(layout: Layout) -> dict[str, tuple[str, str]]:
+    return {"/".join(file.parts): (file.split, file.label) for file in layout.files}
+
+
+CATS = {"1.png": ("", "cat"), "2.png": ("", "dog"), "sub/3.png": ("", "cat")}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "1.png,cat\n2.png,dog\nsub/3.png,cat\n",
+        "file,class\n1.png,cat\n2.png,dog\nsub/3.png,cat\n",
+        "\ufeffFile;Class\r\n1.png;cat\r\n2.png;dog\r\nsub\\3.png;cat\r\n",
+        "label\tconfidence\tfile_name\ncat\t0,5\t./1.png\n dog \t1\t2.png\n\ncat\t\tsub/3.png",
+        '"1.png","cat"\n"2.png","dog"\n"sub/3.png","cat"',
+    ],
+)
+def test_classes_come_from_the_table_and_pictures_that_it_does_not_name_are_left_out(
+    content: str, tmp_path: Path
+) -> None:
+    layout = _understand(tmp_path, labels_csv=content)
+    assert _found(layout) == CATS
+    assert layout.left_out == {"not in labels.csv, left out": 1}
+    assert layout.in_words(2) == "no splits; classes from labels.csv: 2"
+
+
+def test_a_third_column_says_the_split(tmp_path: Path) -> None:
+    content = "1.png,cat,train\n2.png,dog,Train\nsub/3.png,cat,testing\n4.png,dog,val\n"
+    layout = _understand(tmp_path, labels_csv=content)
+    assert _found(layout) == {
+        "1.png": ("train", "cat"), "2.png": ("train", "dog"), "sub/3.png": ("test", "cat"), "4.png": ("valid", "dog")
+    }  # fmt: skip
+    assert layout.in_words(2) == "splits from labels.csv; classes from labels.csv: 2"
+
+
+def test_splits_alone_leave_the_folders_to_be_classes(tmp_path: Path) -> None:
+    files = ("cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    content = "file,split\ncat/1.png,train\ncat/2.png,test\ndog/1.png,train\ndog/2.png,test\n"
+    layout = _understand(tmp_path, files, labels_csv=content)
+    assert _found(layout)["dog/2.png"] == ("test", "dog")
+    assert layout.in_words(2) == "splits from labels.csv, valid taken out of train; classes from folders: 2"
+
+
+def test_classes_alone_leave_the_folders_to_be_splits(tmp_path: Path) -> None:
+    files = ("train/1.png", "train/2.png", "test/1.png")
+    layout = _understand(tmp_path, files, labels_csv="train/1.png,cat\ntrain/2.png,dog\ntest/1.png,dog\n")
+    assert _found(layout)["test/1.png"] == ("test", "dog")
+    assert layout.in_words(2) == (
+        "splits from folders (train, test), valid taken out of train; classes from labels.csv: 2"
+    )
+
+
+def test_an_image_folder_of_hugging_face_is_read_as_it_is(tmp_path: Path) -> None:
+    files = ("train/1.png", "train/2.png", "test/1.png")
+    tables = {
+        "train__metadata_csv": "file_name,label\n1.png,0\n2.png,1\n",
+        "test__metadata_csv": "file_name,label\n1.png,1\n",
+    }
+    layout = _understand(tmp_path, files, **tables)
+    assert _found(layout) == {"train/1.png": ("train", "0"), "train/2.png": ("train", "1"), "test/1.png": ("test", "1")}
+    assert layout.left_out == {}
+    assert layout.in_words(2).endswith("classes from metadata.csv: 2")
+
+
+def test_metadata_of_something_else_are_just_another_file(tmp_path: Path) -> None:
+    files = ("cat/1.png", "dog/1.png")
+    layout = _understand(tmp_path, files, metadata_csv="file_name,text\ncat/1.png,a cat\n")
+    assert layout.classes == ["cat", "dog"]
+    assert layout.left_out == {"other files left out": 1}
+
+
+def test_an_accent_may_be_written_in_either_way(tmp_path: Path) -> None:
+    layout = _understand(tmp_path, ("caf\u00e9.png", "the\u0301.png"), labels_csv="cafe\u0301.png,a\nth\u00e9.png,b\n")
+    assert sorted(file.label for file in layout.files) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "refused"),
+    [
+        (
+            "1.png,cat\n5.png,dog\n6.png,dog\n7.png,a\n8.png,a\n",
+            "names 4 of 5 files that are not in its folder (5.png, 6.png, 7.png and 1 more); correct the paths",
+        ),
+        ("id,breed\n1,cat\n", "names 2 of 2 files that are not in its folder (id, 1); correct the paths, which are"),
+        ("1.png,cat\n2.png,dog\n1.png,dog\n", "line 3: 1.png: stands in line 1 already; remove one of the two"),
+        ("file,class\n1.png,cat\n2.png,\n", "line 3: 2.png: no class; add it, or remove the row"),
+        ("1.png,cat,train\n2.png,cat\n", "line 2: 2.png: no split; add it, or remove the row"),
+        (
+            "1.png,cat,train\n2.png,cat,holdout\n",
+            "line 2: 2.png: split 'holdout': should be one of train, training, val",
+        ),
+        ("", "has no rows of file and class, as in `cat1.png,cat`; add them or remove it"),
+        ("file,class\n", "has no rows of file and class"),
+        ("1.png\n2.png\n", "has no rows of file and class"),
+        (b"1.png,K\xe4fer\n", "not UTF-8 (invalid continuation byte); save it as CSV in UTF-8"),
+    ],
+)
+def test_a_wrong_table_is_refused_in_a_line(content: bytes | str, refused: str, tmp_path: Path) -> None:
+    with pytest.raises(BakeoffError) as error:
+        _understand(tmp_path, labels_csv=content)
+    assert str(error.value).startswith(f"{tmp_path / 'labels.csv'}: {refused}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_a_picture_to_train_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BakeoffError, match=r"labels\.csv has no picture of the split train; add some$"):
+        _understand(tmp_path, labels_csv="1.png,cat,test\n2.png,dog,val\n")
+
+
+def test_a_table_in_a_splits_folder_says_no_splits(tmp_path: Path) -> None:
+    files = ("train/1.png", "test/1.png")
+    with pytest.raises(BakeoffError, match=r"labels\.csv: has a column split, but lies in the folder of a split"):
+        _understand(tmp_path, files, train__labels_csv="1.png,cat,train\n")

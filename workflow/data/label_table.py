@@ -1,0 +1,130 @@
+"""The owner's own labels: `labels.csv` beside the pictures, or the `metadata.csv` of a Hugging Face image folder.
+
+`labels.csv` has the columns file, class and, if the owner has splits, split. A first row with these names (or file_name
+and label) is a header, in which case the columns may stand in any order, others are ignored, and either class or split
+may be missing. Without a header there are two or three columns in this order. Paths are relative to the folder of the
+table. It is UTF-8, with commas, semicolons or tabs between columns. A `metadata.csv` has a header; without a column for
+the class or the split it is about something else, and not read.
+"""
+
+import csv
+import io
+import unicodedata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workflow.data.listing import shown, some
+from workflow.errors import BakeoffError
+
+NAMES = ("labels.csv", "metadata.csv")  # the first that is there is read
+COLUMNS = {
+    "file": ("file", "file_name", "filename", "path", "image"),
+    "class": ("class", "label", "class_name"),
+    "split": ("split",),
+}
+ORDER = ("file", "class", "split")  # without a header
+# Names of splits, in any case: those of torchvision, Keras and Hugging Face.
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says about a file. label, split: "" if it has no such column. line: its number, from 1."""
+
+    label: str
+    split: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a table says about each of its files, by the path relative to the folder of the table, with slashes."""
+
+    path: Path
+    rows: dict[str, Row]
+
+
+def read_table(path: Path, present: Collection[str]) -> Table | None:
+    """Read a table; None if it is a `metadata.csv` without labels and splits.
+
+    Args:
+        path: of the table.
+        present: the files below the folder of the table, relative to it, with slashes.
+
+    Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split.
+    """
+    lines = list(_lines(path))
+    where = _columns(lines[0][1], present) if lines else None
+    if where is None and path.name != NAMES[0]:
+        return None
+    if where is None:
+        where = dict(zip(ORDER, range(max(len(cells) for _, cells in lines)), strict=False)) if lines else {}
+    else:
+        lines = lines[1:]
+    if not lines or len(where) < 2:
+        raise BakeoffError(f"{shown(path)}: has no rows of file and class, as in `cat1.png,cat`; add them or remove it")
+    return Table(path, _rows(path, lines, where, present))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, with their numbers."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BakeoffError(f"{shown(path)}: not UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
+    first = text.partition("\n")[0]
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    try:
+        for cells in rows:
+            if any(cell.strip() for cell in cells):
+                yield rows.line_num, [cell.strip() for cell in cells]
+    except csv.Error as error:
+        raise BakeoffError(f"{shown(path)}: line {rows.line_num}: not valid CSV ({error}); correct it") from None
+
+
+def _columns(first: list[str], present: Collection[str]) -> dict[str, int] | None:
+    """Where the columns are, if the first row is a header with a file and a class or a split."""
+    cells = [cell.casefold() for cell in first]
+    where = {
+        column: cells.index(name) for column, names in COLUMNS.items() for name in reversed(names) if name in cells
+    }
+    is_header = "file" in where and len(where) > 1 and first[where["file"]] not in present
+    return where if is_header else None
+
+
+def _rows(
+    path: Path, lines: list[tuple[int, list[str]]], where: dict[str, int], present: Collection[str]
+) -> dict[str, Row]:
+    composed = {unicodedata.normalize("NFC", name): name for name in present}  # macOS writes é as e and an accent
+    rows: dict[str, Row] = {}
+    missing: list[str] = []
+    for line, cells in lines:
+        values = {column: cells[place] if place < len(cells) else "" for column, place in where.items()}
+        told = values["file"]
+        name = composed.get(unicodedata.normalize("NFC", told))
+        name = name or composed.get(unicodedata.normalize("NFC", told.replace("\\", "/").removeprefix("./")))
+        if name is None:
+            missing.append(told)
+            continue
+        at = f"{shown(path)}: line {line}: {shown(told)}"
+        if name in rows:
+            raise BakeoffError(f"{at}: stands in line {rows[name].line} already; remove one of the two")
+        for column in ("class", "split"):
+            if column in where and not values[column]:
+                raise BakeoffError(f"{at}: no {column}; add it, or remove the row")
+        split = values.get("split", "")
+        if split and split.casefold() not in SPLIT_NAMES:
+            known = ", ".join(SPLIT_NAMES)
+            raise BakeoffError(f"{at}: split {shown(split)!r}: should be one of {known}")
+        rows[name] = Row(values.get("class", ""), SPLIT_NAMES.get(split.casefold(), ""), line)
+    if missing:
+        raise BakeoffError(
+            f"{shown(path)}: names {len(missing)} of {len(lines)} files that are not in its folder ({some(missing)}); "
+            "correct the paths, which are relative to the table, with their endings, or remove the rows"
+        )
+    return rows
