@@ -34,16 +34,17 @@ def _png(path: Path, pixels: Any, kind: int) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b""))
 
 
-def _tiff(path: Path, pixels: Any, order: str, signed: bool = False) -> None:
-    """One uncompressed strip of grey or RGB, in the type of `pixels`. order: of the bytes, "<" or ">"."""
+def _tiff(path: Path, pixels: Any, order: str, signed: bool = False, packed: bool = False) -> None:
+    """One strip of grey or RGB, in the type of `pixels`. order: of the bytes, "<" or ">". packed: deflated."""
     colours, bits = pixels.shape[2] if pixels.ndim == 3 else 1, 8 * pixels.dtype.itemsize
     body = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
+    body = zlib.compress(body) if packed else body
     depths = struct.pack(f"{order}{colours}H", *[bits] * colours)
     data = 8 + len(body)
     entries = [
-        (256, 3, 1, SIDE), (257, 3, 1, SIDE), (258, 3, colours, data if colours > 2 else bits), (259, 3, 1, 1),
-        (262, 3, 1, 2 if colours == 3 else 1), (273, 4, 1, 8), (277, 3, 1, colours), (278, 3, 1, SIDE),
-        (279, 4, 1, len(body)), (339, 3, 1, 2 if signed else 1),
+        (256, 3, 1, SIDE), (257, 3, 1, SIDE), (258, 3, colours, data if colours > 2 else bits),
+        (259, 3, 1, 8 if packed else 1), (262, 3, 1, 2 if colours == 3 else 1), (273, 4, 1, 8),
+        (277, 3, 1, colours), (278, 3, 1, SIDE), (279, 4, 1, len(body)), (339, 3, 1, 2 if signed else 1),
     ]  # fmt: skip
     content = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, data + len(depths)) + body + depths
     content += struct.pack(f"{order}H", len(entries))
@@ -79,17 +80,24 @@ def test_grey_values_are_scaled_from_their_own_range(name: str, top: int, bits: 
 
 
 @pytest.mark.parametrize(("top", "bits"), [(255, 8), (4095, 12), (2**32 - 1, 32)])
-@pytest.mark.parametrize("order", ["<"])
-def test_so_are_integers_of_32_bits(top: int, bits: int, order: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_so_are_integers_of_32_bits(top: int, bits: int, packed: bool, tmp_path: Path) -> None:
     expected = values(top)
-    _tiff(tmp_path / "x.tif", expected.astype(np.uint32), order)
+    _tiff(tmp_path / "x.tif", expected.astype(np.uint32), "<", packed=packed)
     assert read_square(tmp_path / "x.tif", _settings(tmp_path)).brightest == top
     assert np.array_equal(_pixels(tmp_path / "x.tif", bits)[0], expected >> (bits - 8))
 
 
 @pytest.mark.parametrize("top", [255, 4095, 65535])
 @pytest.mark.parametrize(
-    "write", [lambda p, x: _png(p, x, 2), lambda p, x: _tiff(p, x, "<"), lambda p, x: _tiff(p, x, ">")]
+    "write",
+    [
+        lambda path, pixels: _png(path, pixels, 2),
+        lambda path, pixels: _tiff(path, pixels, "<"),
+        lambda path, pixels: _tiff(path, pixels, ">"),
+        lambda path, pixels: _tiff(path, pixels, ">", packed=True),
+    ],
+    ids=["png", "little", "big", "deflated"],
 )
 def test_so_are_colours_of_which_pillow_gives_the_upper_bytes(write: Any, top: int, tmp_path: Path) -> None:
     expected, bits = values(top, colours=3).astype(np.uint16), top.bit_length()

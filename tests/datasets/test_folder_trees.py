@@ -22,7 +22,7 @@ WORDS = {"test": ("test", "Testing"), "valid": ("val", "Valid", "validation", "d
 KINDS = ("png", "bmp", "tif", "wide", "small", "damaged", "txt", "heic", "link", "twin")
 GOOD = ("png", "bmp", "tif", "wide", "twin")
 ENDINGS = dict.fromkeys(("wide", "small", "damaged", "link", "twin"), "png")
-names = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="/\0"), min_size=1, max_size=5).filter(
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=5).filter(
     lambda name: name[0] != "." and name.casefold() not in {"train", "test", "dev", "val", "valid"}
 )
 
@@ -44,12 +44,13 @@ def trees(draw: Any) -> list[Placed]:
     classes = draw(st.lists(names, min_size=2, max_size=3, unique_by=str.casefold) | st.just([""]))
     splits = draw(st.sampled_from([("",), ("train", "test"), ("train", "valid", "test"), ("train", "valid")]))
     called = {split: draw(st.sampled_from(WORDS[split])) if split else "" for split in splits}
-    around, files = draw(st.sampled_from(["", "data set", "a/b"])), list[Placed]()
+    around, files, firsts = draw(st.sampled_from(["", "data set", "a/b"])), list[Placed](), list[int]()
     for split in splits:
         for label in classes:
             deeper = draw(st.sampled_from(["", "deeper"])) if label else ""
             for number, kind in enumerate(["png"] * 5 + draw(st.lists(st.sampled_from(KINDS), max_size=4))):
-                seed = len(files) - (kind == "twin")  # a twin shows what the file before shows
+                firsts += [len(files)] if number == 0 else []
+                seed = draw(st.sampled_from(firsts)) if kind == "twin" else len(files)  # it shows what another shows
                 parts = (around, called[split], label, deeper, f"{number}.{ENDINGS.get(kind, kind)}")
                 files.append(Placed("/".join(part for part in parts if part), seed, kind, split, label))
     return files

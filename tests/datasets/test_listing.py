@@ -1,8 +1,10 @@
 """What in a user's folder would stop DVC is found before, all at once; and what has changed in a folder is told."""
 
+import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,21 @@ def test_a_file_of_arrays_is_no_folder(root: Path) -> None:
             check_root(path, arrays=True)
         line = f"params.yaml: data.root: '{path}': {what}; for `name: arrays` it is an .npz or .npy"
         assert str(error.value) == line
+
+
+def test_what_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its pictures would otherwise be missing without a word. The tests' user may read anything."""
+    scan = os.scandir
+
+    def refuse(folder: Path) -> Any:
+        if folder.name == "sub":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for look in (list_files, check_root):
+        with pytest.raises(BakeoffError, match=r"pictures/sub: cannot be read \(Permission denied\); make it readable"):
+            look(root)
 
 
 def test_a_later_listing_tells_what_has_changed(root: Path) -> None:

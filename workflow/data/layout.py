@@ -302,9 +302,10 @@ class _Reader:
             return labels if classes else {}
         have = {self._split_of.get(parts, "") for parts in pictures if labels[parts]}
         if flat := [split for split in SPLITS if split in set(self._split_of.values()) - have]:
+            then = "" if "train" in flat else f": a part of train is then taken for {_and(flat)}"
             raise self._error(
                 f"has classes in {_and(split for split in SPLITS if split in have)}, but none in {_and(flat)}; sort "
-                f"these pictures, too, or move them elsewhere: part of train is then taken for {_and(flat)}"
+                f"these pictures, too, or move them elsewhere{then}"
             )
         self._layout.notes.append(
             f"{_count(len(without), 'picture lies', 'pictures lie')} in none of the {len(classes)} folders that could "

@@ -9,6 +9,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +57,25 @@ def _list(folder: Path, parts: tuple[str, ...]) -> Iterator[Entry]:
         if found.is_dir(follow_symlinks=False):
             yield from _list(folder / found.name, below)
         else:
-            about = found.stat(follow_symlinks=False)
+            with _readable(folder / found.name):
+                about = found.stat(follow_symlinks=False)
             yield Entry(below, about.st_size, about.st_mtime_ns, about.st_mode)
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    with _readable(folder), os.scandir(folder) as found:
+        return list(found)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Name the path if it cannot be read, or has just been removed."""
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        yield
     except OSError as error:
-        raise BakeoffError(f"data.root: {shown(folder)}: cannot be read ({error.strerror}); correct that") from None
+        raise BakeoffError(
+            f"data.root: {shown(path)}: cannot be read ({error.strerror}); make it readable or remove it, and run again"
+        ) from None
 
 
 def check_root(root: Path, arrays: bool = False) -> None:
