@@ -29,15 +29,19 @@ def check(settings: params.Params) -> None:
 
 
 def check_data(settings: params.Params) -> None:
-    """Check the folder with the user's data, and print how one with pictures is understood.
+    """Check the user's data, and print how a folder with pictures or a file of arrays is understood.
 
-    Raises BakeoffError if DVC cannot record it, or if its pictures cannot be told apart into splits and classes.
+    Raises BakeoffError if DVC cannot record them, or if they cannot be told apart into splits and classes.
     """
-    check_root(settings.data.root)
+    check_root(settings.data.root, isinstance(settings.data, params.ArrayFile))
     if isinstance(settings.data, params.Folder):
         from workflow.data.layout import look
 
         print("\n".join(look(settings.data.root)), flush=True)
+    elif isinstance(settings.data, params.ArrayFile):
+        from workflow.data import array_file
+
+        print("\n".join(array_file.look(settings.data)), flush=True)
 
 
 def record() -> None:

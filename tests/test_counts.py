@@ -1,6 +1,7 @@
 """What the parameters ask of the data is refused before anything is trained, with one line that says what to do."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,18 @@ def _card(train: int, test: int, classes: int = 10) -> Card:
         (
             {"models__vae__train__parts": 64},
             _card(63, 99),
-            "models.vae.train.parts: 64: more than there are training images (63); set it lower",
+            "models.vae.train.parts: 64: more than there are training images (63); set it to 32",
+        ),
+        (
+            {
+                "models__auto": {
+                    "kind": "autoencoder",
+                    "train": {"epochs": 1, "batch_size": 9, "lr": 0.1},
+                    "components": 64,
+                }
+            },
+            _card(63, 99),
+            "models.auto.components: 64: more than there are training images (63); set it to 63 or lower",
         ),
         (
             {"models__gan__classes": 7},
@@ -79,10 +91,48 @@ def test_what_the_data_cannot_meet_is_refused(changes: dict[str, object], card: 
     assert str(error.value) == f"params.yaml: {line}"
 
 
-@pytest.mark.parametrize(("train", "test", "line"), [(1, 9, "1 image to train on"), (9, 1, "1 image to test with")])
-def test_fewer_images_than_any_parameter_allows(train: int, test: int, line: str) -> None:
-    with pytest.raises(BakeoffError, match=f"^data: {line}; .* add images, or change data.valid and data.test$"):
-        check_counts(_settings(evaluate__neighbours=1), _card(train, test))
+OWN = {"name": "folder", "root": "own", "size": 8, "valid": 0.1, "test": 0.1}
+MNIST = {"name": "mnist", "root": "own", "valid": 0.1, "seed": 0}
+GIVEN = "train and test as the set comes, the rest at random, equal images together, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("data", "card", "line"),
+    [
+        (
+            SMOKE["data"],
+            _card(1, 9),
+            "1 image to train on, of 11; at least 2 are needed: lower data.valid and data.test",
+        ),
+        (SMOKE["data"], _card(9, 1), "1 image to test with, of 11; at least 2 are needed: raise data.test"),
+        (
+            OWN,
+            _card(10, 1),
+            "1 image to test with, of 12; at least 2 are needed: add images, up to 20 in all, or raise data.test",
+        ),
+        (
+            {**OWN, "valid": 0.45, "test": 0.45},
+            _card(1, 4),
+            "1 image to train on, of 6; at least 2 are needed: add images, up to 20 in all, or lower data.valid and "
+            "data.test",
+        ),
+        (
+            OWN,
+            replace(_card(10, 1), split=GIVEN),
+            "1 image to test with, of 12; at least 2 are needed: add images to the test split in own",
+        ),
+        (
+            MNIST,
+            replace(_card(1, 9), split=GIVEN),
+            "1 image to train on, of 11; at least 2 are needed: add images to the train split in own, or lower "
+            "data.valid",
+        ),
+    ],
+)
+def test_fewer_images_than_any_parameter_allows(data: dict[str, object], card: Card, line: str) -> None:
+    with pytest.raises(BakeoffError) as error:
+        check_counts(_settings(evaluate__neighbours=1, data=data), card)
+    assert str(error.value) == f"data: {line}"
 
 
 @pytest.mark.parametrize(
@@ -140,12 +190,36 @@ def test_our_own_models_can_be_built(file: Path) -> None:
     check_builds(settings, shape_of(settings.data))
 
 
+HALVED = "this kind of model halves images twice"
+ALONE = "this kind of model cannot be trained on one image of this size at a time"
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
         (
             {"data": {"name": "folder", "root": "own", "size": 30}, "models": {"gan": SMOKE["models"]["gan"]}},
-            "models.gan: this kind of model halves images twice: 30x30 pixels are not multiples of 4",
+            f"models.gan: {HALVED}: 30x30 pixels are not multiples of 4; set data.size to 28 or 32",
+        ),
+        (
+            {"data": {"name": "folder", "root": "own", "size": 5}, "models": {"vae": SMOKE["models"]["vae"]}},
+            f"models.vae: {HALVED}: 5x5 pixels are not multiples of 4; set data.size to 4 or 8",
+        ),
+        (
+            {"data__name": "ring"},
+            f"models.gan: {HALVED}: 1x2 pixels are not multiples of 4; ring has no other size, so change the options "
+            "of the model that depend on it, or remove the model",
+        ),
+        (
+            {"data": {"name": "folder", "root": "own", "size": 4}, "models__vqvae__train__batch_size": 1},
+            f"models.vqvae.train.batch_size: 1: {ALONE}; set it to 2 or more",
+        ),
+        (
+            {
+                "data": {"name": "folder", "root": "own", "size": 4},
+                "models__vqvae__train": {"epochs": 1, "batch_size": 3, "lr": 0.1, "parts": 3},
+            },
+            f"models.vqvae.train.batch_size: 3: {ALONE} in 3 parts; set it to 6 or more",
         ),
         (
             {"models__gan__unrolled_steps": 2},
@@ -158,3 +232,16 @@ def test_a_model_that_cannot_be_built_is_named(changes: dict[str, object], line:
     with pytest.raises(BakeoffError) as error:
         check_builds(settings, shape_of(settings.data))
     assert str(error.value) == f"params.yaml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes"), [((40, 6, 6), "4x4 or 8x8"), ((40, 6, 9, 3), "8x8 or 12x12"), ((40, 3, 8, 10), "8x8 or 12x12")]
+)
+def test_arrays_of_a_size_that_cannot_be_are_to_be_cropped_or_padded(
+    shape: tuple[int, ...], sizes: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.npy"
+    np.save(path, np.ones(shape, np.uint8))
+    settings = _settings(data={"name": "arrays", "root": str(path)}, models={"gan": SMOKE["models"]["gan"]})
+    with pytest.raises(BakeoffError, match=rf"; crop or pad the images in {path}, for example to {sizes} pixels$"):
+        check_builds(settings, shape_of(settings.data))

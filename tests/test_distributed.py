@@ -99,7 +99,8 @@ def test_each_part_has_random_numbers_of_its_own() -> None:
 def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (tmp_path / "p.yaml").write_text(text.replace("batch_size: 32\n", "batch_size: 32\n      parts: 3\n", 1))
-    message = r"p\.yaml: models\.pixelcnn\.train: .*: batch_size 32 is not a multiple of parts \(3\)$"
+    wrong = r"p\.yaml: models\.pixelcnn\.train: batch_size: 32: not a multiple of parts \(3\)"
+    message = rf"{wrong}; set it to 30 or 33, or change parts$"
     with pytest.raises(BakeoffError, match=message):
         params.load(tmp_path / "p.yaml")
 
@@ -108,7 +109,7 @@ def test_more_parts_than_images_stop_with_one_clear_line() -> None:
     images = ImageSet(_images().images[:3], _images().labels[:3])
     entry = params.load(ROOT / "params.yaml").models["autoencoder"]
     model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters)
-    message = r"^train\.parts: 4: more than there are training images \(3\); set it lower$"
+    message = r"^train\.parts: 4: more than there are training images \(3\); set it to 3 or lower$"
     with pytest.raises(BakeoffError, match=message):
         fit(model, images, images, _settings(4), 1, lambda _: None)
 

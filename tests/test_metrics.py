@@ -226,7 +226,7 @@ def test_inception_score_bears_a_classifier_that_is_beyond_doubt() -> None:
 
 
 def test_inception_score_refuses_more_splits_than_samples() -> None:
-    with pytest.raises(BakeoffError, match=r"^evaluate\.splits: 20: too many for 10 images; set it lower$"):
+    with pytest.raises(BakeoffError, match=r"^evaluate\.splits: 20: too many for 10 images; set it to 10 or lower$"):
         inception_score(torch.zeros(10, 3), 20)
 
 
@@ -313,5 +313,9 @@ def test_chunks_do_not_change_the_manifold_scores(monkeypatch: pytest.MonkeyPatc
 def test_too_few_images_for_the_neighbours_are_refused() -> None:
     assert len(_manifold_scores(_features(6, 2, 1), _features(6, 2, 2), 5)) == 4
     for n, m in ((5, 9), (9, 5)):
-        with pytest.raises(BakeoffError, match=r"evaluate\.neighbours: 5: too many for 5 images; set it lower"):
+        with pytest.raises(BakeoffError, match=r"evaluate\.neighbours: 5: too many for 5 images; set it to 4 or lower"):
             _manifold_scores(_features(n, 2), _features(m, 2), 5)
+    with pytest.raises(
+        BakeoffError, match=r"evaluate\.neighbours: 1: too many for 1 images; at least 2 images are needed$"
+    ):
+        fit_manifold(torch.zeros(1, 2), 1)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 from workflow import params
@@ -57,7 +58,11 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("sample/count", True, ["sample.count", "True", "integer"]),
         ("sample/count", 1, ["sample.count", "1", "greater than or equal to 10"]),
         ("data/test", 1.5, ["data.test", "1.5", "less than 1"]),
-        ("data/test", 0.95, ["data", "valid + test must be below 1"]),
+        (
+            "data/test",
+            0.95,
+            ["data", "valid + test is 1.05, which leaves nothing to train on; lower them to less than 1"],
+        ),
         ("data/name", "imagenet", ["data.name", "'imagenet'", "'digits'"]),
         ("compute/device", "tpu", ["compute.device", "'tpu'", "'cuda'"]),
         ("extractor/seed", 0, ["extractor.seed", "unknown key", "seeds"]),
@@ -79,7 +84,28 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("models/vae/train/gflops", 3, ["models.vae.train", "epochs, gflops", "both are given; remove one"]),
         ("models/vae/train/epochs", None, ["models.vae.train", "epochs, gflops", "missing; add one of them"]),
         ("models/vae/train/schedule", "step", ["models.vae.train.schedule", "'step'", "'cosine'"]),
-        ("models", {}, ["models", "at least 1"]),
+        ("models", {}, ["models", "should have at least 1 entry; add one"]),
+        ("models/vae", 3, ["models.vae: 3: should be a section, which has keys of its own"]),
+        (
+            "models/vae/train/parts",
+            3,
+            ["models.vae.train: batch_size: 64: not a multiple of parts (3); set it to 63 or 66"],
+        ),
+        ("models/vae/train/parts", 70, ["batch_size: 64: not a multiple of parts (70); set it to 70, or change parts"]),
+        ("models/vae/train/lr", float("inf"), ["models.vae.train.lr: inf: should be a finite number"]),
+        ("models/vae/train/betas", 0.9, ["models.vae.train.betas: 0.9: should be a list, in square brackets or with"]),
+        ("data/root", 3, ["data.root: 3: should be a path; put it into quotes"]),
+        ("extractor/batch_size", 1, ["extractor.batch_size: 1: should be greater than or equal to 2"]),
+        (
+            "data",
+            {"name": "mnist", "root": "", "valid": 0.1, "seed": 0, "draws": 3},
+            ["data: draws: 3: all are the same"],
+        ),
+        (
+            "data",
+            {"name": "stacked_mnist", "root": "", "valid": 0.1, "seed": 0, "binarise": "threshold"},
+            ["data: binarise: 'threshold': not for stacked_mnist; set it to none"],
+        ),
     ],
 )
 def test_a_bad_value_is_named(path: str, value: object, expected: list[str], tmp_path: Path) -> None:
@@ -138,6 +164,66 @@ def test_keys_that_are_merged_in_may_be_overridden(tmp_path: Path) -> None:
     models = params.load(tmp_path / "params.yaml").models
     assert [models[name].hyperparameters["beta"] for name in ("two", "three")] == [2.0, 1.0]
     assert [models[name].train.lr for name in ("two", "three")] == [0.001, 0.005]
+
+
+@pytest.mark.parametrize(
+    ("scalar", "stages", "dvc"),
+    [
+        *(("012", "10", "12"), ("-012", "-10", "-12"), ("0o12", "'0o12'", "10"), ("08", "'08'", "8")),
+        *(("1:30", "90", "'1:30'"), ("1:30.5", "90.5", "'1:30.5'"), ("-1:30", "-90", "'-1:30'")),
+        *(("yes", "true", "'yes'"), ("No", "false", "'No'"), ("ON", "true", "'ON'"), ("off", "false", "'off'")),
+        *((".5e3", "500.0", "'.5e3'"), ("1_e5", "'1_e5'", "100000.0"), ("._1", "'._1'", "0.1")),
+        ("!!int '012'", "10", "12"),
+    ],
+)
+def test_what_the_two_readers_take_for_different_values_is_refused(scalar: str, stages: str, dvc: str) -> None:
+    smoke = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+    text = smoke.replace("seeds:\n  - 0\n", f"seeds: [{scalar}]\n", 1)
+    with pytest.raises(BakeoffError) as error:
+        params.parse(text)
+    shown = scalar.removeprefix("!!int ").strip("'")
+    assert str(error.value) == (
+        f"params.yaml: line 11: {shown} is {stages} to the stages (YAML 1.1) but {dvc} to DVC (YAML 1.2); "
+        f"write {stages} or {dvc}, whichever you mean"
+    )
+    for remedy in (stages, dvc):
+        assert _ours(remedy) == _dvcs(remedy)
+
+
+def _ours(scalar: str) -> Any:
+    return yaml.load(f"- {scalar}\n", params._Loader)[0]  # noqa: S506 -- a SafeLoader
+
+
+def _dvcs(scalar: str) -> Any:
+    return YAML(typ="safe").load(f"- {scalar}\n")[0]  # as dvc.utils.serialize
+
+
+ALIKE = "0 -0 7 +5 00 007 1_000 0b101 0x1F 0.5 .5 -.5 5. 1e5 1E-5 1.5e5 1.e5 1e05 1e400 .inf -.Inf ~ null true y n"
+
+
+@pytest.mark.parametrize(
+    "scalar", [*ALIKE.split(), "nUll", "tRue", "1.2.3", "2020-01-01", "a: {b: c}", "'012'", '"no"']
+)
+def test_what_the_two_readers_take_for_the_same_value_is_read(scalar: str) -> None:
+    assert _ours(scalar) == _dvcs(scalar)
+    assert type(_ours(scalar)) is type(_dvcs(scalar))
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(st.text("0123456789", min_size=1, max_size=3) | st.text("0189abeEoxXfFnN:._+- ~yst", min_size=1, max_size=7))
+def test_no_scalar_is_read_in_two_ways(scalar: str) -> None:
+    try:
+        ours = _ours(scalar)
+    except (yaml.YAMLError, ValueError):
+        return
+    assert repr(ours) == repr(_dvcs(scalar))  # a NaN equals none
+
+
+def test_the_version_of_yaml_is_not_for_the_file_to_choose() -> None:
+    text = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+    assert params.parse("%YAML 1.2\n---\n" + text) == params.parse(text)
+    with pytest.raises(BakeoffError, match=r"^params\.yaml: line 1: %YAML 1\.1: the file is read as YAML 1\.2; remove"):
+        params.parse("%YAML 1.1\n---\n" + text)
 
 
 def test_a_missing_file_says_where_to_run(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def unchanged(*paths: Path) -> Iterator[None]:
+    """Raise BakeoffError in the end if one of the files was changed meanwhile, as their sizes and times tell.
+
+    DVC records what a stage has read only when the stage has ended, and would take the new file for the one that was
+    read.
+    """
+    before = _states(paths)
+    yield
+    for path, state in _states(paths).items():
+        if state != before[path]:
+            raise BakeoffError(f"{path}: was changed while it was read; run again")
+
+
+def _states(paths: Sequence[Path]) -> dict[Path, tuple[int, int] | None]:
+    """Size and time of each file; None for one that is missing."""
+    found = {path: path.stat() if path.exists() else None for path in paths}
+    return {path: about and (about.st_size, about.st_mtime_ns) for path, about in found.items()}
 
 
 def _alive(temporary: Path) -> bool:

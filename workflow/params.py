@@ -4,6 +4,7 @@ Every number of the project stands in that file, so nothing here has a default t
 options that are off unless asked for, how often measures are repeated, and the split of a user's own pictures.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -23,21 +24,23 @@ Place = Annotated[Path, Field(strict=False)]
 
 
 def _below_one(data: Any) -> Any:
-    if data.valid + data.test >= 1:
-        raise ValueError("valid + test must be below 1")
+    if (share := data.valid + data.test) >= 1:
+        raise ValueError(
+            f"valid + test is {share:g}, which leaves nothing to train on; lower them to less than 1 in all"
+        )
     return data
 
 
 def _distinct(seeds: list[int]) -> list[int]:
-    if len(set(seeds)) < len(seeds):
-        raise ValueError("the same seed stands twice")
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ValueError(f"{twice[0]} stands twice; remove one of them")
     return seeds
 
 
 class Section(BaseModel):
     """A part of the file: read-only, no unknown keys, no silent conversions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Embedded(Section):
@@ -71,9 +74,11 @@ class Published(Section):
     @model_validator(mode="after")
     def _draws_that_differ(self) -> "Published":
         if self.draws > 1 and self.binarise != "stochastic":
-            raise ValueError("draws: more than 1 are all the same without binarise: stochastic")
+            raise ValueError(
+                f"draws: {self.draws}: all are the same without binarise: stochastic; set that, or draws to 1"
+            )
         if self.binarise != "none" and self.name == "stacked_mnist":
-            raise ValueError("binarise: not for stacked_mnist")
+            raise ValueError(f"binarise: {self.binarise!r}: not for stacked_mnist; set it to none")
         return self
 
 
@@ -93,6 +98,25 @@ class Folder(Section):
     seed: Seed = 0
 
     _something_left_to_train_on = model_validator(mode="after")(_below_one)
+
+
+class ArrayFile(Section):
+    """A user's own images in one file of NumPy: `root` is an .npz or .npy.
+
+    levels: pixel values are 0..levels-1.
+    """
+
+    name: Literal["arrays"]
+    root: Place
+    levels: Annotated[int, Field(ge=2, le=256)] = 256
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: Seed = 0
+
+    _something_left_to_train_on = model_validator(mode="after")(_below_one)
+
+
+Data = Embedded | Published | Folder | ArrayFile
 
 
 class Compute(Section):
@@ -116,7 +140,7 @@ class Extractor(Section):
     features: Count
     dropout: Annotated[float, Field(ge=0, lt=1)]
     epochs: Count
-    batch_size: Count
+    batch_size: Annotated[int, Field(ge=2)]  # the statistics of a single image of a few pixels are undefined
     lr: Annotated[float, Field(gt=0)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0, 1, 2]
 
@@ -184,8 +208,13 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _equal_parts(self) -> "Train":
-        if self.batch_size % self.parts:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of parts ({self.parts})")
+        if rest := self.batch_size % self.parts:
+            up = self.batch_size - rest + self.parts
+            near = f"{self.batch_size - rest} or {up}" if self.batch_size > self.parts else f"{up}"
+            raise ValueError(
+                f"batch_size: {self.batch_size}: not a multiple of parts ({self.parts}); set it to {near}, or change "
+                "parts"
+            )
         return self
 
 
@@ -234,7 +263,7 @@ class Params(Section):
     depends on it.
     """
 
-    data: Annotated[Embedded | Published | Folder, Field(discriminator="name")]
+    data: Annotated[Data, Field(discriminator="name")]
     compute: Compute
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     extractor: Extractor
@@ -245,12 +274,34 @@ class Params(Section):
     sweeps: dict[str, Sweep] = {}
 
 
-class _TwiceError(yaml.YAMLError):
-    """A key stands twice in a mapping."""
+class _RefusedError(yaml.YAMLError):
+    """Valid YAML that is refused; the text says where, why and what to do."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-5 as a number, as YAML 1.2 and so DVC does, which writes it so; takes no key twice, nor does DVC."""
+    """Reads the file as DVC does, or refuses it.
+
+    PyYAML follows YAML 1.1 and DVC's reader, ruamel.yaml, YAML 1.2. Floats such as 1e-5, which DVC writes, are read as
+    in 1.2. A key that stands twice is refused, as DVC refuses it, and so is a value that the two do not read alike.
+    """
+
+    def process_directives(self) -> Any:
+        """Refuse `%YAML 1.1`, which DVC's reader would obey."""
+        line = self.peek_token().start_mark.line + 1  # type: ignore[no-untyped-call]
+        found = super().process_directives()  # type: ignore[no-untyped-call]
+        if self.yaml_version not in (None, (1, 2)):
+            version = ".".join(map(str, self.yaml_version))
+            raise _RefusedError(f"line {line}: %YAML {version}: the file is read as YAML 1.2; remove this line")
+        return found
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """A scalar, if both readers take it for the same value."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        node = super().compose_scalar_node(anchor)
+        plain = event.implicit[0]
+        if not (plain and _PLAINLY_ALIKE.match(node.value)) and (plain or event.tag not in (None, "!")):
+            _refuse_if_read_differently(node, None if plain else event.tag)
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping as it is written, before `<<` brings in keys that its own may override."""
@@ -262,12 +313,39 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if before := lines.get((key.tag, key.value)):
                 where = f"in line {line}" if line == before else f"in lines {before} and {line}"
-                raise _TwiceError(f"{key.value!r} stands twice, {where}; remove or rename one of them")
+                raise _RefusedError(f"{key.value!r} stands twice, {where}; remove or rename one of them")
             lines[key.tag, key.value] = line
         return node
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+_DECIMAL = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"(?!\d+$){_DECIMAL}$"), list("-+.0123456789"))
+# What no rule of either version could take for anything else: words but those for truth, and ordinary numbers.
+_PLAINLY_ALIKE = re.compile(r"(?!(?i:yes|no|on|off)$)[^-+.\d]|[-+]?(0|[1-9]\d*)(\.\d+)?$|$")
+
+
+def _refuse_if_read_differently(node: yaml.ScalarNode, tag: str | None) -> None:
+    """Raise _RefusedError for a scalar that YAML 1.1 and 1.2 read differently; tag: that it bears in the file."""
+    from ruamel.yaml import YAML  # takes a twentieth of a second, and few files need it
+    from ruamel.yaml.error import YAMLError
+
+    text = f"!<{tag}> {json.dumps(node.value, ensure_ascii=False)}" if tag else node.value
+    try:
+        stages, dvc = _Loader("").construct_document(node), YAML(typ="safe").load(f"- {text}\n")[0]
+    except (yaml.YAMLError, YAMLError, ValueError, ArithmeticError):
+        return  # one of them cannot read it at all, and says so
+    if type(stages) is type(dvc) and (stages == dvc or stages != stages):  # NaN
+        return
+    first, second = _written(stages), _written(dvc)
+    raise _RefusedError(
+        f"line {node.start_mark.line + 1}: {node.value} is {first} to the stages (YAML 1.1) but {second} to DVC (YAML "
+        f"1.2); write {first} or {second}, whichever you mean"
+    )
+
+
+def _written(value: Any) -> str:
+    """A value as both versions read it."""
+    return f"'{value}'" if isinstance(value, str) else str(value).lower()
 
 
 def load(path: Path = PATH) -> Params:
@@ -287,7 +365,7 @@ def parse(text: str, path: Path = PATH) -> Params:
     """The same of a text that may become the file."""
     try:
         settings = Params.model_validate(yaml.load(text, _Loader))  # noqa: S506 -- a SafeLoader
-    except _TwiceError as error:
+    except _RefusedError as error:
         raise BakeoffError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise BakeoffError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
@@ -347,11 +425,22 @@ def explain(error: ValidationError, where: str, known: list[str] | None = None) 
     if first["type"] == "extra_forbidden":
         keys = known if known is not None else _known_keys(first["loc"][:-1])
         return f"{path}: unknown key; known here: {', '.join(keys)}"
-    value = repr(first["input"])
-    return f"{path}: {value if len(value) < 80 else value[:77] + '...'}: {_readable(first['msg'])}"
+    value, reason = repr(first["input"]), _readable(first["msg"], first["type"], first.get("ctx", {}))
+    if first["type"] == "value_error" and isinstance(first["input"], dict):  # the reason names the keys that matter
+        return f"{path}: {reason}"
+    return f"{path}: {value if len(value) < 80 else value[:77] + '...'}: {reason}"
 
 
-def _readable(message: str) -> str:
+def _readable(message: str, kind: str, about: dict[str, Any]) -> str:
+    """Pydantic's message in the words of the file; kind: of the error. about: its further facts."""
+    if kind in ("model_type", "model_attributes_type"):
+        return "should be a section, which has keys of its own"
+    if kind == "path_type":
+        return "should be a path; put it into quotes"
+    if kind in ("list_type", "tuple_type"):
+        return "should be a list, in square brackets or with a dash before each entry"
+    if kind == "too_short":
+        return f"should have at least {about['min_length']} entry; add one"
     message = message.removeprefix("Value error, ").removeprefix("Input ")
     return message[0].lower() + message[1:]
 
@@ -362,7 +451,7 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
     if location[:1] == ("sweeps",):
         return list(Sweep.model_fields)
     if location[:1] == ("data",):
-        kinds: tuple[type[BaseModel], ...] = (Embedded, Published, Folder)
+        kinds: tuple[type[BaseModel], ...] = get_args(Data)
         return next(list(k.model_fields) for k in kinds if location[1] in get_args(k.model_fields["name"].annotation))
     section: type[BaseModel] = Params
     for part in location:

@@ -99,6 +99,15 @@ def test_a_folder_that_runs_write_into_is_refused(
     check_root(Path("data/own"))
 
 
+def test_a_file_of_arrays_is_no_folder(root: Path) -> None:
+    check_root(root / "a.png", arrays=True)
+    for path, what in ((root, "is no file"), (root / "none.npz", "no such file")):
+        with pytest.raises(BakeoffError) as error:
+            check_root(path, arrays=True)
+        line = f"params.yaml: data.root: '{path}': {what}; for `name: arrays` it is an .npz or .npy"
+        assert str(error.value) == line
+
+
 def test_what_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its pictures would otherwise be missing without a word. The tests' user may read anything."""
     scan = os.scandir

@@ -14,7 +14,7 @@ import torch
 
 from tests.mirror import Mirror
 from workflow.data import catalogue, published
-from workflow.data.arrays import read_card, write_prepared
+from workflow.data.arrays import Card, read_card, write_prepared
 from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
 from workflow.params import Published
@@ -89,6 +89,134 @@ def test_unpacked_files_are_used_without_the_network(mirrored: Mirror, tmp_path:
     assert mirrored.asked == []
 
 
+def _put(root: Path, **changed: Any) -> Path:
+    """MNIST's four files, unpacked, of which some have another content; returns their folder."""
+    folder = root / "MNIST/raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "train_images": TRAIN,
+        "train_labels": LABELS["train"],
+        "t10k_images": TEST,
+        "t10k_labels": LABELS["t10k"],
+    }
+    for name, array in {**arrays, **changed}.items():
+        split, what = name.split("_")
+        (folder / f"{split}-{what}-idx{3 if what == 'images' else 1}-ubyte").write_bytes(_idx(array))
+    return folder
+
+
+def _card(tmp_path: Path, **options: Any) -> Card:
+    _prepare(_settings(tmp_path, **options), tmp_path)
+    return read_card(tmp_path / "prepared")
+
+
+def test_own_files_are_called_so_unless_they_are_the_published_ones(
+    mirrored: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = _card(tmp_path)
+    assert (card.source, card.licence) == ("MNIST (LeCun, Cortes & Burges 1998)", "CC BY-SA 3.0")
+    _put(tmp_path)
+    card = _card(tmp_path)
+    assert (card.source, card.licence) == ("own files in MNIST's format", "that of the files")
+    assert card.classes == published.TEN_DIGITS
+    known = {name: hashlib.md5(content).hexdigest() for name, content in FILES.items()}
+    monkeypatch.setitem(published.UNPACKED, "MNIST", known)
+    assert _card(tmp_path).source == "MNIST (LeCun, Cortes & Burges 1998)"
+
+
+def test_labels_that_are_no_digits_are_classes_of_their_own(mirrored: Mirror, tmp_path: Path) -> None:
+    labels = {"train_labels": np.arange(60) % 26 + 1, "t10k_labels": np.arange(20) + 1}  # as in EMNIST's letters
+    folder = _put(tmp_path, **labels)
+    splits = _prepare(_settings(tmp_path), tmp_path)
+    card = read_card(tmp_path / "prepared")
+    assert card.classes == tuple(str(letter) for letter in range(1, 27))
+    assert splits["test"].labels.tolist() == list(range(20))
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path, name="stacked_mnist"), tmp_path / "raw")
+    assert str(error.value) == f"{folder}: labels up to 26: only digits, 0 to 9, can be stacked; set data.name: mnist"
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"train_labels": np.arange(59) % 10},
+            "train-labels-idx1-ubyte: shape (59,): should be (60,), a label for each image in train-images-idx3-ubyte; "
+            "take both from the same set",
+        ),
+        (
+            {"t10k_images": TEST[:, :14]},
+            "t10k-images-idx3-ubyte: shape (20, 14, 28): should be (N, 28, 28); for other images, store them in an "
+            ".npz and set data.name: arrays",
+        ),
+        (
+            {"train_images": TRAIN[:0], "train_labels": LABELS["train"][:0]},
+            "train-images-idx3-ubyte: shape (0, 28, 28): s",
+        ),
+        (
+            {"train_images": TRAIN.reshape(60, -1)},
+            "train-images-idx3-ubyte: shape (60, 784): should be (N, 28, 28); for",
+        ),
+        ({"t10k_labels": TEST}, "t10k-labels-idx1-ubyte: shape (20, 28, 28): should be (20,), a label for each"),
+    ],
+)
+def test_files_that_do_not_fit_are_named(changed: dict[str, Any], line: str, mirrored: Mirror, tmp_path: Path) -> None:
+    folder = _put(tmp_path, **changed)
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+    assert str(error.value).startswith(f"{folder}/{line}")
+    assert mirrored.asked == []
+
+
+def test_own_files_are_not_mixed_with_published_ones(mirrored: Mirror, tmp_path: Path) -> None:
+    folder = _put(tmp_path)
+    (folder / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+    missing = f"{folder}/t10k-labels-idx1-ubyte: missing"
+    assert str(error.value) == f"{missing}; train-images-idx3-ubyte beside it is not the published file, so add it"
+    assert mirrored.asked == []
+
+
+@pytest.mark.parametrize("place", [".", "MNIST", "raw", "below/MNIST/raw"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_files_in_a_folder_above_or_below_are_named(place: str, ending: str, mirrored: Mirror, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    for name, content in (PACKED if ending else FILES).items():
+        (tmp_path / place / name).write_bytes(content)
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+    found = tmp_path / place / f"train-images-idx3-ubyte{ending}"
+    there = f"is looked for in {tmp_path}/MNIST/raw; move it there with the files beside it"
+    assert str(error.value) == f"data.root: {found}: {there}"
+    assert mirrored.asked == []
+
+
+def test_what_cannot_be_downloaded_is_to_be_put_where_the_users_files_are(mirrored: Mirror, tmp_path: Path) -> None:
+    mirrored.files.clear()
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+    file = "MNIST/raw/train-images-idx3-ubyte.gz"
+    assert str(error.value).startswith(f"data/fetched/{file}: could not be downloaded; ")
+    assert str(error.value).endswith(f"; try again, or put the file at {tmp_path}/{file}")
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_used(
+    mirrored: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, read = _put(tmp_path), published._content
+
+    def read_and_change(path: Path) -> Any:
+        content = read(path)
+        path.write_bytes(path.read_bytes() + b"more")
+        return content
+
+    monkeypatch.setattr(published, "_content", read_and_change)
+    with pytest.raises(BakeoffError) as error:
+        catalogue.download(_settings(tmp_path), tmp_path / "raw")
+    assert str(error.value) == f"{folder}/train-images-idx3-ubyte: was changed while it was read; run again"
+
+
 def test_packed_files_of_the_users_own_are_checked(mirrored: Mirror, tmp_path: Path) -> None:
     (tmp_path / "own/MNIST/raw").mkdir(parents=True)
     for name, content in PACKED.items():
@@ -97,7 +225,10 @@ def test_packed_files_of_the_users_own_are_checked(mirrored: Mirror, tmp_path: P
     assert mirrored.asked == []
     bad = tmp_path / "own/MNIST/raw/t10k-images-idx3-ubyte.gz"
     bad.write_bytes(bad.read_bytes()[:-1])
-    with pytest.raises(BakeoffError, match=r"t10k-images-idx3-ubyte\.gz: its checksum is md5:.* remove it"):
+    with pytest.raises(
+        BakeoffError,
+        match=r"-ubyte\.gz: its checksum is md5:.* remove it to download it; if it is your own, unpack it$",
+    ):
         catalogue.download(_settings(tmp_path / "own"), tmp_path / "raw")
     assert mirrored.asked == []
 

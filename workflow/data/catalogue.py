@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.data import embedded, published, splits
+from workflow.data import array_file, embedded, published, splits
 from workflow.data.arrays import Pieces
-from workflow.params import Embedded, Folder, Published
+from workflow.params import ArrayFile, Data, Embedded, Folder, Published
 
 SHAPES = {
     "digits": (1, 8, 8),
@@ -18,19 +18,26 @@ SHAPES = {
 }
 
 
-def shape_of(settings: Embedded | Published | Folder) -> tuple[int, int, int]:
-    """Shape (C, H, W) of the images, which is known before they are fetched."""
+def shape_of(settings: Data) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the images, which is known before they are fetched.
+
+    Raises BakeoffError if a user's own arrays cannot be read or are no images.
+    """
+    if isinstance(settings, ArrayFile):
+        return array_file.shape_of_images(settings)
     if isinstance(settings, Folder):
         return (1 if settings.grey else 3, settings.size, settings.size)
     return SHAPES[settings.name]
 
 
-def download(settings: Embedded | Published | Folder, raw: Path) -> None:
+def download(settings: Data, raw: Path) -> None:
     """Fetch the data set, unchanged, into the folder `raw`; raises BakeoffError if that fails."""
     if isinstance(settings, Folder):
         from workflow.data import folder  # imports Pillow, which only this one needs
 
         folder.read_pictures(settings, raw)
+    elif isinstance(settings, ArrayFile):
+        array_file.read_file(settings, raw)
     elif isinstance(settings, Published):
         published.download(settings.name, settings.root, raw)
     elif settings.name in embedded.MIXTURES:
@@ -39,7 +46,7 @@ def download(settings: Embedded | Published | Folder, raw: Path) -> None:
         embedded.download_digits(raw)
 
 
-def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, Any]]:
+def prepare(settings: Data, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, Any]]:
     """The three splits of what `download` fetched, and the fields of the card that describe them."""
     if isinstance(settings, Embedded) and settings.name in embedded.MIXTURES:
         return embedded.prepare_mixture(settings, raw)

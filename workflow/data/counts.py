@@ -5,6 +5,7 @@ do not check again unless the result would otherwise be wrong.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import yaml
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
-from workflow.params import PATH, Embedded, Entry, Folder, Params, Published
+from workflow.params import PATH, Data, Embedded, Entry, Params
 from workflow.paths import DVC_LOCK, PREPARED
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # faster, for the many lines of dvc.lock
-MORE = "add images, or change data.valid and data.test"
+LEAST = 2  # images to train on, and to test with
 
 
 def check_counts(settings: Params, card: Card) -> None:
@@ -34,10 +35,12 @@ def check_counts(settings: Params, card: Card) -> None:
 def check_evaluation(settings: Params, card: Card) -> None:
     """Check the parameters of the evaluation, which concern all models."""
     train, test, drawn = card.counts["train"], card.counts["test"], settings.sample.count
-    if train < 2:
-        raise BakeoffError(f"data: {train} image to train on; at least 2 are needed: {MORE}")
-    if test < 2:
-        raise BakeoffError(f"data: {test} image to test with; at least 2 are needed: {MORE}")
+    for split, what in (("train", "to train on"), ("test", "to test with")):
+        if (count := card.counts[split]) < LEAST:
+            raise BakeoffError(
+                f"data: {count} image {what}, of {sum(card.counts.values())}; at least {LEAST} are needed: "
+                f"{_more(settings.data, card, split)}"
+            )
     least, what = min((test, "test images"), (train, "training images"), (drawn, "samples (sample.count)"))
     if (neighbours := settings.evaluate.neighbours) >= least:
         raise BakeoffError(
@@ -57,8 +60,16 @@ def check_model(name: str, entry: Entry, card: Card) -> None:
     """Check the parameters of one model."""
     parts, train = entry.train.parts, card.counts["train"]
     if parts > train:
+        fitting = max(part for part in range(1, train + 1) if entry.train.batch_size % part == 0)
         raise BakeoffError(
-            f"{PATH}: models.{name}.train.parts: {parts}: more than there are training images ({train}); set it lower"
+            f"{PATH}: models.{name}.train.parts: {parts}: more than there are training images ({train}); set it to "
+            f"{fitting}"
+        )
+    mixed = entry.hyperparameters.get("components")
+    if isinstance(mixed, int) and mixed > train:
+        raise BakeoffError(
+            f"{PATH}: models.{name}.components: {mixed}: more than there are training images ({train}); set it to "
+            f"{train} or lower"
         )
     asked, known = entry.hyperparameters.get("classes", 0), len(card.classes)
     if asked not in (0, known):
@@ -66,8 +77,18 @@ def check_model(name: str, entry: Entry, card: Card) -> None:
         raise BakeoffError(f"{PATH}: models.{name}.classes: {asked}: the data have {known or 'no'} classes; {remedy}")
 
 
-def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
-    """The card of the prepared data, if dvc.lock records them for these settings and no picture is newer.
+def _more(data: Data, card: Card, split: str) -> str:
+    """How a split, train or test, gets the least number of images."""
+    if data.test is None or "as the set comes" in card.split:
+        own = f"add images to the {split} split in {data.root}"
+        return f"{own}, or lower data.valid" if split == "train" else own
+    share = data.test if split == "test" else 1 - data.valid - data.test
+    change = "raise data.test" if split == "test" else "lower data.valid and data.test"
+    return change if isinstance(data, Embedded) else f"add images, up to {math.ceil(LEAST / share)} in all, or {change}"
+
+
+def recorded_card(settings: Data) -> Card | None:
+    """The card of the prepared data, if dvc.lock records them for these settings and no own file is newer.
 
     None if the data have not been prepared or will be prepared again; the stage `prepare` then checks them.
     """
@@ -82,12 +103,12 @@ def recorded_card(settings: Embedded | Published | Folder) -> Card | None:
         return None
     if recorded != settings or digests.get(str(card)) != digest:
         return None
-    if isinstance(settings, Folder) and any(place.stat().st_mtime > written for place in _places(settings.root)):
+    if not isinstance(settings, Embedded) and any(place.stat().st_mtime > written for place in _places(settings.root)):
         return None
     return read_card()
 
 
 def _places(root: Path) -> Iterator[Path]:
-    """A folder and all files and folders in it, without broken links."""
+    """A file, or a folder and all files and folders in it, without broken links."""
     yield root
     yield from (path for path in root.rglob("*") if path.exists())

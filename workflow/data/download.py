@@ -1,6 +1,7 @@
 """Download a published file from the first address that has the right one, unless it is here already."""
 
 import hashlib
+import itertools
 import os
 import re
 from collections.abc import Sequence
@@ -12,7 +13,9 @@ from workflow.paths import FETCHED
 TIMEOUT = 30.0  # seconds without data, after which the next address is tried
 
 
-def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = TIMEOUT) -> None:
+def fetch(
+    addresses: Sequence[str], path: Path, checksum: str, timeout: float = TIMEOUT, own: Path | None = None
+) -> None:
     """Make sure that the right file is at `path`, downloading it if necessary.
 
     The file is written beside `path` and renamed once its checksum is right, so that `path` is never half a file. What
@@ -24,6 +27,7 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
         path: of the file.
         checksum: "md5:..." or "sha256:...".
         timeout: seconds without data, after which the next address is tried.
+        own: where a copy of the user's own would be taken from; by default `path`.
     """
     import pooch  # takes half a second
 
@@ -49,27 +53,50 @@ def fetch(addresses: Sequence[str], path: Path, checksum: str, timeout: float = 
     part.unlink(missing_ok=True)
     present = " (the file there has another checksum)" if path.exists() else ""
     raise BakeoffError(
-        f"{path}{present}: could not be downloaded; {'; '.join(failures)}; try again, or put the file there"
+        f"{path}{present}: could not be downloaded; {'; '.join(failures)}; try again, or put the file "
+        f"{f'at {own}' if own else 'there'}"
     )
 
 
-def obtain(name: str, addresses: Sequence[str], checksum: str, own: Path) -> Path:
+def obtain(name: str, addresses: Sequence[str], checksum: str, own: Path, remedy: str = "") -> Path:
     """Path of a published file: the user's own copy, or else one in `FETCHED`, downloaded if necessary.
 
-    Raises BakeoffError as `fetch` does, and if the user's copy has another checksum.
+    Raises BakeoffError as `fetch` does, and if the user's copy has another checksum or lies in another folder.
 
     Args:
         name: relative path of the file.
         addresses: tried in turn.
         checksum: "md5:..." or "sha256:...".
         own: folder with the user's own copies.
+        remedy: what else may be done about a copy with another checksum, for the error.
     """
     if (own / name).exists():
         if (found := _checksum(own / name, checksum)) != checksum:
-            raise BakeoffError(f"{own / name}: its checksum is {found}, not {checksum}; remove it to download it")
+            raise BakeoffError(
+                f"{own / name}: its checksum is {found}, not {checksum}; remove it to download it{remedy}"
+            )
         return own / name
-    fetch(addresses, FETCHED / name, checksum)
+    refuse_misplaced(name, own)
+    fetch(addresses, FETCHED / name, checksum, own=own / name)
     return FETCHED / name
+
+
+def refuse_misplaced(name: str, own: Path) -> None:
+    """Raise BakeoffError if a file is not where it is looked for, but in a folder above or below.
+
+    Otherwise it would be downloaded although it is here.
+
+    Args:
+        name: relative path of the file.
+        own: folder with the user's own copies.
+    """
+    *folders, file = Path(name).parts
+    kept = (found for count in range(len(folders)) for found in itertools.combinations(folders, count))
+    for place in (*(own.joinpath(*some, file) for some in kept), *sorted(own.glob(f"*/{name}"))):
+        if place.is_file():
+            raise BakeoffError(
+                f"data.root: {place}: is looked for in {(own / name).parent}; move it there with the files beside it"
+            )
 
 
 def _checksum(path: Path, like: str) -> str:

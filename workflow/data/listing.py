@@ -78,11 +78,23 @@ def _readable(path: Path) -> Iterator[None]:
         ) from None
 
 
-def check_root(root: Path) -> None:
+def check_root(root: Path, arrays: bool = False) -> None:
     """Raise BakeoffError for a folder that DVC could not record, with everything that is wrong in one line.
 
     Hidden files count here, because DVC records them, too.
+
+    Args:
+        root: of the user's data.
+        arrays: whether it is a single file, of arrays.
     """
+    if arrays:
+        if not root.is_file():
+            what = "is no file" if root.exists() else "no such file"
+            raise BakeoffError(
+                f"params.yaml: data.root: '{shown(root)}': {what}; for `name: arrays` it is an .npz or .npy"
+            )
+        _check_place(root)
+        return
     if not root.is_dir():
         raise BakeoffError(f"params.yaml: data.root: '{shown(root)}': no such folder; create it or set another one")
     _check_place(root)

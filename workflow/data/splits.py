@@ -15,7 +15,7 @@ import numpy as np
 from workflow.data.arrays import SPLITS, Array, Arrays, Pieces, read_images, write_images
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_json
-from workflow.params import Embedded, Folder, Published
+from workflow.params import ArrayFile, Data, Embedded, Folder, Published
 
 PIECE = 1024  # images in memory at once
 STACKED_DIGITS = 30_000  # images of three digits, over all splits: thirty for each of the thousand numbers
@@ -70,7 +70,7 @@ class Chosen:
             yield Arrays(x, y)
 
 
-def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
+def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
     """The splits of what `write_raw` wrote, and the fields of the card that describe them.
 
     Splits that the set comes with are kept. Missing ones are split off from the training images, stratified by class;
@@ -90,8 +90,8 @@ def prepare(settings: Embedded | Published | Folder, raw: Path) -> tuple[dict[st
     if isinstance(settings, Published) and settings.limit:
         places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
     if isinstance(
-        settings, Folder
-    ):  # pictures are sorted by class, and some code uses only the first images of a split
+        settings, Folder | ArrayFile
+    ):  # they may be sorted by class, and some code uses only the first images of a split
         places = {split: rng.permutation(indices) for split, indices in places.items()}
         if count := len(about["classes"]):
             labels = everything.labels
@@ -211,9 +211,7 @@ def _about_published(about: dict[str, Any], settings: Published) -> dict[str, An
     return {**about, "name": f"{settings.name}, {settings.binarise} binarisation{draws}", "levels": 2}
 
 
-def _stack(
-    images: Arrays, places: dict[str, Indices], settings: Embedded | Published | Folder, rng: np.random.Generator
-) -> dict[str, Chosen]:
+def _stack(images: Arrays, places: dict[str, Indices], settings: Data, rng: np.random.Generator) -> dict[str, Chosen]:
     """Images of three random digits of the same split, one per colour channel: a thousand known modes.
 
     The label is the number that they spell, red first. After Metz et al. 2017, Unrolled Generative Adversarial

@@ -24,7 +24,7 @@ from workflow.engines import clone, dvc_locks
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_text
-from workflow.params import Params
+from workflow.params import ArrayFile, Params
 from workflow.paths import CHECKED, DVC_LOCK, LEDGER
 from workflow.training.checkpoint import drop_if_recorded
 
@@ -110,7 +110,8 @@ class Graph:
         from dvc.repo import Repo
         from dvc.repo.reproduce import plan_repro
 
-        check_root(settings.data.root)  # each time: the stage `check` has seen the folder as it was
+        # Each time: the stage `check` has seen the data as they were.
+        check_root(settings.data.root, isinstance(settings.data, ArrayFile))
         clone.tell_dvc()
         dvc_locks.repair()
         bring_up_to_date(settings)  # DVC learns from the ledger which code has changed

@@ -18,8 +18,9 @@ from workflow.data.tensors import read_tensors, write_tensors
 from workflow.errors import BakeoffError
 from workflow.models import family_file, kinds
 from workflow.models.base import Model
-from workflow.params import PATH, Params, explain
+from workflow.params import PATH, ArrayFile, Data, Folder, Params, Train, explain
 
+REACH = 64  # pixels by which a size that suits a model is looked for, down and up
 LEVELS = 256  # of the images that models are built for when only testing whether they can be built
 
 
@@ -85,9 +86,51 @@ def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
             continue
         checked = check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
         try:
-            model_class(entry.kind)(shape, LEVELS, **checked)
+            model = model_class(entry.kind)(shape, LEVELS, **checked)
         except ValueError as error:
-            raise BakeoffError(f"{PATH}: models.{name}: {error}") from None
+            remedy = _other_sizes(settings.data, entry.kind, shape, checked)
+            raise BakeoffError(f"{PATH}: models.{name}: {error}{remedy}") from None
+        if entry.train.batch_size == entry.train.parts:
+            _check_single_images(name, entry.train, model)
+
+
+def _other_sizes(data: Data, kind: str, shape: tuple[int, int, int], checked: dict[str, Any]) -> str:
+    """What to do if this kind of model cannot be built for images of this shape; "" if no size would do."""
+    side = max(shape[1:])
+    ways = (range(side - 1, max(0, side - REACH), -1), range(side, side + REACH))
+    near = [size for way in ways if (size := next((n for n in way if _builds(kind, (shape[0], n, n), checked)), 0))]
+    if not near:
+        return ""
+    if isinstance(data, Folder):
+        return f"; set data.size to {' or '.join(map(str, near))}"
+    if isinstance(data, ArrayFile):
+        sizes = " or ".join(f"{size}x{size}" for size in near)
+        return f"; crop or pad the images in {data.root}, for example to {sizes} pixels"
+    return f"; {data.name} has no other size, so change the options of the model that depend on it, or remove the model"
+
+
+def _builds(kind: str, shape: tuple[int, int, int], checked: dict[str, Any]) -> bool:
+    """Whether a model can be built for images of shape (C, H, W); takes no memory."""
+    try:
+        with torch.device("meta"):
+            model_class(kind)(shape, LEVELS, **checked)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_single_images(name: str, train: Train, model: Model) -> None:
+    """Raise BakeoffError if the model cannot be trained on one image at a time, as its batches would be so small."""
+    x, y = torch.zeros(1, *model.shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+    try:
+        for player in model.players:
+            model.train().loss(x, y, player, torch.Generator())
+    except ValueError:  # batch normalisation of a single number
+        parts = f" in {train.parts} parts" if train.parts > 1 else ""
+        raise BakeoffError(
+            f"{PATH}: models.{name}.train.batch_size: {train.batch_size}: this kind of model cannot be trained on one "
+            f"image of this size at a time{parts}; set it to {2 * train.parts} or more"
+        ) from None
 
 
 def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: dict[str, Any], seed: int = 0) -> Model:

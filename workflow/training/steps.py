@@ -40,7 +40,8 @@ class Steps:
     def __init__(self, model: Model, train: ImageSet, settings: Train, seed: int, group: ProcessGroup) -> None:
         if len(train) < settings.parts:
             raise BakeoffError(
-                f"train.parts: {settings.parts}: more than there are training images ({len(train)}); set it lower"
+                f"train.parts: {settings.parts}: more than there are training images ({len(train)}); set it to "
+                f"{len(train)} or lower"
             )
         self.model, self.settings, self.seed, self.group = model, settings, seed, group
         self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))

@@ -28,7 +28,9 @@ def inception_score(logits: Tensor, splits: int, seed: int = 0) -> tuple[float, 
     (1.0, 0.0)
     """
     if len(logits) < splits:
-        raise BakeoffError(f"evaluate.splits: {splits}: too many for {len(logits)} images; set it lower")
+        raise BakeoffError(
+            f"evaluate.splits: {splits}: too many for {len(logits)} images; set it to {len(logits)} or lower"
+        )
     order = np.random.RandomState(seed).permutation(len(logits))  # the stream of torch-fidelity
     parts = torch.from_numpy(order).tensor_split([i * len(logits) // splits for i in range(1, splits)])
     scores = [_score(logits, part) for part in parts]

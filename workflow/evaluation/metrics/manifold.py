@@ -72,7 +72,8 @@ def fit_manifold(points: Tensor, k: int) -> Manifold:
     [1.0, 1.0, 4.0]
     """
     if len(points) <= k:
-        raise BakeoffError(f"evaluate.neighbours: {k}: too many for {len(points)} images; set it lower")
+        remedy = f"set it to {len(points) - 1} or lower" if len(points) > 1 else "at least 2 images are needed"
+        raise BakeoffError(f"evaluate.neighbours: {k}: too many for {len(points)} images; {remedy}")
     lifted = _lift(points, points.double().mean(0))
     return Manifold(points, _squared_radii(lifted, k) + ROUNDING * float(lifted[:, -1].max()))
 

@@ -1,0 +1,333 @@
+"""A user's own images in one file of NumPy, as `numpy.savez`, Keras or MedMNIST write it."""
+
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from workflow.data.arrays import SPLITS, Array, Arrays
+from workflow.data.splits import PIECE, write_raw
+from workflow.errors import NO_SPACE, BakeoffError
+from workflow.files import unchanged
+from workflow.params import PATH, ArrayFile
+
+SIDES = (4, 1024)  # least and greatest height and width, as of pictures in a folder
+IMAGES = frozenset(("images", "image", "x", "data"))
+LABELS = frozenset(("labels", "label", "y", "targets", "target"))
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+UNNAMED = {"arr_0": "images", "arr_1": "labels"}  # by `numpy.savez`, of arrays that were given no name
+ONLY = "the array"  # name of what an .npy holds
+NAMES = "images and labels, x and y, or x_train, y_train, x_test and y_test"
+Headers = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the file has for one split, or as a whole (split is ""): the names of its arrays; labels may be missing."""
+
+    split: str
+    images: str
+    labels: str = ""
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The images of several parts, one after the other."""
+
+    parts: Sequence[Arrays]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def pieces(self) -> Iterator[Arrays]:
+        """The images in their order, up to `PIECE` at a time, read from their memory maps."""
+        for part in self.parts:
+            for start in range(0, len(part), PIECE):
+                yield Arrays(part.images[start : start + PIECE], part.labels[start : start + PIECE])
+
+
+def shape_of_images(settings: ArrayFile) -> tuple[int, int, int]:
+    """Shape (C, H, W) of the images; only the headers of the arrays are read. Raises BakeoffError as `read_file`."""
+    path = settings.root
+    with _reading(path):
+        headers = _headers(path)
+    parts, _ = _parts(path, list(headers))
+    shapes = {part.images: _shape(path, part.images, headers) for part in parts}
+    (first, shape), *others = shapes.items()
+    for key, other in others:
+        if other != shape:
+            raise BakeoffError(
+                f"{path}: {key}: images of {_in_words(other)}, but {first} has {_in_words(shape)}; give all one size"
+            )
+    for part in parts:
+        _check_labels(path, part, headers)
+    return shape
+
+
+def read_file(settings: ArrayFile, raw: Path) -> None:
+    """Write the images and labels of the file into the folder `raw`; a few of them are in memory at a time.
+
+    Arrays are found by their names, the layout by their shape: (N, H, W), (N, H, W, C) or (N, C, H, W). Labels become
+    0..K-1 in their order, and classes bear the labels' names. Raises BakeoffError, which names the file and the array,
+    if it cannot be read or is no such file.
+    """
+    path = settings.root
+    shape_of_images(settings)
+    raw.mkdir(parents=True, exist_ok=True)
+    with unchanged(path), ExitStack() as opened:
+        with _reading(path):
+            headers = _headers(path)
+            parts, left_out = _parts(path, list(headers))
+            keys = [key for part in parts for key in (part.images, part.labels) if key]
+            found = {key: _mapped(path, key, raw, opened) for key in keys}
+        images = [_channels_first(found[part.images]) for part in parts]
+        counts = [len(array) for array in images]
+        _check_range(settings, parts, images)
+        labels, classes = _numbered(path, parts, found, counts)
+        write_raw(
+            raw,
+            _Joined([Arrays(*pair) for pair in zip(images, labels, strict=True)]),
+            source=f"own arrays, file {path.resolve().name}",
+            understood=_understood(parts, headers),
+            licence="that of the images",
+            levels=settings.levels,
+            classes=classes,
+            files={"images used": sum(counts), **({"other arrays left out": left_out} if left_out else {})},
+            **({"given": dict(zip([part.split for part in parts], counts, strict=True))} if parts[0].split else {}),
+        )
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what NumPy and zipfile raise about a file that is missing, damaged or something else into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BakeoffError(f"data.root: {path}: no such file; for `name: arrays` it is an .npz or .npy") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BakeoffError(
+            f"{path}: cannot be read ({reason}); write it again with numpy.save or numpy.savez"
+        ) from None
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            raise
+        raise BakeoffError(f"data.root: {path}: {error.strerror}; for `name: arrays` it is an .npz or .npy") from None
+
+
+@contextmanager
+def _opened(path: Path, key: str) -> Iterator[IO[bytes]]:
+    """One array of the file, as the bytes of an .npy."""
+    if key == ONLY:
+        with path.open("rb") as file:
+            yield file
+    else:
+        with zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as member:
+            yield member
+
+
+def _headers(path: Path) -> Headers:
+    """Shape and type of each array, by its name."""
+    keys = [ONLY]
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            keys = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+    headers = {}
+    for key in keys:
+        if not key.isprintable():
+            raise ValueError(f"an array is called {key!a}")
+        with _opened(path, key) as file:
+            shape, _, dtype = _header(file)
+        headers[key] = (shape, dtype)
+    return headers
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether the first dimension is the innermost, and type; what follows in the file are the values."""
+    version = npy.read_magic(file)
+    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+
+
+def _mapped(path: Path, key: str, folder: Path, opened: ExitStack) -> Array:
+    """An array as a memory map: of the file itself or, as an .npz may be compressed, of a copy that has no name."""
+    if key == ONLY:
+        file: Any = opened.enter_context(path.open("rb"))
+    else:
+        file = opened.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115 -- `opened` closes it
+        with _opened(path, key) as packed:
+            shutil.copyfileobj(packed, file, 2**20)
+        file.seek(0)
+    shape, innermost_first, dtype = _header(file)
+    if dtype.hasobject:
+        raise BakeoffError(f"{path}: {key}: Python objects, which could run code, are not read; store numbers")
+    start, size = file.tell(), os.fstat(file.fileno()).st_size
+    if size < start + dtype.itemsize * int(np.prod(shape, dtype=object)):
+        raise ValueError(f"{key} is cut off")
+    return np.memmap(file, dtype, "r", start, shape, "F" if innermost_first else "C")
+
+
+def _parts(path: Path, keys: list[str]) -> tuple[list[Part], int]:
+    """What the file has, by the names of its arrays, training images first; and how many arrays have other names."""
+    places: dict[tuple[str, str], str] = {}
+    for key in keys:
+        place = _place(key)
+        if place and place in places:
+            raise BakeoffError(f"{path}: {places[place]} and {key} could both be the {place[1]}; rename one of them")
+        if place:
+            places[place] = key
+    if not any(role == "images" for _, role in places):
+        if len(keys) != 1:
+            listed = ", ".join(keys) or "nothing"
+            raise BakeoffError(f"{path}: has {listed}; images are not found by name: call the arrays {NAMES}")
+        places = {("", "images"): keys[0]}
+    splits = [split for split in ("", *SPLITS) if (split, "images") in places]
+    parts = [Part(split, places[split, "images"], places.get((split, "labels"), "")) for split in splits]
+    if len(splits) > 1 and "" in splits:
+        both = f"{parts[0].images} and {parts[1].images}"
+        raise BakeoffError(f"{path}: {both}: with splits or as a whole, but not both; remove or rename one of them")
+    if splits[0] not in ("", "train"):
+        raise BakeoffError(f"{path}: {parts[0].images}: there are no images to train on; call those x_train")
+    alone = [key for (split, _), key in places.items() if split not in splits]
+    without = [part.images for part in parts if not part.labels]
+    if alone or 0 < len(without) < len(parts):
+        missing = f"{alone[0]}: labels without images" if alone else f"{without[0]}: has no labels, unlike other images"
+        raise BakeoffError(f"{path}: {missing}; call the arrays {NAMES}")
+    return parts, len(keys) - len(places)
+
+
+def _place(key: str) -> tuple[str, str] | None:
+    """The split ("" for none) and the role that the name of an array says; None if it says neither."""
+    if key in UNNAMED:
+        return "", UNNAMED[key]
+    words = re.split(r"[^a-z]+", key.lower())
+    roles = ["images" if word in IMAGES else "labels" for word in words if word in IMAGES | LABELS]
+    splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+    if len(roles) != 1 or len(splits) != len(words) - 1 or len(splits) > 1:
+        return None
+    return "".join(splits), roles[0]
+
+
+def _shape(path: Path, key: str, headers: Headers) -> tuple[int, int, int]:
+    """Shape (C, H, W) of an array of images; raises BakeoffError if it is none."""
+    shape, dtype = headers[key]
+    if dtype != np.uint8:
+        remedy = "(x * 255).round().astype('uint8') if they are 0 to 1" if dtype.kind == "f" else "x.astype('uint8')"
+        raise BakeoffError(f"{path}: {key}: {dtype}: images should be uint8, 0 to 255; convert them: {remedy}")
+    found = _layout(shape)
+    if not found or not all(SIDES[0] <= side <= SIDES[1] for side in found[1:]):
+        raise BakeoffError(
+            f"{path}: {key}: shape {shape}: should be (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels C "
+            f"and sides of {SIDES[0]} to {SIDES[1]} pixels; change it, or leave out an alpha channel: x[..., :3]"
+        )
+    if not shape[0]:
+        raise BakeoffError(f"{path}: {key}: there are no images in it")
+    return found
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Shape (C, H, W) of the images in an array; None if it is none of images.
+
+    Sides are 4 pixels or more, so a dimension of 1 or 3 can only be the channels.
+    """
+    if len(shape) == 3:
+        return 1, *shape[1:]
+    if len(shape) == 4 and shape[3] in (1, 3):
+        return shape[3], *shape[1:3]
+    return shape[1:] if len(shape) == 4 and shape[1] in (1, 3) else None
+
+
+def _channels_first(images: Array) -> Array:
+    """An array in one of the three layouts as (N, C, H, W), without a copy."""
+    if images.ndim == 3:
+        return images[:, None]
+    return images.transpose(0, 3, 1, 2) if images.shape[3] in (1, 3) else images
+
+
+def _in_words(shape: tuple[int, int, int]) -> str:
+    channels, height, width = shape
+    return f"{height}x{width} pixels {'in grey' if channels == 1 else 'in colour'}"
+
+
+def _check_labels(path: Path, part: Part, headers: Headers) -> None:
+    """Raise BakeoffError if the labels of a part are none, or not as many as its images."""
+    if not part.labels:
+        return
+    shape, dtype = headers[part.labels]
+    where, count = f"{path}: {part.labels}", headers[part.images][0][0]
+    if dtype.kind not in "biuU":
+        remedy = "; convert them: y.astype(int)" if dtype.kind == "f" else ""
+        raise BakeoffError(f"{where}: {dtype}: labels should be whole numbers or names (text){remedy}")
+    if len(shape) == 2 and shape[1] > 1:
+        raise BakeoffError(f"{where}: shape {shape}: should be (N,); if it is one-hot, store y.argmax(1)")
+    if shape not in ((count,), (count, 1)):
+        raise BakeoffError(f"{where}: shape {shape}: should be ({count},), a label for each of {part.images}")
+
+
+def _check_range(settings: ArrayFile, parts: Sequence[Part], images: Sequence[Array]) -> None:
+    """Raise BakeoffError if pixels exceed `levels`, or all stay in its lower half, so that it is hardly their range."""
+    where, brightest = f"{PATH}: data.levels: {settings.levels}: {settings.root}", 0
+    for part, array in zip(parts, images, strict=True):
+        top = max(int(array[start : start + PIECE].max()) for start in range(0, len(array), PIECE))
+        if top >= settings.levels:
+            raise BakeoffError(
+                f"{where}: {part.images} has values up to {top}; set it to {top + 1} or more, or scale the images"
+            )
+        brightest = max(brightest, top)
+    if not brightest:
+        raise BakeoffError(f"{settings.root}: {parts[0].images}: every pixel is 0; store the images again")
+    if 2 * brightest < settings.levels - 1:
+        raise BakeoffError(
+            f"{where}: the brightest pixel is only {brightest}; set it to {brightest + 1} if pixels are 0 to "
+            f"{brightest}, or scale the images"
+        )
+
+
+def _numbered(
+    path: Path, parts: Sequence[Part], found: Mapping[str, Array], counts: Sequence[int]
+) -> tuple[list[Array], list[str]]:
+    """Labels of each part as numbers 0..K-1, int64 (N,), and the K classes' names; all 0 without classes."""
+    if not parts[0].labels:
+        return [np.zeros(count, np.int64) for count in counts], []
+    labels = [np.asarray(found[part.labels]).reshape(-1) for part in parts]
+    for part, array in zip(parts, labels, strict=True):
+        if array.dtype.kind == "i" and array.min() < 0:
+            raise BakeoffError(
+                f"{path}: {part.labels}: {array.min()}: labels should be 0 or more; leave such images out"
+            )
+    values, numbers = np.unique(np.concatenate(labels), return_inverse=True)
+    names = [str(value) for value in values]
+    return np.split(numbers.astype(np.int64), np.cumsum(counts)[:-1]), names if len(names) > 1 else []
+
+
+def look(settings: ArrayFile) -> list[str]:
+    """How the file is understood, in lines for people, by its headers alone; raises BakeoffError as `read_file`."""
+    shape = shape_of_images(settings)
+    headers = _headers(settings.root)
+    parts, left_out = _parts(settings.root, list(headers))
+    counts = ", ".join(f"{headers[part.images][0][0]:,} {part.split}".rstrip() for part in parts)
+    others = f"; other arrays, left out: {left_out}" if left_out else ""
+    return [f"{settings.root}: {_understood(parts, headers)}", f"images of {_in_words(shape)}: {counts}{others}"]
+
+
+def _understood(parts: Sequence[Part], headers: Headers) -> str:
+    """How the file is read, for the card."""
+    shape, _ = headers[parts[0].images]
+    layout = "(N, H, W)" if len(shape) == 3 else "(N, H, W, C)" if shape[3] in (1, 3) else "(N, C, H, W)"
+    images, labels = (" and ".join(getattr(part, role) for part in parts) for role in ("images", "labels"))
+    return f"images in {images}, {layout}; {f'classes in {labels}' if parts[0].labels else 'no classes'}"
