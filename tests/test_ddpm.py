@@ -313,6 +313,9 @@ def test_the_training_loss_counts_times_with_little_noise_less(monkeypatch: pyte
 def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
     """Counted by NumPy: 64 equal bins between -1 and 1, and one more at each end, to which predictions are clipped."""
     model = tiny_ddpm(25, "cosine", decoder="histogram")
+    gaussian = stats.norm(0.5 + 1 / 64, math.sqrt(model.betas[0]))  # at first, around the middle of each bin
+    mass = gaussian.cdf(1 / 2 + 1 / 16) - gaussian.cdf(1 / 2 - 1 / 16)
+    assert model.decoder_log_prob[1 + 48, 12].exp().item() == pytest.approx(mass, rel=1e-4)
     believed = torch.randn(400, 1, 4, 4, dtype=torch.float64, generator=_generator(4)).clamp(-1, 1)
     x = ((believed + 1) * 8).round().to(torch.uint8)
     x[::3] = 16

@@ -130,9 +130,11 @@ class Ddpm(Model):
         self.register_buffer("error", torch.zeros(steps + 1, *size), persistent=fitted)
         self.register_buffer("decoder_deviation", betas[0].sqrt().float(), persistent=fitted)  # of p(x_0|x_1)
         self.decoder = decoder
-        if decoder == "histogram":  # until it is fitted, that of independent uniform pixels
-            uniform_log_prob = torch.full((BINS + 2, levels), -math.log(levels))
-            self.register_buffer("decoder_log_prob", uniform_log_prob)
+        if decoder == "histogram":  # until it is counted, that of the Gaussian around the middle of each bin
+            middle = torch.cat([torch.tensor([-1.0]), (torch.arange(BINS) + 0.5) * (2 / BINS) - 1, torch.tensor([1.0])])
+            level = torch.arange(levels).expand(len(middle), -1)
+            log_prob = gaussian_log_prob(middle[:, None].expand_as(level), self.decoder_deviation, level, levels)
+            self.register_buffer("decoder_log_prob", log_prob)
 
     def diffuse(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t, drawn from q(x_t|x_0) (eq. 4).
