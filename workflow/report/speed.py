@@ -39,8 +39,7 @@ TIMES = (
         form="significant",
         better="lower",
         measures="Seconds in the training loop.",
-        note="It depends on the machine and its load; each family gets the number of epochs that suits it, not an "
-        "equal budget.",
+        note="It depends on the machine and its load, and on how long each model is trained: see its training GFLOPs.",
     ),
 )
 
