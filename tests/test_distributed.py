@@ -97,10 +97,11 @@ def test_each_part_has_random_numbers_of_its_own() -> None:
 
 
 def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    (tmp_path / "p.yaml").write_text(text.replace("batch_size: 32\n", "batch_size: 32\n      parts: 3\n", 1))
-    wrong = r"p\.yaml: models\.pixelcnn\.train: batch_size: 32: not a multiple of parts \(3\)"
-    message = rf"{wrong}; set it to 30 or 33, or change parts$"
+    text = (ROOT / "presets/smoke.yaml").read_text(encoding="utf-8")
+    size = "      batch_size: 64\n"
+    (tmp_path / "p.yaml").write_text(text.replace(size, f"{size}      parts: 3\n", 1))
+    wrong = r"p\.yaml: models\.pixelcnn\.train: batch_size: 64: not a multiple of parts \(3\)"
+    message = rf"{wrong}; set it to 63 or 66, or change parts$"
     with pytest.raises(BakeoffError, match=message):
         params.load(tmp_path / "p.yaml")
 
