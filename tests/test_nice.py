@@ -90,7 +90,7 @@ def test_density_on_logits_integrates_to_one(prior: Prior) -> None:
     """Over all pixels whose logit is finite: slightly more than [0, 1]."""
     alpha = 0.05
     beyond = alpha / (1 - 2 * alpha)
-    y, area = _grid(-beyond, 1 + beyond, 2000)
+    y, area = _grid(-beyond, 1 + beyond, 700)
     assert abs(_density(_model((1, 1, 2), 3, prior, alpha=alpha), y).sum().item() * area - 1) < 2e-3
 
 
