@@ -176,7 +176,8 @@ class _Reader:
         """The table in the base, or in a folder below it."""
         folder = (*self._base, *below)
         prefix = "".join(f"{part}/" for part in folder)
-        for name in (name for name in NAMES if f"{prefix}{name}" in self._names):
+        beside = {entry.parts[-1].casefold(): entry.parts[-1] for entry in self._entries if entry.parts[:-1] == folder}
+        for name in (beside[name] for name in NAMES if name in beside):
             present = {other.removeprefix(prefix) for other in self._names if other.startswith(prefix)}
             if table := read_table(self._root.joinpath(*folder, name), present):
                 return table
