@@ -96,7 +96,7 @@ def test_metadata_of_something_else_are_just_another_file(tmp_path: Path) -> Non
     files = ("cat/1.png", "dog/1.png")
     layout = _understand(tmp_path, files, metadata_csv='file_name,text\ncat/1.png,"a" cat\n')
     assert layout.classes == ["cat", "dog"]
-    assert layout.left_out == {"other files left out": 1}
+    assert layout.left_out == {"tables left out that are no labels.csv or metadata.csv with classes or splits": 1}
 
 
 def test_an_accent_may_be_written_in_either_way(tmp_path: Path) -> None:
