@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from workflow.data import array_file, catalogue
 from workflow.data.arrays import Card, read_card, write_prepared
+from workflow.data.listing import shown
 from workflow.data.splits import write_raw
 from workflow.data.tensors import ImageSet, read_split
 from workflow.errors import BakeoffError
@@ -108,7 +109,7 @@ def test_splits_that_the_file_has_are_kept(names: tuple[str, ...], tmp_path: Pat
     assert card.class_counts["test"] == [2, 2, 3, 3]
     assert array_file.look(_settings(tmp_path / "own.npz")) == [
         f"{tmp_path}/own.npz: {understood}",
-        "images of 6x8 pixels in grey: 30 train, 10 test; other arrays, left out: 1",
+        "images of 6x8 pixels in grey: 30 train, 10 test; other arrays, left out: meta",
     ]
     assert card.files == {"images used": 40, "other arrays left out": 1}
 
@@ -128,6 +129,9 @@ def test_a_validation_split_of_the_file_is_kept_too(tmp_path: Path) -> None:
         (LABELS[:, None], ("0", "1", "2", "3")),
         (np.array(["dog", "cat", "hen", "ox"])[LABELS], ("cat", "dog", "hen", "ox")),
         (LABELS > 1, ("False", "True")),
+        (np.arange(40) % 12, tuple(map(str, range(12)))),
+        ((np.arange(40) % 12).astype(str), tuple(map(str, range(12)))),
+        (np.array(["a\nb", "cat"])[LABELS % 2], ("a\\nb", "cat")),
         (np.full(40, 3), ()),
     ],
 )
@@ -136,10 +140,22 @@ def test_labels_become_numbers_and_classes_keep_their_names(
 ) -> None:
     sets, card = _read(_file(tmp_path, {"images": GREY, "labels": labels}))
     assert card.classes == classes
-    named = {x.tobytes(): str(y) for x, y in zip(GREY, labels.reshape(-1), strict=True)}
+    named = {x.tobytes(): shown(y) for x, y in zip(GREY, labels.reshape(-1), strict=True)}
     for pixels, number in _rows(sets):
         assert not classes or classes[number] == named[pixels]
     assert {number for _, number in _rows(sets)} == set(range(max(1, len(classes))))
+
+
+def test_labels_of_one_class_are_said_to_be_so(tmp_path: Path) -> None:
+    _, card = _read(_file(tmp_path, {"images": GREY, "labels": np.full(40, 3)}))
+    assert card.understood == "images in images, (N, H, W); one class in labels"
+
+
+def test_labels_of_splits_may_differ_in_their_kind_of_integer(tmp_path: Path) -> None:
+    """NumPy would join them as floating-point numbers, and call the classes 0.0 and 1.0."""
+    labels = {"y_train": LABELS[:30].astype(np.uint64), "y_test": LABELS[30:]}
+    _, card = _read(_file(tmp_path, {"x_train": GREY[:30], "x_test": GREY[30:], **labels}))
+    assert card.classes == ("0", "1", "2", "3")
 
 
 def test_values_may_have_another_range(tmp_path: Path) -> None:
@@ -152,9 +168,7 @@ def _names(*names: str) -> dict[str, Array]:
     return dict.fromkeys(names, GREY)
 
 
-SHAPES = (
-    "should be (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels C and sides of 4 to 1024 pixels; change"
-)
+SHAPES = "should be (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels C and sides of 4 to 1024 pixels; "
 BOTH = "call the arrays images and labels, x and y, or x_train, y_train, x_test and y_test"
 
 
@@ -163,17 +177,30 @@ BOTH = "call the arrays images and labels, x and y, or x_train, y_train, x_test 
     [
         (
             {"x": GREY / 255},
-            "x: float64: images should be uint8, 0 to 255; convert them: (x * 255).round().astype('uint8')",
+            "x: float64: images should be uint8, 0 to 255; convert them: (x * 255).round().astype('uint8') if they are "
+            "0 to 1, x.round().astype('uint8') if they are 0 to 255",
         ),
-        ({"x": GREY.astype(int)}, "x: int64: images should be uint8, 0 to 255; convert them: x.astype('uint8')"),
-        ({"x": GREY.reshape(40, -1)}, f"x: shape (40, 48): {SHAPES}"),
+        (
+            {"x": GREY.astype(np.uint16) * 16},
+            "x: uint16: images should be uint8, 0 to 255; convert them: x.astype('uint8') if they are 0 to 255, "
+            "(x * (255 / x.max())).round().astype('uint8') if they are larger",
+        ),
+        (
+            {"x": GREY > 127},
+            "x: bool: images should be uint8, 0 to 255; convert them: x.astype('uint8'), and set data.levels to 2",
+        ),
+        ({"x": GREY.reshape(40, -1)}, f"x: shape (40, 48): {SHAPES}reshape flat images, as in x.reshape(-1, 28, 28)"),
+        (
+            {"x": COLOUR.transpose(1, 2, 3, 0)},
+            f"x: shape (6, 8, 3, 40): {SHAPES}put the images first: x.transpose(3, 0, 1, 2)",
+        ),
         (
             {"x": np.zeros((9, 8, 8, 4), np.uint8)},
-            f"x: shape (9, 8, 8, 4): {SHAPES} it, or leave out an alpha channel: x[",
+            f"x: shape (9, 8, 8, 4): {SHAPES}leave out the alpha channel: x[..., :3]",
         ),
-        ({"x": np.zeros((9, 3, 3, 3), np.uint8)}, f"x: shape (9, 3, 3, 3): {SHAPES}"),
-        ({"x": np.zeros((9, 3, 8, 3), np.uint8)}, f"x: shape (9, 3, 8, 3): {SHAPES}"),
-        ({"x": np.zeros((1, 2000, 8), np.uint8)}, f"x: shape (1, 2000, 8): {SHAPES}"),
+        ({"x": np.zeros((9, 3, 3, 3), np.uint8)}, f"x: shape (9, 3, 3, 3): {SHAPES}change it"),
+        ({"x": np.zeros((9, 3, 8, 3), np.uint8)}, f"x: shape (9, 3, 8, 3): {SHAPES}change it"),
+        ({"x": np.zeros((1, 2000, 8), np.uint8)}, f"x: shape (1, 2000, 8): {SHAPES}change it"),
         ({"x": GREY[:0]}, "x: there are no images in it"),
         ({"x": GREY * 0}, "x: every pixel is 0; store the images again"),
         ({"x": GREY, "y": LABELS[:-1]}, "y: shape (39,): should be (40,), a label for each of x"),
@@ -186,8 +213,25 @@ BOTH = "call the arrays images and labels, x and y, or x_train, y_train, x_test 
             {"x": GREY, "y": np.eye(4)[LABELS].astype(int)},
             "y: shape (40, 4): should be (N,); if it is one-hot, store y.argm",
         ),
-        ({"x": GREY, "y": LABELS.astype(object)}, "y: object: labels should be whole numbers or names (text)"),
-        ({"x": np.array([None])}, "x: object: images should be uint8, 0 to 255"),
+        ({"x": GREY, "y": np.eye(4)[LABELS]}, "y: shape (40, 4): should be (N,); if it is one-hot, store y.argmax(1)"),
+        (
+            {"x": GREY, "y": LABELS.astype(object)},
+            "y: object: labels should be whole numbers or names (text); convert them: y.astype(str)",
+        ),
+        ({"x": GREY, "y": LABELS.astype("S1")}, "y: |S1: labels should be whole numbers or names (text); convert them"),
+        ({"x": GREY, "y": np.array(["cat", ""])[LABELS % 2]}, "y: 20 labels are empty; name these classes, or leave"),
+        (
+            {"x": np.array([None])},
+            "x: object: images should be uint8, 0 to 255; store images of one size in one array: np.stack(x)",
+        ),
+        (
+            {"x_train": GREY, "y_train": LABELS // 2, "x_test": GREY[:9], "y_test": LABELS[:9]},
+            "y_test: has 2 classes that are not in y_train: 2, 3; add such images to x_train, or leave them out",
+        ),
+        (
+            _names("arr_0", "arr_1", "arr_2", "arr_3"),
+            f"has arr_0, arr_1, arr_2 and 1 more, of which arr_2 could be anything; {BOTH}",
+        ),
         (_names("a", "b"), f"has a, b; images are not found by name: {BOTH}"),
         (_names("x", "images"), "x and images could both be the images; rename one of them"),
         (
@@ -258,6 +302,7 @@ def _npy(array: Any) -> bytes:
         (b"\x89PNG and so on", "magic string is not correct"),
         (_npy(GREY)[:-1], "the array is cut off"),
         (_packed(_npy(GREY)[:-1]), "x is cut off"),
+        (_npy(GREY).replace(b"(40, 6, 8), ", b"(-4, 6, 8), "), r"shape \(-4, 6, 8\)"),
         (_packed(_npy(GREY)).replace(GREY.tobytes()[:8], b"changed!", 1), "Bad CRC-32"),
         (_packed(_npy(GREY)[:20]), "EOF"),
         (_packed(_npy(GREY), "a\nb.npy"), r"an array is called 'a\\nb'"),

@@ -301,6 +301,38 @@ def test_formats_that_are_not_read_are_named_with_those_that_are(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize(
+    ("write", "remedy"),
+    [
+        (lambda path: Image.new("RGB", (7, 9)).save(path), "use larger pictures or lower data.size"),
+        (lambda path: Image.new("RGB", (9000, 9)).save(path), "raise data.most_megapixels"),
+        (lambda path: path.symlink_to("/dev/null"), "put the files themselves in place of the links"),
+        (lambda path: path.with_suffix(".tgz").touch(), "unpack the archives"),
+    ],
+)
+def test_the_remedy_is_that_of_what_was_found(write: Any, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    write(tmp_path / "pictures/1.png")
+    with pytest.raises(BakeoffError) as error:
+        read(tmp_path / "pictures", most_megapixels=0.01)
+    assert str(error.value).endswith(f"); {remedy}")
+
+
+def test_equal_pictures_in_two_classes_are_counted_by_themselves(tmp_path: Path) -> None:
+    """One of their classes is wrong."""
+    for place, seeds in (("cat", range(20)), ("dog", range(18, 40))):
+        (tmp_path / "pictures" / place).mkdir(parents=True)
+        for seed in seeds:
+            Image.fromarray(_pixels(seed)).save(tmp_path / f"pictures/{place}/{seed}.png")
+    Image.fromarray(_pixels(0)).save(tmp_path / "pictures/cat/again.png")
+    _, card = read(tmp_path / "pictures")
+    assert card.files == {
+        "duplicates left out": 1,
+        "duplicates of pictures of another class left out": 2,
+        "pictures used": 40,
+    }
+
+
 def test_a_split_of_which_no_picture_can_be_used_is_refused(tmp_path: Path) -> None:
     """It would otherwise be taken out of the training pictures."""
     for split, side in (("train", 12), ("test", 7)):

@@ -37,6 +37,7 @@ CATS = {"1.png": ("", "cat"), "2.png": ("", "dog"), "sub/3.png": ("", "cat")}
         "\ufeffFile;Class\r\n1.png;cat\r\n2.png;dog\r\nsub\\3.png;cat\r\n",
         "label\tconfidence\tfile_name\ncat\t0,5\t./1.png\n dog \t1\t2.png\n\ncat\t\tsub/3.png",
         '"1.png","cat"\n"2.png","dog"\n"sub/3.png","cat"',
+        'file, class\n"1.png", "cat"\n2.png, dog,\nsub/3.png,"cat"\n',
     ],
 )
 def test_classes_come_from_the_table_and_pictures_that_it_does_not_name_are_left_out(
@@ -86,11 +87,16 @@ def test_an_image_folder_of_hugging_face_is_read_as_it_is(tmp_path: Path) -> Non
     assert layout.in_words(2).endswith("classes from metadata.csv: 2")
 
 
+def test_a_table_may_have_capitals_in_its_name(tmp_path: Path) -> None:
+    layout = _understand(tmp_path, ("1.png", "2.png"), Labels_csv="1.png,cat\n2.png,dog\n")
+    assert (layout.classes, layout.left_out) == (["cat", "dog"], {})
+
+
 def test_metadata_of_something_else_are_just_another_file(tmp_path: Path) -> None:
     files = ("cat/1.png", "dog/1.png")
-    layout = _understand(tmp_path, files, metadata_csv="file_name,text\ncat/1.png,a cat\n")
+    layout = _understand(tmp_path, files, metadata_csv='file_name,text\ncat/1.png,"a" cat\n')
     assert layout.classes == ["cat", "dog"]
-    assert layout.left_out == {"other files left out": 1}
+    assert layout.left_out == {"tables left out that are no labels.csv or metadata.csv with classes or splits": 1}
 
 
 def test_an_accent_may_be_written_in_either_way(tmp_path: Path) -> None:
@@ -105,7 +111,21 @@ def test_an_accent_may_be_written_in_either_way(tmp_path: Path) -> None:
             "1.png,cat\n5.png,dog\n6.png,dog\n7.png,a\n8.png,a\n",
             "names 4 of 5 files that are not in its folder (5.png, 6.png, 7.png and 1 more); correct the paths",
         ),
-        ("id,breed\n1,cat\n", "names 2 of 2 files that are not in its folder (id, 1); correct the paths, which are"),
+        (
+            "id,breed\n1.png,cat\n2.png,dog\n",
+            "line 1: id: no such file; if the line is a header, call its columns file, class and split, and otherwise "
+            "correct the path",
+        ),
+        ("image_id,cat,dog\n1.png,1,0\n2.png,0,1\n", "line 1: image_id: no such file; if the line is a header"),
+        (
+            "file,class\n1.png,cat\n2.png,dog, large\n",
+            "line 3: 2.png: has 3 columns, but the header has 2; put text that contains separators into double quotes",
+        ),
+        ('file,class\n1.png,"cat\n2.png,dog\n', "line 2: not valid CSV (unexpected end of data); correct it"),
+        (
+            "path,label,data set\n1.png,cat,train\n2.png,dog,Train\n4.png,dog,valid\n",
+            "column data set has names of splits; call it split, or remove it",
+        ),
         ("1.png,cat\n2.png,dog\n1.png,dog\n", "line 3: 1.png: stands in line 1 already; remove one of the two"),
         ("file,class\n1.png,cat\n2.png,\n", "line 3: 2.png: no class; add it, or remove the row"),
         ("1.png,cat,train\n2.png,cat\n", "line 2: 2.png: no split; add it, or remove the row"),

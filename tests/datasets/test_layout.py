@@ -138,13 +138,30 @@ def test_what_is_nearly_a_split_is_refused(tree: dict[str, int], refused: str, t
 
 def test_every_other_file_is_counted_but_those_that_systems_leave(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    for name in ("1.png", "a/2.JPEG", "3.jp2", "a/4.JP2", "notes.txt", ".DS_Store", "Thumbs.db", "a/Icon\r"):
+    for name in (
+        "1.png",
+        "a/2.JPEG",
+        "3.jp2",
+        "a/4.JP2",
+        "notes.txt",
+        "a.ZIP",
+        "train.csv",
+        ".DS_Store",
+        "Thumbs.db",
+        "a/Icon\r",
+    ):
         (tmp_path / name).touch()
     (tmp_path / "link.png").symlink_to(tmp_path / "1.png")
     layout = understand(tmp_path, list_files(tmp_path))
     assert {"/".join(file.parts) for file in layout.files} == {"1.png", "a/2.JPEG"}
     jp2 = ".jp2 files left out, a format that is not read"
-    assert layout.left_out == {jp2: 2, "other files left out": 1, "links left out": 1}
+    assert layout.left_out == {
+        jp2: 2,
+        ".zip files left out, which are not unpacked": 1,
+        "tables left out that are no labels.csv or metadata.csv with classes or splits": 1,
+        "other files left out": 1,
+        "links left out": 1,
+    }
 
 
 @pytest.mark.skipif(HEIC_PLUGIN, reason="HEIC is read")

@@ -78,6 +78,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_in_place_of_a_folder_is_called_so(root: Path) -> None:
+    assert _refused(root / "a.png") == (
+        f"params.yaml: data.root: '{root}/a.png': is a file; unpack it if it is an archive, and set data.root to the "
+        "folder, or set data.name to arrays for an .npz or .npy"
+    )
+
+
+def test_a_home_folder_is_to_be_written_out(root: Path) -> None:
+    assert _refused(Path("~/pictures")).endswith("no such folder; write it out in full, as ~ is not replaced")
+
+
 @pytest.mark.parametrize(
     ("place", "how"),
     [

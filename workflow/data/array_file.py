@@ -16,6 +16,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from workflow.data.arrays import SPLITS, Array, Arrays
+from workflow.data.layout import classes_of
+from workflow.data.listing import shown, some
 from workflow.data.splits import PIECE, write_raw
 from workflow.errors import NO_SPACE, BakeoffError
 from workflow.files import unchanged
@@ -102,11 +104,11 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
             raw,
             _Joined([Arrays(*pair) for pair in zip(images, labels, strict=True)]),
             source=f"own arrays, file {path.resolve().name}",
-            understood=_understood(parts, headers),
+            understood=_understood(parts, headers, "classes" if classes else "one class"),
             licence="that of the images",
             levels=settings.levels,
             classes=classes,
-            files={"images used": sum(counts), **({"other arrays left out": left_out} if left_out else {})},
+            files={"images used": sum(counts), **({"other arrays left out": len(left_out)} if left_out else {})},
             **({"given": dict(zip([part.split for part in parts], counts, strict=True))} if parts[0].split else {}),
         )
 
@@ -161,7 +163,10 @@ def _headers(path: Path) -> Headers:
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether the first dimension is the innermost, and type; what follows in the file are the values."""
     version = npy.read_magic(file)
-    return (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    header = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    if any(size < 0 for size in header[0]):
+        raise ValueError(f"shape {header[0]}")
+    return header
 
 
 def _mapped(path: Path, key: str, folder: Path, opened: ExitStack) -> Array:
@@ -182,11 +187,13 @@ def _mapped(path: Path, key: str, folder: Path, opened: ExitStack) -> Array:
     return np.memmap(file, dtype, "r", start, shape, "F" if innermost_first else "C")
 
 
-def _parts(path: Path, keys: list[str]) -> tuple[list[Part], int]:
-    """What the file has, by the names of its arrays, training images first; and how many arrays have other names."""
+def _parts(path: Path, keys: list[str]) -> tuple[list[Part], list[str]]:
+    """What the file has, by the names of its arrays, training images first; and the arrays that have other names."""
     places: dict[tuple[str, str], str] = {}
     for key in keys:
         place = _place(key)
+        if key not in UNNAMED and re.fullmatch(r"arr_\d+", key):  # perhaps images to test with
+            raise BakeoffError(f"{path}: has {some(keys)}, of which {key} could be anything; call the arrays {NAMES}")
         if place and place in places:
             raise BakeoffError(f"{path}: {places[place]} and {key} could both be the {place[1]}; rename one of them")
         if place:
@@ -208,7 +215,7 @@ def _parts(path: Path, keys: list[str]) -> tuple[list[Part], int]:
     if alone or 0 < len(without) < len(parts):
         missing = f"{alone[0]}: labels without images" if alone else f"{without[0]}: has no labels, unlike other images"
         raise BakeoffError(f"{path}: {missing}; call the arrays {NAMES}")
-    return parts, len(keys) - len(places)
+    return parts, [key for key in keys if key not in places.values()]
 
 
 def _place(key: str) -> tuple[str, str] | None:
@@ -227,17 +234,41 @@ def _shape(path: Path, key: str, headers: Headers) -> tuple[int, int, int]:
     """Shape (C, H, W) of an array of images; raises BakeoffError if it is none."""
     shape, dtype = headers[key]
     if dtype != np.uint8:
-        remedy = "(x * 255).round().astype('uint8') if they are 0 to 1" if dtype.kind == "f" else "x.astype('uint8')"
-        raise BakeoffError(f"{path}: {key}: {dtype}: images should be uint8, 0 to 255; convert them: {remedy}")
+        raise BakeoffError(f"{path}: {key}: {dtype}: images should be uint8, 0 to 255; {_conversion(dtype)}")
     found = _layout(shape)
     if not found or not all(SIDES[0] <= side <= SIDES[1] for side in found[1:]):
         raise BakeoffError(
             f"{path}: {key}: shape {shape}: should be (N, H, W), (N, H, W, C) or (N, C, H, W) with 1 or 3 channels C "
-            f"and sides of {SIDES[0]} to {SIDES[1]} pixels; change it, or leave out an alpha channel: x[..., :3]"
+            f"and sides of {SIDES[0]} to {SIDES[1]} pixels; {_reshaping(shape)}"
         )
     if not shape[0]:
         raise BakeoffError(f"{path}: {key}: there are no images in it")
     return found
+
+
+def _conversion(dtype: np.dtype[Any]) -> str:
+    """How images of another type become uint8; `astype` alone would wrap larger values around."""
+    direct = "x.astype('uint8')"
+    if dtype.kind == "f":
+        scaled = "(x * 255).round().astype('uint8') if they are 0 to 1"
+        return f"convert them: {scaled}, x.round().astype('uint8') if they are 0 to 255"
+    if dtype.kind in "iu":
+        scaled = "(x * (255 / x.max())).round().astype('uint8')"
+        return f"convert them: {direct} if they are 0 to 255, {scaled} if they are larger"
+    if dtype.kind == "b":
+        return f"convert them: {direct}, and set data.levels to 2"
+    return "store images of one size in one array: np.stack(x)" if dtype.hasobject else "store numbers"
+
+
+def _reshaping(shape: tuple[int, ...]) -> str:
+    """What to do about an array whose shape is not that of images."""
+    if len(shape) == 2:
+        return "reshape flat images, as in x.reshape(-1, 28, 28)"
+    if len(shape) == 4 and shape[3] == 4:
+        return "leave out the alpha channel: x[..., :3]"
+    if len(shape) == 4 and shape[2] in (1, 3) and not _layout(shape):
+        return "put the images first: x.transpose(3, 0, 1, 2)"
+    return "change it"
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, int, int] | None:
@@ -270,11 +301,11 @@ def _check_labels(path: Path, part: Part, headers: Headers) -> None:
         return
     shape, dtype = headers[part.labels]
     where, count = f"{path}: {part.labels}", headers[part.images][0][0]
-    if dtype.kind not in "biuU":
-        remedy = "; convert them: y.astype(int)" if dtype.kind == "f" else ""
-        raise BakeoffError(f"{where}: {dtype}: labels should be whole numbers or names (text){remedy}")
     if len(shape) == 2 and shape[1] > 1:
         raise BakeoffError(f"{where}: shape {shape}: should be (N,); if it is one-hot, store y.argmax(1)")
+    if dtype.kind not in "biuU":
+        remedy = f"; convert them: y.astype({'int' if dtype.kind == 'f' else 'str'})" if dtype.kind in "fSO" else ""
+        raise BakeoffError(f"{where}: {dtype}: labels should be whole numbers or names (text){remedy}")
     if shape not in ((count,), (count, 1)):
         raise BakeoffError(f"{where}: shape {shape}: should be ({count},), a label for each of {part.images}")
 
@@ -306,13 +337,32 @@ def _numbered(
         return [np.zeros(count, np.int64) for count in counts], []
     labels = [np.asarray(found[part.labels]).reshape(-1) for part in parts]
     for part, array in zip(parts, labels, strict=True):
+        where = f"{path}: {part.labels}"
         if array.dtype.kind == "i" and array.min() < 0:
-            raise BakeoffError(
-                f"{path}: {part.labels}: {array.min()}: labels should be 0 or more; leave such images out"
-            )
+            raise BakeoffError(f"{where}: {array.min()}: labels should be 0 or more; leave such images out")
+        if array.dtype.kind == "U" and (empty := np.count_nonzero(array == "")):
+            raise BakeoffError(f"{where}: {empty} labels are empty; name these classes, or leave such images out")
+    if all(array.dtype.kind in "iu" for array in labels):  # NumPy joins int64 and uint64 as floating-point numbers
+        labels = [array.astype(np.uint64) for array in labels]
     values, numbers = np.unique(np.concatenate(labels), return_inverse=True)
     names = [str(value) for value in values]
-    return np.split(numbers.astype(np.int64), np.cumsum(counts)[:-1]), names if len(names) > 1 else []
+    classes = classes_of(names)
+    place = {name: number for number, name in enumerate(classes)}
+    numbers = np.array([place.get(name, 0) for name in names], np.int64)[numbers]
+    given = np.split(numbers, np.cumsum(counts)[:-1])
+    _check_classes(path, parts, given, classes)
+    return given, [shown(name) for name in classes]
+
+
+def _check_classes(path: Path, parts: Sequence[Part], labels: Sequence[Array], classes: Sequence[str]) -> None:
+    """Raise BakeoffError if a class of another split is not among those to train on."""
+    for part, array in zip(parts[1:], labels[1:], strict=True):
+        if len(more := np.setdiff1d(array, labels[0])):
+            count = "a class that is" if len(more) == 1 else f"{len(more)} classes that are"
+            raise BakeoffError(
+                f"{path}: {part.labels}: has {count} not in {parts[0].labels}: "
+                f"{some(classes[number] for number in more)}; add such images to {parts[0].images}, or leave them out"
+            )
 
 
 def look(settings: ArrayFile) -> list[str]:
@@ -321,13 +371,13 @@ def look(settings: ArrayFile) -> list[str]:
     headers = _headers(settings.root)
     parts, left_out = _parts(settings.root, list(headers))
     counts = ", ".join(f"{headers[part.images][0][0]:,} {part.split}".rstrip() for part in parts)
-    others = f"; other arrays, left out: {left_out}" if left_out else ""
+    others = f"; other arrays, left out: {some(left_out)}" if left_out else ""
     return [f"{settings.root}: {_understood(parts, headers)}", f"images of {_in_words(shape)}: {counts}{others}"]
 
 
-def _understood(parts: Sequence[Part], headers: Headers) -> str:
-    """How the file is read, for the card."""
+def _understood(parts: Sequence[Part], headers: Headers, classes: str = "classes") -> str:
+    """How the file is read, for the card; classes: what the labels hold."""
     shape, _ = headers[parts[0].images]
     layout = "(N, H, W)" if len(shape) == 3 else "(N, H, W, C)" if shape[3] in (1, 3) else "(N, C, H, W)"
     images, labels = (" and ".join(getattr(part, role) for part in parts) for role in ("images", "labels"))
-    return f"images in {images}, {layout}; {f'classes in {labels}' if parts[0].labels else 'no classes'}"
+    return f"images in {images}, {layout}; {f'{classes} in {labels}' if parts[0].labels else 'no classes'}"

@@ -22,6 +22,14 @@ from workflow.errors import BakeoffError
 from workflow.params import Folder
 
 ORDER = ("test", "valid", "train")  # of equal pictures the first is kept, so that training data stay clean
+# What to do if no picture is left, by what was counted.
+REMEDIES = {
+    "smaller than": "use larger pictures or lower data.size",
+    "larger than": "raise data.most_megapixels",
+    "links": "put the files themselves in place of the links",
+    "not unpacked": "unpack the archives",
+}
+CONVERT = f"convert them to or add pictures of a format that is read: {', '.join(sorted(ENDINGS))}"
 
 
 def read_pictures(settings: Folder, raw: Path) -> None:
@@ -121,23 +129,23 @@ def _read(settings: Folder, file: File, counts: Counter[str], bits: int = 0) -> 
 
 def _drop_duplicates(images: Array, files: dict[int, File], counts: Counter[str]) -> None:
     """Keep the first of equal images; the others are counted."""
-    seen = set[bytes]()
+    seen = dict[bytes, str]()
     for place in list(files):
         digest = hashlib.blake2b(images[place], digest_size=16).digest()
         if digest in seen:
-            del files[place]
-            counts["duplicates left out"] += 1
-        seen.add(digest)
+            same = files.pop(place).label == seen[digest]
+            counts["duplicates left out" if same else "duplicates of pictures of another class left out"] += 1
+        else:
+            seen[digest] = files[place].label
 
 
 def _refuse_empty(root: Path, layout: Layout, files: dict[int, File], counts: Counter[str]) -> None:
     """Raise BakeoffError if no picture of a split, or none at all, can be used."""
     left_out = ", ".join(f"{number:,} {what}" for what, number in sorted(counts.items())) or "it is empty"
+    remedies = [next((remedy for word, remedy in REMEDIES.items() if word in what), CONVERT) for what in sorted(counts)]
+    remedy = ", or ".join(dict.fromkeys(remedies or [CONVERT]))
     used = {file.split for file in files.values()}
     for split in layout.splits or ("",):
         if split not in used:
             where = f" in {split}" if split else ""
-            raise BakeoffError(
-                f"data.root: {shown(root)}: no usable picture{where} ({left_out}); convert them to or add "
-                f"pictures of a format that is read: {', '.join(sorted(ENDINGS))}"
-            )
+            raise BakeoffError(f"data.root: {shown(root)}: no usable picture{where} ({left_out}); {remedy}")

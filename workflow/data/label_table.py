@@ -4,7 +4,7 @@
 and label) is a header, in which case the columns may stand in any order, others are ignored, and either class or split
 may be missing. Without a header there are two or three columns in this order. Paths are relative to the folder of the
 table. It is UTF-8, with commas, semicolons or tabs between columns. A `metadata.csv` has a header; without a column for
-the class or the split it is about something else, and not read.
+the class or the split it is about something else, and not read. Names of tables may have capitals.
 """
 
 import csv
@@ -12,7 +12,7 @@ import io
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from workflow.data.listing import shown, some
 from workflow.errors import BakeoffError
@@ -58,17 +58,22 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
 
     Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split.
     """
-    lines = list(_lines(path))
-    where = _columns(lines[0][1], present) if lines else None
-    if where is None and path.name != NAMES[0]:
+    rows = _lines(path)
+    first = next(rows, None)
+    where = _columns(first[1], present) if first else None
+    if where is None and path.name.casefold() != NAMES[0]:
         return None
-    if where is None:
-        where = dict(zip(ORDER, range(max(len(cells) for _, cells in lines)), strict=False)) if lines else {}
-    else:
-        lines = lines[1:]
-    if not lines or len(where) < 2:
+    lines = list(rows)
+    stored = {unicodedata.normalize("NFC", name): name for name in present}  # macOS writes é as e and an accent
+    if first and where:
+        _check_columns(path, first[1], lines, where)
+    elif first:
+        lines = [first, *lines]
+        where = dict(zip(ORDER, range(max(len(cells) for _, cells in lines)), strict=False))
+        _check_first(path, *first, stored)
+    if not lines or not where or len(where) < 2:
         raise BakeoffError(f"{shown(path)}: has no rows of file and class, as in `cat1.png,cat`; add them or remove it")
-    return Table(path, _rows(path, lines, where, present))
+    return Table(path, _rows(path, lines, where, stored))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -78,13 +83,17 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         raise BakeoffError(f"{shown(path)}: not UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
     first = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    rows = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
+    )
+    begun = 1
     try:
         for cells in rows:
             if any(cell.strip() for cell in cells):
                 yield rows.line_num, [cell.strip() for cell in cells]
+            begun = rows.line_num + 1
     except csv.Error as error:
-        raise BakeoffError(f"{shown(path)}: line {rows.line_num}: not valid CSV ({error}); correct it") from None
+        raise BakeoffError(f"{shown(path)}: line {begun}: not valid CSV ({error}); correct it") from None
 
 
 def _columns(first: list[str], present: Collection[str]) -> dict[str, int] | None:
@@ -97,17 +106,49 @@ def _columns(first: list[str], present: Collection[str]) -> dict[str, int] | Non
     return where if is_header else None
 
 
+def _check_columns(path: Path, header: list[str], rows: list[tuple[int, list[str]]], where: dict[str, int]) -> None:
+    """Raise BakeoffError for what a header hides: text that fills more columns than it has, and splits by other names.
+
+    Otherwise half a class's name would be taken for all of it, and pictures to test with would be trained on.
+    """
+    for line, cells in rows:
+        if any(cells[len(header) :]):
+            raise BakeoffError(
+                f"{shown(path)}: line {line}: {shown(cells[where['file']])}: has {len(cells)} columns, but the header "
+                f"has {len(header)}; put text that contains separators into double quotes"
+            )
+    for place, name in enumerate(header):
+        values = {cells[place].casefold() for _, cells in rows if place < len(cells)}
+        if "split" not in where and place not in where.values() and len(values) > 1 and values <= SPLIT_NAMES.keys():
+            raise BakeoffError(f"{shown(path)}: column {shown(name)} has names of splits; call it split, or remove it")
+
+
+def _check_first(path: Path, line: int, cells: list[str], stored: dict[str, str]) -> None:
+    """Raise BakeoffError if the first row of a table without a known header looks like a header of other names."""
+    if not PurePath(cells[0]).suffix and _stored_name(cells[0], stored) is None:
+        raise BakeoffError(
+            f"{shown(path)}: line {line}: {shown(cells[0])}: no such file; if the line is a header, call its columns "
+            "file, class and split, and otherwise correct the path, with its ending"
+        )
+
+
+def _stored_name(told: str, stored: dict[str, str]) -> str | None:
+    """The name of a file as the system has it, from the name in a table; stored: these, by their composed form."""
+    for name in (told, told.replace("\\", "/").removeprefix("./")):
+        if found := stored.get(unicodedata.normalize("NFC", name)):
+            return found
+    return None
+
+
 def _rows(
-    path: Path, lines: list[tuple[int, list[str]]], where: dict[str, int], present: Collection[str]
+    path: Path, lines: list[tuple[int, list[str]]], where: dict[str, int], stored: dict[str, str]
 ) -> dict[str, Row]:
-    composed = {unicodedata.normalize("NFC", name): name for name in present}  # macOS writes é as e and an accent
     rows: dict[str, Row] = {}
     missing: list[str] = []
     for line, cells in lines:
         values = {column: cells[place] if place < len(cells) else "" for column, place in where.items()}
         told = values["file"]
-        name = composed.get(unicodedata.normalize("NFC", told))
-        name = name or composed.get(unicodedata.normalize("NFC", told.replace("\\", "/").removeprefix("./")))
+        name = _stored_name(told, stored)
         if name is None:
             missing.append(told)
             continue

@@ -44,6 +44,8 @@ NOT_READ = frozenset((
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jp2", ".jxl", ".nef"),
     *(".npy", ".npz", ".orf", ".pdf", ".psd", ".raf", ".raw", ".svg", ".tga"),
 ))  # fmt: skip
+ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"))
+TABLES = frozenset((".csv", ".tsv"))
 SHOWN = 20  # classes in a table on a terminal
 Parts = tuple[str, ...]
 
@@ -176,7 +178,8 @@ class _Reader:
         """The table in the base, or in a folder below it."""
         folder = (*self._base, *below)
         prefix = "".join(f"{part}/" for part in folder)
-        for name in (name for name in NAMES if f"{prefix}{name}" in self._names):
+        beside = {entry.parts[-1].casefold(): entry.parts[-1] for entry in self._entries if entry.parts[:-1] == folder}
+        for name in (beside[name] for name in NAMES if name in beside):
             present = {other.removeprefix(prefix) for other in self._names if other.startswith(prefix)}
             if table := read_table(self._root.joinpath(*folder, name), present):
                 return table
@@ -195,6 +198,10 @@ class _Reader:
                 left_out[f"{ending} files left out, which `uv pip install pillow-heif` lets be read"] += 1
             elif ending in NOT_READ:
                 left_out[f"{ending} files left out, a format that is not read"] += 1
+            elif ending in ARCHIVES:
+                left_out[f"{ending} files left out, which are not unpacked"] += 1
+            elif ending in TABLES:
+                left_out[f"tables left out that are no {' or '.join(NAMES)} with classes or splits"] += 1
             else:
                 left_out["other files left out"] += 1
 

@@ -96,7 +96,7 @@ def check_root(root: Path, arrays: bool = False) -> None:
         _check_place(root)
         return
     if not root.is_dir():
-        raise BakeoffError(f"params.yaml: data.root: '{shown(root)}': no such folder; create it or set another one")
+        raise BakeoffError(f"params.yaml: data.root: '{shown(root)}': {_no_folder(root)}")
     _check_place(root)
     links, texts, kinds, ignores = list[str](), list[str](), list[str](), list[str]()
     for name, found in _everything(root, ""):
@@ -119,6 +119,17 @@ def check_root(root: Path, arrays: bool = False) -> None:
     ]
     if wrong:
         raise BakeoffError(f"data.root: {shown(root)}: DVC cannot record this folder: {'; '.join(wrong)}")
+
+
+def _no_folder(root: Path) -> str:
+    """Why it is no folder, and what to do."""
+    if root.is_file():
+        return (
+            "is a file; unpack it if it is an archive, and set data.root to the folder, or set data.name to arrays for "
+            "an .npz or .npy"
+        )
+    home = root.parts[:1] == ("~",)
+    return f"no such folder; {'write it out in full, as ~ is not replaced' if home else 'create it or set another one'}"
 
 
 def _everything(folder: Path, above: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
