@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from workflow.data.arrays import SPLITS, Array, Arrays
+from workflow.data.label_table import SPLIT_NAMES
 from workflow.data.layout import classes_of
 from workflow.data.listing import shown, some
 from workflow.data.splits import PIECE, write_raw
@@ -26,11 +27,6 @@ from workflow.params import PATH, ArrayFile
 SIDES = (4, 1024)  # least and greatest height and width, as of pictures in a folder
 IMAGES = frozenset(("images", "image", "x", "data"))
 LABELS = frozenset(("labels", "label", "y", "targets", "target"))
-SPLIT_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("valid", "val", "validation", "dev"), "valid"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 UNNAMED = {"arr_0": "images", "arr_1": "labels"}  # by `numpy.savez`, of arrays that were given no name
 ONLY = "the array"  # name of what an .npy holds
 NAMES = "images and labels, x and y, or x_train, y_train, x_test and y_test"
@@ -62,12 +58,29 @@ class _Joined:
                 yield Arrays(part.images[start : start + PIECE], part.labels[start : start + PIECE])
 
 
+@dataclass(frozen=True)
+class _Contents:
+    """What the headers in the file say.
+
+    parts: training images first. left_out: arrays that are none of these. shape: (C, H, W) of every image.
+    """
+
+    headers: Headers
+    parts: list[Part]
+    left_out: list[str]
+    shape: tuple[int, int, int]
+
+
 def shape_of_images(settings: ArrayFile) -> tuple[int, int, int]:
     """Shape (C, H, W) of the images; only the headers of the arrays are read. Raises BakeoffError as `read_file`."""
-    path = settings.root
+    return _contents(settings.root).shape
+
+
+def _contents(path: Path) -> _Contents:
+    """Read the headers; raises BakeoffError if the arrays are not images of one size, with fitting labels if any."""
     with _reading(path):
         headers = _headers(path)
-    parts, _ = _parts(path, list(headers))
+    parts, left_out = _parts(path, list(headers))
     shapes = {part.images: _shape(path, part.images, headers) for part in parts}
     (first, shape), *others = shapes.items()
     for key, other in others:
@@ -77,7 +90,7 @@ def shape_of_images(settings: ArrayFile) -> tuple[int, int, int]:
             )
     for part in parts:
         _check_labels(path, part, headers)
-    return shape
+    return _Contents(headers, parts, left_out, shape)
 
 
 def read_file(settings: ArrayFile, raw: Path) -> None:
@@ -88,12 +101,11 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
     if it cannot be read or is no such file.
     """
     path = settings.root
-    shape_of_images(settings)
-    raw.mkdir(parents=True, exist_ok=True)
     with unchanged(path), ExitStack() as opened:
+        contents = _contents(path)
+        parts, left_out = contents.parts, contents.left_out
+        raw.mkdir(parents=True, exist_ok=True)
         with _reading(path):
-            headers = _headers(path)
-            parts, left_out = _parts(path, list(headers))
             keys = [key for part in parts for key in (part.images, part.labels) if key]
             found = {key: _mapped(path, key, raw, opened) for key in keys}
         images = [_channels_first(found[part.images]) for part in parts]
@@ -104,7 +116,7 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
             raw,
             _Joined([Arrays(*pair) for pair in zip(images, labels, strict=True)]),
             source=f"own arrays, file {path.resolve().name}",
-            understood=_understood(parts, headers, "classes" if classes else "one class"),
+            understood=_understood(contents, "classes" if classes else "one class"),
             licence="that of the images",
             levels=settings.levels,
             classes=classes,
@@ -224,7 +236,7 @@ def _place(key: str) -> tuple[str, str] | None:
         return "", UNNAMED[key]
     words = re.split(r"[^a-z]+", key.lower())
     roles = ["images" if word in IMAGES else "labels" for word in words if word in IMAGES | LABELS]
-    splits = [SPLIT_OF[word] for word in words if word in SPLIT_OF]
+    splits = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
     if len(roles) != 1 or len(splits) != len(words) - 1 or len(splits) > 1:
         return None
     return "".join(splits), roles[0]
@@ -367,17 +379,16 @@ def _check_classes(path: Path, parts: Sequence[Part], labels: Sequence[Array], c
 
 def look(settings: ArrayFile) -> list[str]:
     """How the file is understood, in lines for people, by its headers alone; raises BakeoffError as `read_file`."""
-    shape = shape_of_images(settings)
-    headers = _headers(settings.root)
-    parts, left_out = _parts(settings.root, list(headers))
-    counts = ", ".join(f"{headers[part.images][0][0]:,} {part.split}".rstrip() for part in parts)
+    contents = _contents(settings.root)
+    headers, left_out = contents.headers, contents.left_out
+    counts = ", ".join(f"{headers[part.images][0][0]:,} {part.split}".rstrip() for part in contents.parts)
     others = f"; other arrays, left out: {some(left_out)}" if left_out else ""
-    return [f"{settings.root}: {_understood(parts, headers)}", f"images of {_in_words(shape)}: {counts}{others}"]
+    return [f"{settings.root}: {_understood(contents)}", f"images of {_in_words(contents.shape)}: {counts}{others}"]
 
 
-def _understood(parts: Sequence[Part], headers: Headers, classes: str = "classes") -> str:
+def _understood(contents: _Contents, classes: str = "classes") -> str:
     """How the file is read, for the card; classes: what the labels hold."""
-    shape, _ = headers[parts[0].images]
+    parts, (shape, _) = contents.parts, contents.headers[contents.parts[0].images]
     layout = "(N, H, W)" if len(shape) == 3 else "(N, H, W, C)" if shape[3] in (1, 3) else "(N, C, H, W)"
     images, labels = (" and ".join(getattr(part, role) for part in parts) for role in ("images", "labels"))
     return f"images in {images}, {layout}; {f'{classes} in {labels}' if parts[0].labels else 'no classes'}"

@@ -6,9 +6,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from workflow.evaluation.columns import DASH
 from workflow.report.charts import Tried, trials_over
 from workflow.report.results import Results, Trial
+from workflow.sweeps.trials import in_print
 
 LONG = 20  # trials shown, the best ones; the others are folded away
 
@@ -86,7 +86,7 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
 
 def in_words(values: dict[str, Any]) -> str:
     """The values in words: "latents 8, train.lr 0.001"."""
-    return ", ".join(f"{key} {_text(value)}" for key, value in values.items())
+    return ", ".join(f"{key} {in_print(value)}" for key, value in values.items())
 
 
 def _row(trial: Trial, told: dict[str, Any], base: str) -> Row:
@@ -94,16 +94,12 @@ def _row(trial: Trial, told: dict[str, Any], base: str) -> Row:
     loss, deviation = numbers["mean"], numbers["std"]
     return Row(
         name=trial.name,
-        values=tuple(_text(trial.values.get(key)) for key in told["varied"]),
+        values=tuple(in_print(trial.values.get(key)) for key in told["varied"]),
         loss=f"{loss:.5g}" if loss is not None else "training failed" if trial.failed else "no results yet",
         small=f"± {deviation:.2g}" if deviation else "",
         best=trial.name == told["best"],
         first=trial.name == base,
     )
-
-
-def _text(value: Any) -> str:
-    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tried(key: str, trials: list[Trial], top: str) -> list[Tried]:

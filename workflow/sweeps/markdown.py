@@ -2,10 +2,9 @@
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 from workflow.params import Params
-from workflow.sweeps.trials import best_of, members, read_losses, varied
+from workflow.sweeps.trials import best_of, in_print, members, read_losses, varied
 
 
 def tables(settings: Params) -> str:
@@ -20,7 +19,7 @@ def row(name: str, base: str, settings: Params) -> list[str]:
     """A trial's name and its values of what the sweep varies, as the table prints them."""
     sweep = settings.sweeps[base]
     values = varied(name, base, settings) if name in settings.models else sweep.failed[name]
-    return [name, *(_text(values.get(key)) for key in sweep.varied)]
+    return [name, *(in_print(values.get(key)) for key in sweep.varied)]
 
 
 def _table(base: str, settings: Params) -> str:
@@ -38,7 +37,3 @@ def _table(base: str, settings: Params) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |\n"
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else "–" if value is None else str(value)

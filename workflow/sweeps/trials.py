@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workflow.errors import BakeoffError
+from workflow.evaluation.columns import DASH
 from workflow.params import Params
 from workflow.paths import RunFiles
 
@@ -29,6 +30,11 @@ def varied(name: str, base: str, settings: Params) -> dict[str, Any]:
     """A model's values of the hyper-parameters that its sweep varies; None for those left at their default."""
     flat = settings.models[name].flat
     return {key: flat.get(key) for key in settings.sweeps[base].varied}
+
+
+def in_print(value: Any) -> str:
+    """A value of a hyper-parameter as tables print it; a dash for one that is not given."""
+    return DASH if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def least_valid_loss(history: Iterable[Mapping[str, float]]) -> float | None:
