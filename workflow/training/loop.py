@@ -54,7 +54,7 @@ def fit(
     train, valid = (images.to_device_if_it_fits(model.device) for images in (train, valid))
     steps = Steps(model, train, settings, seed, group)
     validator, history = (
-        Validator(model, train, valid, settings, seed, steps.total, steps.gflops),
+        Validator(model, train, valid, settings, seed, steps.total),
         History(log, settings, model.device),
     )
     checkpoint = file.read() if file else Checkpoint()
@@ -91,7 +91,7 @@ def fit(
                 file.write(checkpoint)
     for player in model.players.values():
         player.requires_grad_(True)
-    return validator.fitted(start, history.records)
+    return validator.fitted(start, history.records, steps.gflops * steps.total)
 
 
 def assist(

@@ -54,14 +54,11 @@ class Validator:
         settings: the model's `train` section of the parameters.
         seed: of all random streams.
         total: number of training steps.
-        gflops: 10⁹ floating-point operations of each.
     """
 
-    def __init__(
-        self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int, gflops: float
-    ) -> None:
+    def __init__(self, model: Model, train: ImageSet, valid: ImageSet, settings: Train, seed: int, total: int) -> None:
         self.trained, self.train, self.valid, self.settings = model, train, valid, settings
-        self.seed, self.total, self.gflops = seed, total, gflops
+        self.seed, self.total = seed, total
         self.batch_size = max(settings.batch_size, 256)
         self.averages = settings.ema > 0
         self.model = copy.deepcopy(model) if self.averages else model
@@ -127,15 +124,14 @@ class Validator:
         snapshots = checkpoint.get("snapshots")
         self.snapshots = {step: snapshots[str(step)] for step in checkpoint.facts["snapshots"]}
 
-    def fitted(self, start: float, records: list[Record]) -> Fitted:
-        """The outcome of a training that started at `start` (by `time.perf_counter`)."""
+    def fitted(self, start: float, records: list[Record], gflops: float) -> Fitted:
+        """The outcome of a training that started at `start` (by `time.perf_counter`) and took so many GFLOPs."""
         assert self.best is not None  # the last step always validates
         state, step, valid_loss = self.best
         if isinstance(self.model, HasFinish):
             state = self._finished(state)
         seconds, snapshots = time.perf_counter() - start, torch.stack(list(self.snapshots.values()))
-        work = self.gflops * self.total
-        return Fitted(state, step, valid_loss, self.total, work, seconds, records, snapshots, tuple(self.snapshots))
+        return Fitted(state, step, valid_loss, self.total, gflops, seconds, records, snapshots, tuple(self.snapshots))
 
     def _finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights `state`, and what is fitted to them."""
