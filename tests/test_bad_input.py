@@ -33,7 +33,7 @@ BAD = {
     "data": (
         "name: digits",
         "name: mnits",
-        "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'ring',",
+        "data.name: 'mnits': should be one of 'digits', 'stacked_digits', 'glyphs',",
     ),
     "gpu": ("device: cpu", "device: cuda", "compute.device: 'cuda': no GPU"),
     "name": ("  gan:\n", "  ../gan:\n", "a model's name must be"),

@@ -46,7 +46,7 @@ class Section(BaseModel):
 class Embedded(Section):
     """Data that need no network. root: as of the others; nothing of these is looked for there."""
 
-    name: Literal["digits", "stacked_digits", "ring", "grid"]
+    name: Literal["digits", "stacked_digits", "glyphs", "ring", "grid"]
     root: Place
     valid: Share
     test: Share

@@ -11,6 +11,7 @@ from workflow.params import ArrayFile, Data, Embedded, Folder, Published
 SHAPES = {
     "digits": (1, 8, 8),
     "stacked_digits": (3, 8, 8),
+    "glyphs": (1, 28, 28),
     **dict.fromkeys(embedded.MIXTURES, (1, 1, 2)),
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (1, 28, 28)),
     "stacked_mnist": (3, 28, 28),
@@ -42,6 +43,10 @@ def download(settings: Data, raw: Path) -> None:
         published.download(settings.name, settings.root, raw)
     elif settings.name in embedded.MIXTURES:
         embedded.download_mixture(settings.name, raw)
+    elif settings.name == "glyphs":
+        from workflow.data import glyphs  # imports fontTools, which only this one needs
+
+        glyphs.download_glyphs(raw)
     else:
         embedded.download_digits(raw)
 
