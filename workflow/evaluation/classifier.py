@@ -98,6 +98,7 @@ class Classifier(nn.Module):
             nn.ReLU(),
         )
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(features, classes or len(self.turns)))
+        self.to(memory_format=torch.channels_last)  # as models are, and for the same reason
 
     @property
     def facts(self) -> dict[str, str]:

@@ -148,9 +148,10 @@ def build(kind: str, shape: tuple[int, int, int], levels: int, hyperparameters: 
     checked = check_hyperparameters(kind, hyperparameters, f"model {kind}")
     torch.manual_seed(seed)  # torch's initialisers draw from its own generator
     try:
-        return model_class(kind)(shape, levels, **checked)
+        model = model_class(kind)(shape, levels, **checked)
     except ValueError as error:
         raise BakeoffError(f"model {kind}: {error}") from None
+    return model.to(memory_format=torch.channels_last)  # convolutions of few channels are a fifth faster for it
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,18 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 EPSILON = 1e-8  # torch's default
-CACHED = 2**21  # parameters that fit into a processor's cache along with their gradients and moments, at most
 
 
 class AdamW:
     """Updates parameters; whatever may change between steps is an argument of `step`.
 
     state: of each parameter that has had a gradient, by its index. The names are those of torch's class: step, float32
-    (), on the CPU; exp_avg and exp_avg_sq, with the parameter's shape and device.
+    (); exp_avg and exp_avg_sq, with the parameter's shape and memory format; all on the parameter's device.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.state: dict[int, dict[str, Tensor]] = {}
-        # `foreach` applies each operation to all parameters at once instead of going through them one by one: the same
-        # bytes in half the time for small models. For large ones torch chooses: it does so on a GPU, not on a CPU.
-        self._at_once = True if sum(p.numel() for p in self.parameters) <= CACHED else None
 
     def forget_gradients(self) -> None:
         """Reset all gradients, so that the next backward pass starts afresh."""
@@ -44,7 +40,7 @@ class AdamW:
                 continue
             if i not in self.state:
                 moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-                self.state[i] = {"step": torch.tensor(0.0), **moments}
+                self.state[i] = {"step": torch.zeros((), device=parameter.device), **moments}
             parameters.append(parameter)
             gradients.append(parameter.grad)
             states.append(self.state[i])
@@ -55,7 +51,7 @@ class AdamW:
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
-            foreach=self._at_once,
+            fused=True,  # one pass over each parameter; several times faster than an operation at a time
             amsgrad=False,
             beta1=betas[0],
             beta2=betas[1],
@@ -66,8 +62,14 @@ class AdamW:
         )
 
     def restore(self, state: dict[int, dict[str, Tensor]]) -> None:
-        """Replace the state by this one, whose tensors may be on any device."""
-        self.state = {
-            i: {name: value if name == "step" else value.to(self.parameters[i].device) for name, value in one.items()}
-            for i, one in state.items()
-        }
+        """Replace the state by this one, whose tensors may be on any device and in any memory format."""
+        self.state = {i: _laid_out_as(self.parameters[i], one) for i, one in state.items()}
+
+
+def _laid_out_as(parameter: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of a parameter on its device and in its memory format, which the fused kernel takes for granted.
+
+    Gradients have that format anyway: torch gives it to whatever it accumulates.
+    """
+    steps = {"step": state["step"].to(parameter.device)}
+    return steps | {name: torch.empty_like(parameter).copy_(state[name]) for name in state.keys() - steps}
