@@ -366,7 +366,7 @@ def test_training_improves_it_and_repeats_to_the_byte_even_if_it_was_cut_off(
     name: str, entry: Entry, digits: Tensor, digit_labels: Tensor, tmp_path: Path
 ) -> None:
     """A few epochs on 320 digits: a better validation score than untrained, and the same weights twice."""
-    epochs = 8 if name.startswith("smoke") else 3  # the others are larger, and set to learn fast
+    epochs = 5 if name.startswith("smoke") else 3  # the others are larger, and set to learn fast
     settings = entry.train.model_copy(update={"epochs": epochs, "batch_size": 16})
     train, valid = ImageSet(digits[:320], digit_labels[:320]), ImageSet(digits[320:500], digit_labels[320:500])
 

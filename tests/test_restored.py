@@ -39,6 +39,7 @@ def test_a_page_that_was_removed_comes_back_the_same(engine: tuple[str, ...], by
     project.assert_settled_for(DVC if engine == SNAKEMAKE else SNAKEMAKE)
 
 
+@pytest.mark.slow
 def test_durations_are_of_the_weights_that_are_there(by_dvc: Project, tmp_path: Path) -> None:
     project = by_dvc.copy(tmp_path)
     lock = project.folder / "dvc.lock"

@@ -22,7 +22,7 @@ from tests.tracking.conftest import PATIENCE
 SNAKEMAKE = ("snakemake", "--cores", "1")
 KILLS = 10  # of each engine
 COMPLAINT = re.compile("Traceback|corrupted|validation failed")
-LATEST = 0.6  # the last moment of a kill, as a share of the processors' time that a whole run takes
+LATEST = 0.35  # the last moment of a kill, as a share of the processors' time that a whole run takes
 
 
 @dataclass(frozen=True)
