@@ -170,7 +170,7 @@ def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
         project = origin.copy(tmp_path / name)
         settings = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
         shared = {"varied": ["train.lr"], "trials": list[str]()}
-        settings["sweeps"] = {model: shared for model in MODELS}  # which three stages record
+        settings["sweeps"] = dict.fromkeys(MODELS, shared)  # which three stages record
         text = yaml.safe_dump(settings, sort_keys=False)
         assert "&id001" in text
         (project.folder / "params.yaml").write_text(text, encoding="utf-8")
