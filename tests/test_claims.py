@@ -163,7 +163,7 @@ def test_a_counterexample_shows_that_likelihood_is_not_quality(fid_of_the_better
 def test_budgets_are_weighed_against_families(gans: tuple[float, float], verdict: str, why: str) -> None:
     fids = {"vae": (9.0, 3.0), "nice": (9.5, 2.5), "gan": gans}
     names = {kind: [f"{kind}_{gflops}" for gflops in (10, 20)] for kind in fids}
-    models = {
+    models: dict[str, dict[str, Any]] = {
         name: {"fid": [fid + off for off in OFF[n:] + OFF[:n]], "training_gflops": [gflops] * 3}
         for n, kind in enumerate(fids)
         for name, fid, gflops in zip(names[kind], fids[kind], (10, 20), strict=True)
