@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.evaluation.columns import GENERATION, UNDERSTANDING
 from workflow.evaluation.comparison import Measurement
-from workflow.report.budget_section import apart, budgets, in_words, lines
+from workflow.report.budget_section import apart, budgets, in_words, lines, quality_against_budget
 from workflow.report.budgets import Curves, Square, find_curves, series, squares, weigh
 from workflow.report.results import read_results
 from workflow.report.seeds import spread
@@ -274,6 +275,15 @@ def test_a_page_without_such_models_has_no_place_for_them(tmp_path: Path, monkey
     summary = summarise(results)
     assert "budgets" not in summary
     assert budgets(summary, results.measurements) is None
+
+
+def test_names_are_whole_if_there_is_room_and_cut_if_there_is_none() -> None:
+    (line,) = lines(FID, _summary("fid", vae={10.0: [3.0, 4.0], 20.0: [2.0, 2.5]})[0])
+    assert re.findall(">([^<>]*[a-zA-Z…]{3})</text>", quality_against_budget(FID, [line], 0.4))[-2:] == [
+        "real images", "VAE",
+    ]  # fmt: skip
+    long = quality_against_budget(FID, [replace(line, label="VAE " * 50)], 0.4)
+    assert re.search(">(VAE ){5,8}[VAE]*…</text>", long)
 
 
 def test_markers_differ_where_colours_repeat() -> None:

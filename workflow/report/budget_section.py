@@ -76,7 +76,9 @@ def budgets(summary: dict[str, Any], found: Measurements) -> Budgets | None:
     drawn = {column: curves for column, curves in drawn.items() if curves}
     floors = {QUALITY.key: summary["reference"]["real"]["fid"]}
     return Budgets(
-        charts=tuple(_chart(column, curves, floors.get(column.key)) for column, curves in drawn.items()),
+        charts=tuple(
+            quality_against_budget(column, curves, floors.get(column.key)) for column, curves in drawn.items()
+        ),
         says=tuple(in_words(column, summary, found[column.key]) for column in drawn),
         table=_table(summary, tuple(drawn)),
         bounds=any(line.bound for curves in drawn.values() for line in curves),
@@ -162,14 +164,15 @@ def _table(summary: dict[str, Any], columns: tuple[Column, ...]) -> Table:
     return Table(columns, tuple(groups))
 
 
-def _chart(column: Column, curves: Sequence[Line], floor: float | None) -> Markup:
+def quality_against_budget(column: Column, curves: Sequence[Line], floor: float | None) -> Markup:
     """The lines over a logarithmic axis of budgets; floor: of a distance, whose axis is then logarithmic too."""
     what = f"{column.title} against {GFLOPS.title}, a line each for {', '.join(line.label for line in curves)}"
     logarithmic = floor is not None and min(floor, *(value for line in curves for value in line.values)) > 0
     if logarithmic:
         curves = [_within_reach(line) for line in curves]
     size = FULL if len(curves) > CROWD else WIDE
-    letters = min(max(len(line.label) for line in curves), int(0.36 * size[0] / LETTER))
+    names = [*(line.label for line in curves), *([FLOOR] if floor is not None else [])]
+    letters = min(max(map(len, names)), int(0.36 * size[0] / LETTER))
 
     def paint(axes: "Axes") -> None:
         box = axes.get_position()
