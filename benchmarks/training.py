@@ -62,7 +62,6 @@ class Case:
     """A model of ours, what it is trained on, and how."""
 
     what: str
-    size: str
     model: Model
     images: ImageSet
     settings: Train
@@ -101,12 +100,13 @@ def _case(what: str, entry: Entry, size: str, **changes: Any) -> Case:
     turns = len(model.turns)
     images = torch.randint(levels, (count * turns, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
     settings = entry.train.model_copy(update={"epochs": 1, "lr": 1e-4})  # as there is nothing to learn, no more
-    return Case(what, size, model, ImageSet(images, torch.zeros(len(images), dtype=torch.long)), settings)
+    return Case(what, model, ImageSet(images, torch.zeros(len(images), dtype=torch.long)), settings)
 
 
 def _row(case: Case, alternative: str, theirs: Callable[[], None], parameters: int) -> Row:
     row = compare(case.what, alternative, case.train, theirs, PAIRS)
-    counted = case.steps().gflops * STEPS[case.size] / float(row["ours"])
+    steps = case.steps()
+    counted = steps.gflops * steps.total / float(row["ours"])
     return {
         **row,
         "images_per_second": len(case.images) / float(row["ours"]),

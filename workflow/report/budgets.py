@@ -12,7 +12,7 @@ from workflow.params import Params
 from workflow.sweeps.trials import in_print
 
 LENGTHS = ("train.gflops", "train.epochs")
-SAME = 1.2  # budgets less than this factor apart are one: training takes whole epochs, so none is met exactly
+SAME = 1.2  # budgets less than this factor apart are one: training given in epochs meets none exactly
 Curves = dict[str, list[str]]  # models by their training GFLOPs, the fewest first, by the label of the curve
 
 
