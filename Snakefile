@@ -100,8 +100,8 @@ for place, stage in enumerate(stages):
                 for name, amount in stage.resources.items()
                 if on_gpu or name != "gpu"
             },
-        shell:  # Ctrl-C and `kill` are for the stage, whose last words still go into the log
-            "{params.command} 2>&1 | (trap '' INT TERM HUP; exec tee {log:q}) >&2"
+        shell:  # the progress bar goes to the terminal; Ctrl-C to the stage, whose last words still go into the log
+            "BAKEOFF_PROGRESS=3 {params.command} 3>&2 2>&1 | (trap '' INT TERM HUP; exec tee {log:q}) >&2"
 
 
 onstart:
