@@ -43,8 +43,8 @@ ui: .venv/installed  ## serve the MLflow UI on this machine (PORT=5001 uses anot
 	@python -m workflow.tracking.ui $(PORT)
 
 clean:  ## remove outputs, DVC's cache and the MLflow store (keeps data/own, data/fetched and the figures that git has)
-	rm -rf runs report/*.html report/speed.json data/raw data/prepared data/index data/ledger data/extractor
-	rm -rf data/reference data/checked.json data/tracked.json timings states .locks
+	rm -rf runs report/*.html report/speed.json report/charts report/curves dvc_plots data/raw data/prepared data/index data/ledger data/extractor
+	rm -rf data/reference data/checked.json data/tracked.json timings states .locks logs
 	rm -rf .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## update the lock files to the newest versions

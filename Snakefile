@@ -6,6 +6,7 @@ import atexit
 from snakemake.logging import logger
 
 from workflow import params, startup
+from workflow.engines import shown
 from workflow.engines.snakemake import MARKER, Graph, planned, refuse_config, refuse_without_running, visible_gpus
 from workflow.errors import one_line
 
@@ -54,6 +55,15 @@ def inputs_of(place):
     return inputs
 
 
+def declared(path):
+    """An output as Snakemake takes it: a file or a folder, marked if its report shows it."""
+    output = path if "." in path.rsplit("/", 1)[-1] else directory(path)
+    return report(output, **marked) if (marked := shown.mark(path)) else output
+
+
+report: shown.ABOUT
+
+
 rule all:
     input:
         [output for stage in stages for output in stage.outputs],
@@ -76,7 +86,9 @@ for place, stage in enumerate(stages):
         input:
             inputs_of(place),
         output:
-            [path if "." in path.rsplit("/", 1)[-1] else directory(path) for path in stage.outputs],
+            [declared(path) for path in stage.outputs],
+        log:
+            f"logs/{stage.rule}.log",
         params:
             command=stage.command,
         threads: stage.threads
@@ -88,8 +100,8 @@ for place, stage in enumerate(stages):
                 for name, amount in stage.resources.items()
                 if on_gpu or name != "gpu"
             },
-        shell:
-            "{params.command}"
+        shell:  # the progress bar goes to the terminal; Ctrl-C to the stage, whose last words still go into the log
+            "BAKEOFF_PROGRESS=3 {params.command} 3>&2 2>&1 | (trap '' INT TERM HUP; exec tee {log:q}) >&2"
 
 
 onstart:

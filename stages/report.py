@@ -13,25 +13,32 @@ from workflow.engines import stage_lock
 from workflow.engines.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
-from workflow.paths import PAGE, SUMMARY, TABLE
-from workflow.report import speed
+from workflow.paths import CHARTS, CURVES, METRICS, PAGE, SUMMARY, TABLE
+from workflow.report import plots_page, speed
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
 
 
 def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read the results of all models except `missing` ones; write the summary, its table and the pages.
+    """Read the results of all models except `missing` ones; write the summary, its tables, the pages and the plots.
 
     Returns the summary.
     """
-    from workflow.report.page import render  # loads matplotlib, which showing does not need
+    from workflow.report import for_dvc  # loads matplotlib, which showing does not need
+    from workflow.report.model_views import model_views
+    from workflow.report.page import render
 
     results = read_results(params.load(), missing)
     summary = summarise(results)
-    page = render(summary, results)
+    views = list(model_views(summary, results))
+    page = render(summary, results, views)
     write_json(SUMMARY, summary)
     write_text(TABLE, to_csv(summary))
     write_text(PAGE, page)
+    for_dvc.write_folder(METRICS, for_dvc.metrics(summary))
+    for_dvc.write_folder(CURVES, for_dvc.curves(results))
+    for_dvc.write_folder(CHARTS, for_dvc.charts(views, summary))
+    plots_page.keep_library()
     speed.write(summary)
     return summary
 

@@ -99,6 +99,8 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
     (project.folder / "params.yaml").write_text(broken)
     printed = project.run(*SNAKEMAKE, "--keep-going", good=False)
     assert "error: params.yaml: models.gan with seed 0: training diverged: " in printed
+    log = (project.folder / "logs/train_gan_0.log").read_text(encoding="utf-8")
+    assert "error: params.yaml: models.gan with seed 0: training diverged: " in log
     assert set(re.findall(r"^(?:local)?rule (\w+):$", printed, re.MULTILINE)) == {
         "check", "train_gan_0", "train_nice_0", "sample_nice_0", "evaluate_nice_0",
     }  # fmt: skip
@@ -142,6 +144,24 @@ def test_a_kind_of_stage_is_a_target(by_snakemake: Project, tmp_path: Path) -> N
     project = by_snakemake.copy(tmp_path)
     project.edit("params.yaml", "couplings: 2", "couplings: 3")
     assert project.ran(*SNAKEMAKE, "-n", "sample") == {"train@nice-0", "sample@nice-0"}
+
+
+@pytest.mark.slow
+def test_snakemakes_report_shows_the_page_charts_and_samples(by_snakemake: Project) -> None:
+    by_snakemake.run("snakemake", "--report", "report/snakemake.html")
+    report = (by_snakemake.folder / "report/snakemake.html").read_text(encoding="utf-8")
+    for shown in ("index.html", "summary.csv", "gan-1.svg", "quality-gflops_per_sample.svg", "samples.png"):
+        assert f'"name": "{shown}"' in report
+    for category in ("Report", "Charts", "Samples"):
+        assert f'"{category}": ' in report
+    assert "The first hundred images that the model has drawn, none selected" in report
+
+
+@pytest.mark.slow
+def test_snakemake_finds_nothing_to_improve_but_the_environment_that_all_rules_share(by_snakemake: Project) -> None:
+    found = by_snakemake.run("snakemake", "--lint", good=False)
+    findings = set(re.findall(r"^    \* (.*?):$", found, re.MULTILINE))
+    assert findings == {"Specify a conda environment or container for each rule."}
 
 
 @pytest.mark.slow

@@ -1,13 +1,17 @@
 """What the graph in dvc.yaml declares."""
 
 import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.conftest import ROOT
+from workflow.engines.picture import picture
 
-STAGES: dict[str, dict[str, object]] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+DECLARED: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES: dict[str, dict[str, object]] = DECLARED["stages"]
 
 
 def _stage(name: str) -> dict[str, object]:
@@ -32,15 +36,27 @@ def test_what_runs_a_model_depends_on_its_page(name: str) -> None:
     assert "data/ledger/models/${item.model}.json" in str(_stage(name)["deps"])
 
 
+def test_the_architecture_shows_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert f"```mermaid\n{picture()}```" in Path("docs/architecture.md").read_text(encoding="utf-8")
+
+
 def test_the_declaration_is_short() -> None:
     assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 220
 
 
+def test_each_model_of_the_default_run_is_an_artifact() -> None:
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    paths = {name: artifact["path"] for name, artifact in DECLARED["artifacts"].items()}
+    seed = settings["seeds"][0]
+    assert paths == {name: f"runs/{name}/{seed}/model.safetensors" for name in settings["models"]}
+
+
 def test_git_ignores_all_that_dvc_keeps_and_keeps_what_dvc_does_not() -> None:
-    listed = [_stage(name).get(kind, []) for name in STAGES for kind in ("outs", "metrics")]
+    listed = [_stage(name).get(kind, []) for name in STAGES for kind in ("outs", "metrics", "plots")]
     entries = [entry for entries in listed if isinstance(entries, list) for entry in entries]
     outs, in_git = (_paths([out for out in entries if _in_git(out) == kept]) for kept in (False, True))
-    assert in_git == ["report/summary.csv", "report/summary.json"]
+    assert in_git == ["report/summary.csv", "report/summary.json", "report/metrics"]
     assert not subprocess.run(["git", "check-ignore", *in_git], cwd=ROOT, capture_output=True, check=False).stdout
     concrete = [out.replace("${item.model}", "vae").replace("${item.seed}", "0") for out in outs]
     concrete = [out.replace("${data.name}", "digits") for out in concrete]

@@ -20,8 +20,9 @@ def test_a_queued_experiment_is_tracked_where_the_project_is_and_ranked_by_valid
     (parent,) = [run for run in runs if run.info.run_name.startswith("experiments on ")]
     (child,) = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert (child.data.tags["dvc.experiment"], child.data.params["train.lr"]) == ("slow-one", "1e-05")
-    column = "models.nice.mean.valid_loss"
-    asked = ("--csv", "--drop", ".*", "--keep", f"Experiment|{column}", "--sort-by", column)
+    column = "valid_loss"
+    by = f"report/metrics/nice.json:{column}"
+    asked = ("--csv", "--drop", ".*", "--keep", f"Experiment|{column}", "--sort-by", by)
     rows = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", *asked))))
     losses = {row["Experiment"]: row[column] for row in rows}
     assert float(losses["slow-one"]) == child.data.metrics["least_valid_loss"]

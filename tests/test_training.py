@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import os
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +21,7 @@ from workflow.models.base import Model
 from workflow.params import Train
 from workflow.random_streams import Stream, make_generator
 from workflow.training.history import Record
-from workflow.training.loop import fit
+from workflow.training.loop import PROGRESS, fit
 from workflow.training.optimizer import AdamW
 from workflow.training.validation import Fitted
 
@@ -132,6 +134,20 @@ def _train(**options: Any) -> Train:
 def _fit(model: Model, valid: Tensor = IMAGES[:6], seed: int = 0, **options: Any) -> tuple[Fitted, list[Record]]:
     history: list[Record] = []
     return fit(model, _set(IMAGES), _set(valid), _train(**options), seed, history.append), history
+
+
+def test_the_progress_bar_goes_to_the_terminal_beside_a_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    screen, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
+    monkeypatch.setenv(PROGRESS, str(terminal))
+    fit(Line(), _set(IMAGES), _set(IMAGES[:6]), _train(), 0, lambda _: None, "line seed 0")
+    assert b"line seed 0: 100%" in os.read(screen, 100_000)
+    os.close(terminal)
+    fit(Line(), _set(IMAGES), _set(IMAGES[:6]), _train(), 0, lambda _: None, "line seed 0")  # no terminal: no bar
+    assert capfd.readouterr().err == ""
+    os.close(screen)
 
 
 # A step on 8 images, 5 of them an epoch: 2 · 8 · 12 · 5 operations forwards, and as many for the weights' gradient.

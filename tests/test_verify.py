@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.copied_project import Project
+from tests.copied_project import MODELS, Project
 
 VERIFY = ("python", "-m", "workflow.engines.verify")
+REFERENCE = ("independent-pixels", "raw-pixels", "real-images", "uniform-noise")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,8 @@ def test_all_outputs_are_the_published_ones(published: Project) -> None:
 
 def test_figures_are_kept_in_git(published: Project) -> None:
     kept = published.run("git", "ls-files", "report", "runs", "data/prepared", "data/index").split()
-    assert kept == ["report/summary.csv", "report/summary.json"]
+    metrics = [f"report/metrics/{name}.json" for name in sorted((*MODELS, *REFERENCE))]
+    assert kept == [*metrics, "report/summary.csv", "report/summary.json"]
 
 
 def test_an_output_of_other_bytes_is_named(published: Project, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Place = Annotated[Path, Field(strict=False)]
+FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,39}$"  # of a model
 
 
 def _below_one(data: Any) -> Any:
@@ -37,14 +38,28 @@ def _distinct(seeds: list[int]) -> list[int]:
     return seeds
 
 
+Seeds = Annotated[list[Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
+
+
 class Section(BaseModel):
-    """A part of the file: read-only, no unknown keys, no silent conversions."""
+    """A part of the file: read-only, no unknown keys, no silent conversions.
+
+    docs/params.md and params.schema.json say of each key what the docstrings below say (`workflow.schema`).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Embedded(Section):
-    """Data that need no network. root: as of the others; nothing of these is looked for there."""
+    """Data that need no network.
+
+    Args:
+        name: of the data set.
+        root: folder with the user's own files, as for the others; nothing of these is looked for there.
+        valid: share of the images used to select checkpoints.
+        test: share of the images used by the evaluation only.
+        seed: of the split.
+    """
 
     name: Literal["digits", "stacked_digits", "glyphs", "ring", "grid"]
     root: Place
@@ -58,8 +73,15 @@ class Embedded(Section):
 class Published(Section):
     """Data sets that are fetched, with the test images of their authors.
 
-    root: a folder with the user's own copies of their files, if there are any. limit: at most so many images in each
-    split. draws: of each training image that is left, if the binarisation is stochastic.
+    Args:
+        name: of the data set.
+        root: folder with the user's own copies of its files, if there are any.
+        valid: share of the training images used to select checkpoints.
+        seed: of the split.
+        limit: most images in each split.
+        binarise: make pixels black or white: above half of the greatest level, or at random with the grey level as
+            probability.
+        draws: of each training image, if it is binarised at random.
     """
 
     name: Literal["mnist", "stacked_mnist", "fashion_mnist", "kmnist", "cifar10", "svhn"]
@@ -85,7 +107,15 @@ class Published(Section):
 class Folder(Section):
     """A user's own pictures: those under `root`, cut to squares of `size` pixels.
 
-    most_megapixels: of a picture that is read; larger ones are left out, as a small file may claim to be huge.
+    Args:
+        name: says that they are the user's own.
+        root: their folder.
+        size: side of an image in pixels.
+        grey: whether to convert the pictures to one channel.
+        most_megapixels: of a picture that is read; larger ones are left out, as a small file may claim to be huge.
+        valid: share of the images used to select checkpoints, unless the folder has a split of that name.
+        test: share of the images used by the evaluation only, unless the folder has a split of that name.
+        seed: of the split.
     """
 
     name: Literal["folder"]
@@ -101,9 +131,15 @@ class Folder(Section):
 
 
 class ArrayFile(Section):
-    """A user's own images in one file of NumPy: `root` is an .npz or .npy.
+    """A user's own images in one file of NumPy.
 
-    levels: pixel values are 0..levels-1.
+    Args:
+        name: says that they are the user's own.
+        root: the file, an .npz or .npy.
+        levels: pixel values are 0..levels-1.
+        valid: share of the images used to select checkpoints, unless the file has such a split.
+        test: share of the images used by the evaluation only, unless the file has such a split.
+        seed: of the split.
     """
 
     name: Literal["arrays"]
@@ -120,9 +156,13 @@ Data = Embedded | Published | Folder | ArrayFile
 
 
 class Compute(Section):
-    """Where to run; `auto` takes a GPU if there is one.
+    """Where to run.
 
-    Threads (per stage) and instructions change results in the last bits.
+    Args:
+        device: auto takes a GPU if there is one.
+        threads: of each stage; another number changes the last bits of results.
+        instructions: avx2 gives the same bytes on every x86-64 processor; native uses whatever the processor has, which
+            may be faster and changes the last bits of results.
     """
 
     device: Literal["auto", "cpu", "cuda"]
@@ -133,7 +173,14 @@ class Compute(Section):
 class Extractor(Section):
     """The networks that are trained on the same images for their features, if `evaluate.extractor` is trained.
 
-    seeds: a classifier is trained with each, and measures on features are means over all of them.
+    Args:
+        channels: of the first convolution.
+        features: of an image, on which the metrics are computed.
+        dropout: on the features, during training.
+        epochs: passes over the training images.
+        batch_size: images in a batch.
+        lr: learning rate.
+        seeds: a network is trained with each, and measures on features are means over all of them.
     """
 
     channels: Count
@@ -142,11 +189,16 @@ class Extractor(Section):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]  # the statistics of a single image of a few pixels are undefined
     lr: Annotated[float, Field(gt=0)]
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [0, 1, 2]
+    seeds: Seeds = [0, 1, 2]
 
 
 class Sample(Section):
-    """How many images each model draws for the metrics, `evaluate.draws` times, and how many at once."""
+    """The images that each model draws for the metrics.
+
+    Args:
+        count: how many, `evaluate.draws` times.
+        batch_size: how many at once.
+    """
 
     count: Annotated[int, Field(ge=10)]
     batch_size: Count
@@ -155,8 +207,17 @@ class Sample(Section):
 class Evaluate(Section):
     """Settings of the metrics.
 
-    draws: how many times `sample.count` images are drawn of each model; measures of samples are means over them.
-    inception_weights: a file to take Inception from instead of downloading it.
+    Args:
+        extractor: whose features they use: those of networks trained on the same images, or of Inception, for results
+            that are comparable with papers.
+        inception_weights: a file to take Inception from instead of downloading it.
+        draws: how many times `sample.count` images are drawn of each model; measures of samples are means over them.
+        batch_size: images that are evaluated at once.
+        splits: of the samples, for the Inception Score: it is the mean over them.
+        neighbours: k of precision, recall, density and coverage.
+        kid_subsets: how many pairs of subsets KID is the mean of.
+        kid_subset_size: images in each of them.
+        probe_regularisation: C of the linear probe's logistic regression; a smaller one regularises more.
     """
 
     extractor: Literal["trained", "inception"]
@@ -177,12 +238,24 @@ class Evaluate(Section):
 
 
 class Train(Section):
-    """Options of the one training loop; what is left out is off.
+    """Options of the one training loop; what is left out is off. Give either `epochs` or `gflops`.
 
-    epochs, gflops: how long to train, by one of them: passes over the images, or a budget of 10⁹ floating-point
-    operations in training steps, of which as many are taken as come nearest to it, at least one.
-    parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as are
-    free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
+    Args:
+        epochs: how long to train, in passes over the training images.
+        gflops: how long to train, in 10⁹ floating-point operations of training steps; as many are taken as come
+            nearest to it, at least one.
+        batch_size: images in a batch.
+        lr: learning rate of AdamW.
+        betas: decay rates of its two moments.
+        weight_decay: decoupled from the gradient, as AdamW has it.
+        schedule: of the learning rate; cosine lets it fall to zero.
+        warmup: share of the training over which the learning rate rises to its full value.
+        ema: decay of the moving average of the weights, which then replaces them.
+        clip: norm to which gradients are clipped.
+        bf16: whether to train in mixed precision.
+        valid_every: epochs from one validation to the next.
+        parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as
+            are free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
     """
 
     epochs: Count | None = None
@@ -219,7 +292,12 @@ class Train(Section):
 
 
 class Entry(BaseModel):
-    """One model of the comparison: its family, how it is trained and, as further keys, its hyper-parameters."""
+    """One model of the comparison: its family, how it is trained and, as further keys, its hyper-parameters.
+
+    Args:
+        kind: its family, a file in workflow/models.
+        train: options of its training.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
@@ -241,8 +319,12 @@ class Entry(BaseModel):
 class Sweep(Section):
     """Models that differ in some hyper-parameters alone, of which the best by `valid` stands for all in the report.
 
-    It bears the name of the model that it began with, which is one of them. varied: `latents`, `train.lr` and the like.
-    trials: names of the others. failed: what was varied in trials whose training failed, models no more.
+    It bears the name of the model that it began with, which is one of them.
+
+    Args:
+        varied: keys in which they differ: `latents`, `train.lr` and the like.
+        trials: names of the others.
+        failed: what was varied in trials whose training failed, models no more, by their names.
     """
 
     varied: Annotated[list[str], Field(min_length=1)]
@@ -251,7 +333,7 @@ class Sweep(Section):
 
 
 def _file_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,39}", name):
+    if not re.fullmatch(FILE_NAME, name):
         raise ValueError("a model's name must be 1 to 40 of a-z, 0-9 and _, as it names files and stages")
     return name
 
@@ -259,13 +341,22 @@ def _file_name(name: str) -> str:
 class Params(Section):
     """The whole file.
 
-    save_every: seconds of training after which its state is saved, for one that is cut off to go on from; no result
-    depends on it.
+    Args:
+        data: the images.
+        compute: where to run.
+        seeds: each model is trained once with each.
+        extractor: the networks whose features the metrics use.
+        sample: the images that each model draws for the metrics.
+        evaluate: settings of the metrics.
+        models: what is compared, by names of your own.
+        save_every: seconds of training after which its state is saved, for one that is cut off to go on from; no result
+            depends on it. 0 saves it after every step.
+        sweeps: which of the models belong together; `python -m stages.sweep` writes this.
     """
 
     data: Annotated[Data, Field(discriminator="name")]
     compute: Compute
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Seeds
     extractor: Extractor
     sample: Sample
     evaluate: Evaluate

@@ -12,6 +12,7 @@ EXTRACTOR, EXTRACTOR_METRICS = Path("data/extractor/model.safetensors"), Path("d
 REFERENCE, REAL_FEATURES = Path("data/reference/reference.json"), Path("data/reference/real.safetensors")
 INDEX, LEDGER = Path("data/index"), Path("data/ledger")
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
+METRICS, CURVES, CHARTS = Path("report/metrics"), Path("report/curves"), Path("report/charts")
 
 # How the names of tensors in a run's `pictures.safetensors` begin.
 BITS = "bits of "  # bits/dim of each image of a kind, such as the test images

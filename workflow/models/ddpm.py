@@ -61,12 +61,14 @@ class Ddpm(Model):
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         dropout: during training.
         classes: number of classes of p(x|y), whose embedding is added to that of the time; 0 for p(x).
-        variances: of the reverse steps, see above.
+        variances: of the reverse steps: "fixed" to those of the posterior (Ho et al. 2020), or fitted to training
+            images, "per step" or "per pixel" of each step (Bao et al. 2022).
         patch: side of the squares of pixels that the network reads at once; with 2 it costs about half as much, and it
             has no blocks at full resolution (`layers/unet.py`).
         bound_terms: how many of the bound's T terms are computed for an image, in `log_prob`: the first, and others at
             stratified random times that stand for all. The estimate is unbiased. 0 for all.
-        decoder: p(x_0|x_1), see above.
+        decoder: p(x_0|x_1) of a pixel: a Gaussian, or a histogram of the levels in training images where the network
+            predicts nearly the same x_0.
         min_snr: γ by which the training loss at time t is weighted, min(SNR, γ) / SNR with SNR = ᾱ_t / (1 - ᾱ_t) (Hang
             et al. 2023, Efficient Diffusion Training via Min-SNR Weighting Strategy): with little time to train, less
             of it goes into times with hardly any noise. 0 for equal weights, which validation always has.

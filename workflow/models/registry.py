@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from workflow.data.tensors import read_tensors, write_tensors
 from workflow.errors import BakeoffError
@@ -32,8 +32,22 @@ def model_class(kind: str) -> type[Model]:
     return family
 
 
+def hyperparameter_schema(kind: str) -> type[BaseModel]:
+    """The schema of a family's hyper-parameters: the keyword-only arguments of its class.
+
+    Raises BakeoffError if there is no such family.
+    """
+    signature = inspect.signature(model_class(kind).__init__, eval_str=True)
+    fields: dict[str, Any] = {
+        p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default)
+        for p in signature.parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return create_model(f"{kind} hyper-parameters", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+
+
 def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Validate hyper-parameters against the keyword-only arguments of the family's class.
+    """Validate hyper-parameters against the schema of the family.
 
     Raises BakeoffError, naming the key's full path, the value and what is allowed.
 
@@ -45,17 +59,12 @@ def check_hyperparameters(kind: str, values: dict[str, Any], where: str) -> dict
     Returns:
         The hyper-parameters, converted, with defaults.
     """
-    signature = inspect.signature(model_class(kind).__init__, eval_str=True)
-    keywords = {p.name: p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    fields: dict[str, Any] = {
-        p.name: (p.annotation, ... if p.default is inspect.Parameter.empty else p.default) for p in keywords.values()
-    }
-    schema = create_model(f"{kind} hyper-parameters", __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    schema = hyperparameter_schema(kind)
     try:
         checked: dict[str, Any] = schema(**values).model_dump()
         return checked
     except ValidationError as error:
-        raise BakeoffError(explain(error, where, list(keywords))) from None
+        raise BakeoffError(explain(error, where, list(schema.model_fields))) from None
 
 
 def check_entries(settings: Params) -> None:

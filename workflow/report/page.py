@@ -16,7 +16,7 @@ from workflow.report.answers import answers
 from workflow.report.budget_section import budgets
 from workflow.report.charts import MANY
 from workflow.report.html import fill
-from workflow.report.model_views import ModelView, first_images, model_views
+from workflow.report.model_views import ModelView, first_images
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
 from workflow.report.svg import COLOURS
@@ -50,9 +50,9 @@ class Card:
     variants: list[tuple[ModelView, str]]
 
 
-def render(summary: dict[str, Any], results: Results) -> str:
+def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) -> str:
     """The page as HTML, the same for the same results on every machine; images and charts are part of it."""
-    shown, ood = list(model_views(summary, results)), OUT_OF_DISTRIBUTION
+    ood = OUT_OF_DISTRIBUTION
     return fill(
         "page.html.j2",
         fingerprint=fingerprint(summary),

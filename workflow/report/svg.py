@@ -8,6 +8,7 @@ import re
 import warnings
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
@@ -98,6 +99,17 @@ def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float =
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
     return _for_the_page(file.getvalue(), label)
+
+
+def standalone(drawn: Markup) -> str:
+    """A chart of the page as an SVG file, in the light colours of the page's style sheet, on its paper."""
+    style = (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
+    colours = style[: style.index("}") + 1]
+    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
+    assert view  # matplotlib always begins there
+    text = "svg { color: var(--ink); background: var(--paper); font-family: var(--sans); }"
+    size = f'xmlns="http://www.w3.org/2000/svg" width="{view[1]}" height="{view[2]}"'
+    return str(drawn).replace("<svg ", f"<svg {size} ", 1).replace(">", f"><style>{colours} {text}</style>", 1) + "\n"
 
 
 def _for_the_page(svg: str, label: str) -> Markup:

@@ -222,18 +222,22 @@ def above_real(summary: dict[str, Any], columns: Sequence[Column]) -> list[tuple
     return [(title, better) for title, better in counted if better]
 
 
-def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
-    """Rows of values for comparison that have a value in any of the columns."""
+def reference_values(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What to compare the models with, by its name in print; columns read their values from it."""
     reference = summary["reference"]
-    sources = {
+    return {
         # Training images: each is its own nearest neighbour.
         "Real images": {**reference["real"], "nearest_neighbour": {}},
         "Independent pixels": reference["histogram_model"],
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
         "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
     }
+
+
+def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[Row]:
+    """Rows of values for comparison that have a value in any of the columns."""
     rows = []
-    for label, values in sources.items():
+    for label, values in reference_values(summary).items():
         numbers = [column.read(values) for column in columns]
         if any(number is not None for number in numbers):
             cells = [_reference_cell(column, number) for column, number in zip(columns, numbers, strict=True)]

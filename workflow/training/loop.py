@@ -3,8 +3,10 @@
 No family is named here. Whatever differs between families goes through the contract in `models/base.py`.
 """
 
+import os
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 from tqdm import tqdm
 
@@ -18,6 +20,7 @@ from workflow.training.steps import Steps
 from workflow.training.validation import Fitted, Validator
 
 SINGLE = ProcessGroup()
+PROGRESS = "BAKEOFF_PROGRESS"  # where standard error is a pipe into a log, the number of what it was before
 LOGS_PER_EPOCH = 2  # records of training losses per epoch: enough for a curve, few enough for a small file
 
 
@@ -67,7 +70,15 @@ def fit(
         validator.snapshot(0)
 
     quiet = None if progress else True  # None: unless there is a terminal
-    bar = tqdm(total=steps.total, initial=done, desc=progress, disable=quiet, unit="step", dynamic_ncols=True)
+    bar = tqdm(
+        total=steps.total,
+        initial=done,
+        desc=progress,
+        disable=quiet,
+        unit="step",
+        dynamic_ncols=True,
+        file=_terminal(),
+    )
     with bar:
         for step in range(done + 1, steps.total + 1):
             history.add(steps.take(step))
@@ -120,3 +131,9 @@ def assist(
 def _finite(model: Model) -> bool:
     """Whether all weights are finite; otherwise a checkpoint is not worth keeping."""
     return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+def _terminal() -> TextIO | None:
+    """The terminal that Snakemake keeps open for the bar, beside the pipe into its log; None if there is none."""
+    place = int(os.environ.get(PROGRESS, "-1"))
+    return open(place, "w", encoding="utf-8", closefd=False) if os.isatty(place) else None
