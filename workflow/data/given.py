@@ -3,21 +3,24 @@
 They must have the size of the data as they are: to scale or cut them would change what is measured.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from workflow.data import array_file
-from workflow.data.arrays import Array
+from workflow.data.arrays import Array, Card
 from workflow.data.layout import ENDINGS
-from workflow.data.listing import SYSTEM, shown
+from workflow.data.listing import digest, list_files, shown
 from workflow.data.pictures import in_levels
 from workflow.errors import BakeoffError
+from workflow.files import read_json
+from workflow.params import PATH, Params
+from workflow.paths import EXTERNAL, model_page, own
 
 BYTES = 256  # levels of a picture's pixels
 READ = 4096  # images of an array that are in memory at once
@@ -26,14 +29,10 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """A folder of pictures or a file of arrays, and what is expected of it.
-
-    path: of it. shape: (C, H, W) of the data. levels: of its pixels, 0..levels-1; 256 for pictures.
-    """
+    """A folder of pictures or a file of arrays, and the shape (C, H, W) of the data that it is to be like."""
 
     path: Path
     shape: Shape
-    levels: int = BYTES
 
     def count(self) -> int:
         """Number of images, by their files' headers alone; raises BakeoffError if one is none, or of another size."""
@@ -41,8 +40,6 @@ class Source:
             with array_file.images_in(self.path) as images:
                 _check_size(self.path, images.shape[1:], self.shape)
                 return len(images)
-        if self.levels != BYTES:
-            raise BakeoffError(f"{shown(self.path)}: pixels of pictures are 0 to 255; leave out levels: {self.levels}")
         files = _pictures(self.path)
         for file in files:
             with _opened(file) as picture:
@@ -50,7 +47,7 @@ class Source:
         return len(files)
 
     def read(self, levels: int) -> Array:
-        """All images in the order of their files' names, uint8 (N, C, H, W), as the nearest of 0..levels-1.
+        """All images, those of a folder in the order of their names: uint8 (N, C, H, W), the nearest of 0..levels-1.
 
         Raises BakeoffError, naming the file and the remedy, if they are not images like those of the data.
         """
@@ -63,29 +60,44 @@ class Source:
             with array_file.images_in(self.path) as images:
                 for start in range(0, count, READ):
                     found[start : start + READ] = _channels(self.path, images[start : start + READ], self.shape)
-        self._check_range(found)
-        return found if self.levels == levels else _in(found, self.levels, levels)
-
-    def _check_range(self, images: Array) -> None:
-        """Raise BakeoffError if pixels exceed the levels, or all stay in their lower half: hardly their range."""
-        top = int(images.max())
-        if top >= self.levels:
+        if (top := int(found.max())) < BYTES // 2:
             raise BakeoffError(
-                f"{self.path}: has values up to {top}, but levels is {self.levels}; leave it out if pixels are 0 to 255"
+                f"{shown(self.path)}: the brightest pixel is only {top} of {BYTES - 1}; scale the images to 0 to 255"
+                + (f": (x * (255 / {top})).round().astype('uint8')" if top else "")
             )
-        if 2 * top < self.levels - 1:
+        return in_levels(found, levels)
+
+
+def check_samples(settings: Params, shape: Shape) -> None:
+    """Check the images that entries name as their samples, of shape (C, H, W), by the headers of their files.
+
+    Raises BakeoffError, naming the parameter or the file, if they lie where DVC does not see that they change, if they
+    are no images like those of the data, or if there are too few.
+    """
+    needed = settings.evaluate.draws * settings.sample.count
+    for name, entry in settings.models.items():
+        if entry.samples is None:
+            continue
+        where, place = f"{PATH}: models.{name}.samples: {shown(entry.samples)}", entry.samples
+        if ".." in place.parts or not place.is_relative_to(EXTERNAL) or place == EXTERNAL:
+            raise BakeoffError(f"{where}: should lie in {EXTERNAL}, where DVC sees when it changes; move it there")
+        if (count := Source(own(place), shape).count()) < needed:
             raise BakeoffError(
-                f"{self.path}: the brightest pixel is only {top} of {self.levels - 1}; scale the images to 0 to 255, "
-                f"or give levels: {top + 1} if pixels of this .npz or .npy are 0 to {top}"
+                f"{where}: {count:,} images, but {needed:,} are needed (evaluate.draws × sample.count); add more, or "
+                "lower one of these"
             )
 
 
-def _in(images: Array, own: int, levels: int) -> Array:
-    """Images of 0..own-1 as the nearest of 0..levels-1."""
-    if own == BYTES:
-        return in_levels(images, levels)
-    table: Array = (np.arange(own) * ((levels - 1) / (own - 1))).round().astype(np.uint8)
-    return table[images]
+def read_samples(name: str, place: Path, card: Card) -> tuple[Array, dict[str, Any]]:
+    """The images of an entry, uint8 (N, C, H, W), values 0..levels-1, and where they are from, for the page.
+
+    Raises BakeoffError as `Source.read`, or if they are not those that the ledger has seen.
+    """
+    path = own(place)
+    images, found = Source(path, card.shape).read(card.levels), digest(path)
+    if read_json(model_page(name)).get(str(place)) != found:
+        raise BakeoffError(f"{shown(place)}: has changed since the run began; run again")
+    return images, {"place": shown(place), "images": len(images), "sha256": found}
 
 
 def read_picture(path: Path, shape: Shape) -> Array:
@@ -98,7 +110,9 @@ def read_picture(path: Path, shape: Shape) -> Array:
         if "A" in picture.getbands() and picture.getchannel("A").getextrema() != (255, 255):
             raise BakeoffError(f"{shown(path)}: is transparent; put it on a background")
         pixels = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
-    return _channels(path, pixels[None], shape)[0]
+    (fitting,) = _channels(path, pixels[None], shape)
+    found: Array = fitting
+    return found
 
 
 def _channels(path: Path, images: Array, shape: Shape) -> Array:
@@ -128,7 +142,7 @@ def _check_size(path: Path, found: Sequence[int], shape: Shape) -> None:
 
 def _pictures(folder: Path) -> list[Path]:
     """The files in a folder and those below it, by name; raises BakeoffError if one is no picture, or if none is."""
-    found = sorted(file for file in _files(folder))
+    found = [folder.joinpath(*entry.parts) for entry in list_files(folder)]
     for file in found:
         if file.suffix.lower() not in ENDINGS:
             raise BakeoffError(
@@ -137,16 +151,6 @@ def _pictures(folder: Path) -> list[Path]:
     if not found:
         raise BakeoffError(f"{shown(folder)}: has no pictures in it")
     return found
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for above, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if _counts(name)]
-        yield from (Path(above, name) for name in names if _counts(name))
-
-
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name.lower() not in SYSTEM
 
 
 @contextmanager
