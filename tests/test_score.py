@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from stages import score
+from workflow.errors import BakeoffError
 from workflow.evaluation.columns import GENERATION
 from workflow.evaluation.evaluator import Evaluator, evaluate, reference
 from workflow.files import write_json
 from workflow.models.external import External
+from workflow.paths import REFERENCE
 
 
 def test_the_estimates_are_those_of_the_report(two_eyes: Evaluator, digits: Tensor) -> None:
@@ -54,7 +56,7 @@ def test_too_few_images_are_refused(
     monkeypatch.chdir(tmp_path)
     _settings()
     _prepared(digits, digit_labels)
-    write_json(score.REFERENCE, {})
+    write_json(REFERENCE, {})
     np.save("theirs.npy", digits[:19, 0].numpy() * np.uint8(15))
-    with pytest.raises(score.BakeoffError, match=r"^theirs\.npy: 19 images, but 20 are needed: distances depend on"):
+    with pytest.raises(BakeoffError, match=r"^theirs\.npy: 19 images, but 20 are needed: distances depend on"):
         score.main(Path("theirs.npy"))
