@@ -176,6 +176,11 @@ def _text(folder: Path) -> None:
     (folder / "notes.txt").write_text("", encoding="utf-8")
 
 
+def _damaged(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "0.png").write_bytes(b"no picture")
+
+
 BRIGHT = np.full((4, 8, 8), 255, np.uint8)
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda _: None, "no such file or folder; name a folder of pictures, an .npz or an .npy"),
@@ -189,7 +194,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "alpha": (_picture(lambda _: Image.new("RGBA", (8, 8), (1, 1, 1, 9))), "/1.png: is transparent; put it on a"),
     "16 bits": (_picture(lambda _: Image.new("I;16", (8, 8), 900)), "/1.png: has more than 8 bits per pixel and"),
     "damaged": (
-        lambda path: (path.mkdir(), (path / "0.png").write_bytes(b"no picture")),
+        _damaged,
         "/0.png: cannot be read as a picture; write it again, or leave it out",
     ),
     "dark": (
