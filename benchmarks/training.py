@@ -13,8 +13,9 @@ alternatives:
 
 Both sides take the same number of steps on batches of the same size; `parameters` and `of_theirs` count their
 parameters. The images are random, because no cost depends on their content, and held as one uint8 tensor, which our
-loop indexes to get its batches, without a worker process. `images_per_second` is ours. bf16 is not measured, because
-this CPU does not support it.
+loop indexes to get its batches, without a worker process. `images_per_second` is ours. `gflops_per_second` are the
+counted operations of our steps over our time, and `share_of_peak` is that over what a product of two 1024x1024 matrices
+reaches on the same core in the same minute. bf16 is not measured, because this CPU does not support it.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ from pythae.trainers import BaseTrainer, BaseTrainerConfig
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.compare import Row, compare
+from benchmarks.compare import Row, compare, seconds
 from workflow import params
 from workflow.data.tensors import ImageSet
 from workflow.models import registry
@@ -48,7 +49,7 @@ from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
 from workflow.training.distributed import ProcessGroup
 from workflow.training.loop import assist
-from workflow.training.steps import INITIALISED
+from workflow.training.steps import INITIALISED, Steps
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
 LARGE = ("vae", "vqvae", "nice")  # also at the larger size
@@ -61,6 +62,7 @@ class Case:
     """A model of ours, what it is trained on, and how."""
 
     what: str
+    size: str
     model: Model
     images: ImageSet
     settings: Train
@@ -68,6 +70,10 @@ class Case:
     def train(self) -> None:
         """Our loop."""
         assist(self.model, self.images, self.settings, 0, ProcessGroup())
+
+    def steps(self) -> Steps:
+        """What that loop takes."""
+        return Steps(self.model, self.images, self.settings, 0, ProcessGroup())
 
 
 def measure() -> Iterator[Row]:
@@ -95,13 +101,26 @@ def _case(what: str, entry: Entry, size: str, **changes: Any) -> Case:
     turns = len(model.turns)
     images = torch.randint(levels, (count * turns, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
     settings = entry.training.model_copy(update={"epochs": 1, "lr": 1e-4})  # as there is nothing to learn, no more
-    return Case(what, model, ImageSet(images, torch.zeros(len(images), dtype=torch.long)), settings)
+    return Case(what, size, model, ImageSet(images, torch.zeros(len(images), dtype=torch.long)), settings)
 
 
 def _row(case: Case, alternative: str, theirs: Callable[[], None], parameters: int) -> Row:
     row = compare(case.what, alternative, case.train, theirs, PAIRS)
-    speed = len(case.images) / float(row["ours"])
-    return {**row, "images_per_second": speed, "parameters": _count(case.model), "of_theirs": parameters}
+    counted = case.steps().gflops * STEPS[case.size] / float(row["ours"])
+    return {
+        **row,
+        "images_per_second": len(case.images) / float(row["ours"]),
+        "gflops_per_second": counted,
+        "share_of_peak": counted / _peak(),
+        "parameters": _count(case.model),
+        "of_theirs": parameters,
+    }
+
+
+def _peak() -> float:
+    """GFLOPs per second of a product of two large matrices on one thread."""
+    a, b = torch.rand(2, 1024, 1024)
+    return 2 * 1024**3 / 1e9 / min(seconds(lambda: a @ b) for _ in range(5))
 
 
 def _count(model: nn.Module) -> int:

@@ -152,6 +152,36 @@ def test_a_counterexample_shows_that_likelihood_is_not_quality(fid_of_the_better
     assert not [finding for finding in bounds if "likelihood does not mean" in finding.says]
 
 
+@pytest.mark.parametrize(
+    ("gans", "verdict", "why"),
+    [
+        ((8.0, 2.0), "holds here", "in 3 of 3 pairs"),
+        ((2.0, 1.0), "mixed", "in 1 of 3 pairs"),
+        ((2.0, 3.0), "mixed", "in 1 of 3 pairs, 2 undecided"),  # what the GAN loses, the others gain
+    ],
+)
+def test_budgets_are_weighed_against_families(gans: tuple[float, float], verdict: str, why: str) -> None:
+    fids = {"vae": (9.0, 3.0), "nice": (9.5, 2.5), "gan": gans}
+    names = {kind: [f"{kind}_{gflops}" for gflops in (10, 20)] for kind in fids}
+    models: dict[str, dict[str, Any]] = {
+        name: {"fid": [fid + off for off in OFF[n:] + OFF[:n]], "training_gflops": [gflops] * 3}
+        for n, kind in enumerate(fids)
+        for name, fid, gflops in zip(names[kind], fids[kind], (10, 20), strict=True)
+    }
+    models["nice_10"]["fid"][0] += 0.01
+    summary = _summary(**models)
+    assert not [finding for finding in _judged(summary) if "budget" in finding.says]
+    summary["budgets"] = {kind.upper(): names[kind] for kind in fids}
+    found = _finding(summary, "budget decides more")
+    assert (found.verdict, found.why) == (verdict, why)
+    low, high = (sorted(fid[end] for fid in fids.values()) for end in (0, 1))
+    assert "VAE 9.00 to 3.00, NICE 9.50 to 2.50, GAN" in found.evidence[0]
+    assert found.evidence[1] == (
+        f"between the best and the worst family: {low[0]:.2f} to {low[-1]:.2f} at the smallest budget, "
+        f"{high[0]:.2f} to {high[-1]:.2f} at the largest"
+    )
+
+
 def test_the_most_fooled_model_is_named() -> None:
     summary = _summary(vae={"oddity": {"noise": 1.0, "plain grey": 0.2}}, nice={"oddity": {"noise": 0.9}})
     found = _finding(summary, "fooled")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from workflow.evaluation.comparison import Measurement, decides, difference, verdict
+from workflow.evaluation.comparison import Measurement, decides, difference, orders, verdict
 
 
 def _of(*rows: float, **more: object) -> Measurement:
@@ -108,3 +108,14 @@ def test_only_an_exact_value_can_be_the_greater_one() -> None:
         True, True, False, False,
     ]  # fmt: skip
     assert decides(_of(1.0), _of(2.0))
+
+
+def test_orders_are_adjusted_for_the_number_of_pairs_and_never_decided_by_a_bound() -> None:
+    low, high, near = _of(1.0, 1.1, 1.2), _of(2.0, 2.2, 2.1), _of(1.1, 1.2, 1.4)
+    assert orders([(low, high), (high, low), (low, low)]) == [-1, 1, 0]
+    assert stats.ttest_rel([1.0, 1.1, 1.2], [1.1, 1.2, 1.4]).pvalue < 0.06
+    assert orders([(low, near)] * 5) == [0] * 5
+    exact, bound, other = _bits(1.8, "exact"), _bits(2.5, "upper bound"), _bits(1.5, "upper bound")
+    assert orders([(exact, bound), (bound, exact), (other, exact), (exact, other), (other, bound)]) == [0, 0, -1, 1, 0]
+    assert orders([(_of(1.0), _of(2.0))]) == [0]
+    assert orders([(_of(1.0), _of(2.0))], counted=True) == [-1]

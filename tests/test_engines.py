@@ -36,6 +36,7 @@ def _chain(model: str) -> set[str]:
     return {f"{stage}@{model}-0" for stage in ("train", "sample", "evaluate")}
 
 
+@pytest.mark.slow
 def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Project) -> None:
     assert by_dvc.outputs() == by_snakemake.outputs()
     assert {f"runs/{model}/0/metrics.json" for model in MODELS} <= set(by_dvc.outputs())
@@ -156,8 +157,8 @@ def test_outputs_are_never_passed_off_as_new_ones(by_snakemake: Project, tmp_pat
     assert "train@nice-0" in project.run("dvc", "status")
 
 
-def test_parameters_that_come_by_snakemakes_own_way_are_refused(by_snakemake: Project) -> None:
-    printed = by_snakemake.run(*SNAKEMAKE, "-n", "--config", "epochs=3", good=False)
+def test_parameters_that_come_by_snakemakes_own_way_are_refused(by_dvc: Project) -> None:
+    printed = by_dvc.run(*SNAKEMAKE, "-n", "--config", "epochs=3", good=False)
     assert "error: --config, --configfile: epochs: parameters are in params.yaml; change them there\n" in printed
 
 
@@ -169,7 +170,8 @@ def test_anchors_in_the_parameters_reach_the_lock_by_both_routes(
     for name, origin, engine in (("d", by_dvc, DVC), ("s", by_snakemake, SNAKEMAKE)):
         project = origin.copy(tmp_path / name)
         settings = yaml.safe_load((project.folder / "params.yaml").read_text(encoding="utf-8"))
-        settings["sweeps"] = dict.fromkeys(MODELS, {"varied": ["train.lr"], "trials": []})  # three stages record them
+        shared = {"varied": ["train.lr"], "trials": list[str]()}
+        settings["sweeps"] = dict.fromkeys(MODELS, shared)  # which three stages record
         text = yaml.safe_dump(settings, sort_keys=False)
         assert "&id001" in text
         (project.folder / "params.yaml").write_text(text, encoding="utf-8")

@@ -22,11 +22,11 @@ def _clone(project: Project, folder: Path) -> Project:
     return clone
 
 
-def test_nothing_to_do_in_a_clone_after_dvc_pull(by_snakemake: Project, tmp_path: Path) -> None:
-    clone = _clone(by_snakemake, tmp_path / "clone")
+def test_nothing_to_do_in_a_clone_after_dvc_pull(by_dvc: Project, tmp_path: Path) -> None:
+    clone = _clone(by_dvc, tmp_path / "clone")
     for engine in (DVC, SNAKEMAKE):
         clone.assert_settled_for(engine)
-    assert clone.outputs() == by_snakemake.outputs()
+    assert clone.outputs() == by_dvc.outputs()
     assert "report/index.html" in clone.outputs()
 
 

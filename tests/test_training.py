@@ -138,11 +138,15 @@ def _fit(model: Model, valid: Tensor = IMAGES[:6], seed: int = 0, **options: Any
 STEP = 2 * 2 * 8 * 12 * 5 / 1e9
 
 
-@pytest.mark.parametrize(("budget", "epochs"), [(0.1, 1), (1, 1), (2.4, 2), (2.6, 3), (12, 12)])
-def test_a_budget_is_spent_on_the_nearest_number_of_whole_epochs(budget: float, epochs: int) -> None:
-    fitted, _ = _fit(Line(), epochs=None, gflops=budget * 5 * STEP)
-    assert fitted.steps == 5 * epochs
-    assert fitted.gflops == pytest.approx(5 * epochs * STEP)
+@pytest.mark.parametrize(("budget", "steps"), [(0.1, 1), (3, 3), (7.4, 7), (7.6, 8), (60, 60)])
+def test_a_budget_is_spent_on_the_nearest_number_of_steps(budget: float, steps: int) -> None:
+    fitted, history = _fit(Line(), epochs=None, gflops=budget * STEP)
+    assert fitted.steps == steps
+    assert fitted.gflops == pytest.approx(steps * STEP)
+    validated = [line["step"] for line in history if "valid_loss" in line]
+    assert validated == sorted({*range(5, steps + 1, 5), steps})  # at the end of each epoch, and at the end
+    assert history[-2]["step"] == steps  # the losses since the last record are not lost
+    assert history[-1]["epoch"] == steps / 5
 
 
 def test_counting_the_operations_of_a_step_changes_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

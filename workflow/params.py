@@ -180,7 +180,7 @@ class Train(Section):
     """Options of the one training loop; what is left out is off.
 
     epochs, gflops: how long to train, by one of them: passes over the images, or a budget of 10⁹ floating-point
-    operations in training steps, of which as many whole epochs are made as come nearest to it, at least one.
+    operations in training steps, of which as many are taken as come nearest to it, at least one.
     parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as are
     free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
     """

@@ -1,23 +1,27 @@
-"""The owner's own labels: `labels.csv` beside the pictures, or the `metadata.csv` of a Hugging Face image folder.
+"""The owner's own labels: `labels.csv` beside the pictures, or the metadata of a Hugging Face image folder.
 
 `labels.csv` has the columns file, class and, if the owner has splits, split. A first row with these names (or file_name
 and label) is a header, in which case the columns may stand in any order, others are ignored, and either class or split
 may be missing. Without a header there are two or three columns in this order. Paths are relative to the folder of the
-table. It is UTF-8, with commas, semicolons or tabs between columns. A `metadata.csv` has a header; without a column for
-the class or the split it is about something else, and not read. Names of tables may have capitals.
+table. It is UTF-8, with commas, semicolons or tabs between columns. A `metadata.csv` has a header; `metadata.jsonl` has
+an object on each line, whose keys are the columns. Without one for the class or the split, metadata are about something
+else, and not read. Names of tables may have capitals.
 """
 
 import csv
 import io
+import json
 import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from workflow.data.listing import shown, some
 from workflow.errors import BakeoffError
 
-NAMES = ("labels.csv", "metadata.csv")  # the first that is there is read
+METADATA = ("metadata.csv", "metadata.jsonl")
+NAMES = ("labels.csv", *METADATA)  # the first that is there is read
 COLUMNS = {
     "file": ("file", "file_name", "filename", "path", "image"),
     "class": ("class", "label", "class_name"),
@@ -50,17 +54,18 @@ class Table:
 
 
 def read_table(path: Path, present: Collection[str]) -> Table | None:
-    """Read a table; None if it is a `metadata.csv` without labels and splits.
+    """Read a table; None if it is metadata without labels and splits.
 
     Args:
         path: of the table.
         present: the files below the folder of the table, relative to it, with slashes.
 
-    Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split.
+    Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split, and for
+    what is not valid CSV or JSON.
     """
-    rows = _lines(path)
+    rows = _objects(path) if path.suffix.casefold() == ".jsonl" else _lines(path)
     first = next(rows, None)
-    where = _columns(first[1], present) if first else None
+    where = _columns(first[1], present if path.name.casefold() == NAMES[0] else ()) if first else None
     if where is None and path.name.casefold() != NAMES[0]:
         return None
     lines = list(rows)
@@ -78,10 +83,7 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not empty, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BakeoffError(f"{shown(path)}: not UTF-8 ({error.reason}); save it as CSV in UTF-8") from None
+    text = _text(path)
     first = text.partition("\n")[0]
     rows = csv.reader(
         io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
@@ -94,6 +96,62 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
             begun = rows.line_num + 1
     except csv.Error as error:
         raise BakeoffError(f"{shown(path)}: line {begun}: not valid CSV ({error}); correct it") from None
+
+
+def _objects(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The objects on the lines of a file, as rows with their numbers, after a header of all their keys."""
+    objects = [(n, _object(path, n, line)) for n, line in enumerate(_text(path).split("\n"), 1) if line.strip()]
+    header = list(dict.fromkeys(key for _, cells in objects for key in cells))
+    if header:
+        yield 0, header
+    for line, cells in objects:
+        yield line, [cells.get(key, "") for key in header]
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, str]:
+    """The object on a line: numbers as they are written, "" for nothing and for lists and objects of other keys."""
+    form = 'write an object such as {"file_name": "1.png", "label": "cat"} on each line'
+    at = f"{shown(path)}: line {number}"
+    try:
+        found = json.loads(
+            line, parse_int=str, parse_float=str, parse_constant=lambda _: None, object_pairs_hook=_without_doubles
+        )
+    except json.JSONDecodeError as error:
+        raise BakeoffError(f"{at}: not valid JSON ({error.msg} at column {error.colno}); {form}") from None
+    except (ValueError, RecursionError) as error:
+        why = "too deep" if isinstance(error, RecursionError) else shown(error)
+        raise BakeoffError(f"{at}: not valid JSON ({why}); {form}") from None
+    if not isinstance(found, dict):
+        raise BakeoffError(f"{at}: not an object; {form}")
+    for key, value in found.items():
+        if isinstance(value, dict | list) and any(key.casefold() in names for names in COLUMNS.values()):
+            what = "a list" if isinstance(value, list) else "an object"
+            raise BakeoffError(f"{at}: {shown(key)}: should be text or a number, not {what}")
+    return {key: _cell(value) for key, value in found.items()}
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; raises ValueError if a key stands twice, as only one of its values would be seen."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{key} stands twice")
+        found[key] = value
+    return found
+
+
+def _cell(value: Any) -> str:
+    """A value of JSON as it would stand in CSV."""
+    if isinstance(value, bool):
+        return json.dumps(value)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BakeoffError(f"{shown(path)}: not UTF-8 ({error.reason}); save it in UTF-8") from None
 
 
 def _columns(first: list[str], present: Collection[str]) -> dict[str, int] | None:
@@ -147,7 +205,8 @@ def _rows(
     missing: list[str] = []
     for line, cells in lines:
         values = {column: cells[place] if place < len(cells) else "" for column, place in where.items()}
-        told = values["file"]
+        if not (told := values["file"]):
+            raise BakeoffError(f"{shown(path)}: line {line}: no file; add it, or remove the row")
         name = _stored_name(told, stored)
         if name is None:
             missing.append(told)

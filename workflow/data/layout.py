@@ -1,22 +1,26 @@
 """How a folder of pictures is understood: its splits and classes, from names and tables alone.
 
 Looking through. Hidden files, and what systems leave in folders, are no part of it. A folder that contains a single
-folder and no picture beside it is looked through, as often as needed.
+folder and no picture beside it is looked through, as often as needed; so is one inside a split, unless another split
+shows that it is a class (see `wrappers`). Refused: one inside a split that is called like another split, and one that
+may be a class or have the classes in it.
 
 Splits. Top folders called train or training; val, valid, validation or dev; test or testing, in any case, are the
 splits. If `valid` or `test` is missing, it is taken out of `train`. Pictures beside the folders of the splits, and in
 other top folders, are left out, counted and named. A single folder `train` beside others that are no splits is a class
 (locomotives), unless it has folders with pictures of its own. Refused, because pictures to test with might be trained
 on: splits without `train`; two folders of the same split; names that are nearly those of splits (train2017); splits
-below the classes instead of above; `train` with classes beside folders that are no splits.
+below the classes instead of above; `train` with classes beside folders that are no splits; pictures that are all named
+like splits (train-1.png, test-1.png), with no folders of splits.
 
 Classes. The folders below the splits, or the top folders if there are no splits, are classes if every picture lies in
 one and there are two or more. Folders deeper down mean nothing. If some pictures lie in none, there are no classes, and
 this is said. Refused: classes in some splits while others have no folders; classes to test or validate with that are
-not among those to train with.
+not among those to train with; `images` and the like beside other folders, which may be their masks.
 
-Tables. `labels.csv` or `metadata.csv` (see `label_table`) at the top, or in each folder of a split, takes precedence
-over folders for what it has columns for: classes, splits or both. Pictures that it does not name are left out, counted.
+Tables. `labels.csv`, `metadata.csv` or `metadata.jsonl` (see `label_table`) at the top, or in each folder of a split,
+takes precedence over folders for what it has columns for: classes, splits or both. Pictures that it does not name are
+left out, counted.
 """
 
 import re
@@ -28,8 +32,9 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from workflow.data.arrays import SPLITS
-from workflow.data.label_table import NAMES, SPLIT_NAMES, Row, Table, read_table
+from workflow.data.label_table import METADATA, NAMES, SPLIT_NAMES, Row, Table, read_table
 from workflow.data.listing import Entry, list_files, shown, some
+from workflow.data.wrappers import NEUTRAL, Parts, Wrapped, nearly, top_folders, wrapped
 from workflow.errors import BakeoffError
 
 HEIC = frozenset((".heic", ".heif"))  # read if Pillow's plug-in for it is installed, which is not among the packages
@@ -39,15 +44,17 @@ ENDINGS = frozenset((
     *(".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 ))  # fmt: skip
-# Pictures in formats that are not read; all files with other endings are just other files.
+# Pictures in formats that are not read, and tables of many; all files with other endings are just other files.
 NOT_READ = frozenset((
     *(".arw", ".cr2", ".cr3", ".dcm", ".dng", ".exr", ".hdr", ".jp2", ".jxl", ".nef"),
     *(".npy", ".npz", ".orf", ".pdf", ".psd", ".raf", ".raw", ".svg", ".tga"),
+    *(".arrow", ".parquet", ".tfrecord"),
 ))  # fmt: skip
 ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"))
-TABLES = frozenset((".csv", ".tsv"))
+TABLES = frozenset((".csv", ".jsonl", ".tsv"))
+SEEN = ENDINGS | HEIC  # by their names pictures that might be used
+NO_TABLE = f"{', '.join(NAMES[:-1])} or {NAMES[-1]} with classes or splits, at the top or in the folder of a split"
 SHOWN = 20  # classes in a table on a terminal
-Parts = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,8 @@ def check_classes(root: Path, files: Iterable[File]) -> None:
 class _Reader:
     """The steps of `understand`. Pictures are known by their paths below `base`, the folder that is looked through to.
 
-    tables: by the folder below `base` that they lie in, "" for `base` itself. rows: what they say, by picture.
+    wrapped: what to look through in the folders called like splits. tables: by the top folder below `base` that they
+    lie in, "" for `base` itself. rows: what they say, by picture.
     split_of: of each picture, "" if it lies beside the splits; empty if there are no splits.
     """
 
@@ -130,6 +138,7 @@ class _Reader:
         self._root, self._entries, self._layout = root, entries, Layout()
         self._names = {entry.name for entry in entries}
         self._base: Parts = ()
+        self._wrapped: dict[str, Wrapped] = {}
         self._tables: dict[str, Table] = {}
         self._rows: dict[Parts, Row] = {}
         self._split_of: dict[Parts, str] = {}
@@ -140,7 +149,8 @@ class _Reader:
         if self._base:
             layout.notes.append(f"all in {shown('/'.join(self._base))}")
         pictures = [parts[len(self._base) :] for parts in pictures]
-        self._find_tables_of_splits(pictures)
+        self._look_through_splits()
+        self._find_tables_of_splits()
         self._count_others()
         self._read_rows()
         pictures = self._only_listed(pictures)
@@ -162,23 +172,40 @@ class _Reader:
     def _look_through(self, pictures: list[Parts]) -> None:
         """Find the base: the first folder with a table, a picture, or several folders."""
         while not (table := self._table()):
-            depth = len(self._base)
-            tops = {parts[depth] if len(parts) > depth + 1 else "" for parts in pictures}
+            tops = top_folders(pictures, len(self._base))
             if len(tops) != 1 or "" in tops or SPLIT_NAMES.get(next(iter(tops)).casefold(), "train") != "train":
                 return
             self._base = (*self._base, *tops)
         self._tables[""] = table
 
-    def _find_tables_of_splits(self, pictures: list[Parts]) -> None:
-        if not self._tables:
-            tops = {parts[0] for parts in pictures if len(parts) > 1 and parts[0].casefold() in SPLIT_NAMES}
-            self._tables = {top: table for top in sorted(tops) if (table := self._table(top))}
+    def _look_through_splits(self) -> None:
+        """Find what to look through in them; folders of pictures that cannot be used count, too."""
+        if self._tables and any(row.split for row in self._tables[""].rows.values()):
+            return
+        depth = len(self._base)
+        pictures = [entry.parts[depth:] for entry in self._entries if PurePath(entry.parts[-1]).suffix.lower() in SEEN]
+        tops = sorted(name for name in top_folders(pictures, 0) if name.casefold() in SPLIT_NAMES)
+        folder = self._root.joinpath(*self._base)
+        self._wrapped = wrapped(folder, {top: SPLIT_NAMES[top.casefold()] for top in tops}, pictures)
+
+    def _find_tables_of_splits(self) -> None:
+        """Find the first table in each split, at its top or in the folders that are looked through."""
+        if self._tables:
+            return
+        for top, found in self._wrapped.items():
+            for depth in range(len(found.reach) + 1):
+                if table := self._table(top, *found.reach[:depth]):
+                    self._tables[top] = table
+                    break
 
     def _table(self, *below: str) -> Table | None:
         """The table in the base, or in a folder below it."""
         folder = (*self._base, *below)
         prefix = "".join(f"{part}/" for part in folder)
         beside = {entry.parts[-1].casefold(): entry.parts[-1] for entry in self._entries if entry.parts[:-1] == folder}
+        if NAMES[0] not in beside and len(both := [beside[name] for name in METADATA if name in beside]) > 1:
+            place = shown(self._root.joinpath(*folder))
+            raise BakeoffError(f"{place}: has {_and(both)}; remove the one that is not to be read")
         for name in (beside[name] for name in NAMES if name in beside):
             present = {other.removeprefix(prefix) for other in self._names if other.startswith(prefix)}
             if table := read_table(self._root.joinpath(*folder, name), present):
@@ -201,7 +228,7 @@ class _Reader:
             elif ending in ARCHIVES:
                 left_out[f"{ending} files left out, which are not unpacked"] += 1
             elif ending in TABLES:
-                left_out[f"tables left out that are no {' or '.join(NAMES)} with classes or splits"] += 1
+                left_out[f"tables left out that are no {NO_TABLE}"] += 1
             else:
                 left_out["other files left out"] += 1
 
@@ -212,7 +239,8 @@ class _Reader:
                     raise BakeoffError(
                         f"{shown(table.path)}: has a column split, but lies in the folder of a split; remove the column"
                     )
-                self._rows[(*([top] if top else []), *name.split("/"))] = row
+                inside = table.path.parent.relative_to(self._root.joinpath(*self._base)).parts
+                self._rows[(*inside, *name.split("/"))] = row
 
     def _only_listed(self, pictures: list[Parts]) -> list[Parts]:
         """The pictures that the tables name, and those in folders without one."""
@@ -237,6 +265,8 @@ class _Reader:
             names = sorted(folders, key=lambda top: SPLITS.index(folders[top]))
             self._layout.splits_from = f"splits from folders ({', '.join(map(shown, names))})"
             self._split_of = {parts: folders.get(parts[0], "") if len(parts) > 1 else "" for parts in pictures}
+        else:
+            self._refuse_names(pictures)
 
     def _split_folders(self, pictures: list[Parts]) -> dict[str, str]:
         """The top folders that are splits, and which; empty if there are none."""
@@ -244,7 +274,7 @@ class _Reader:
         named = {top: SPLIT_NAMES[top.casefold()] for top in tops if top.casefold() in SPLIT_NAMES}
         others = [top for top in tops if top not in named]
         self._refuse_nearly(tops, named)
-        self._refuse_splits_below(pictures)
+        self._refuse_splits_below(pictures, named if {"train"} < {*named.values()} else tops)
         if named and "train" not in named.values():
             beside = f", only {some(others)}" if others else ""
             raise self._error(
@@ -266,25 +296,40 @@ class _Reader:
         for split in SPLITS:
             if len(same := [top for top in named if named[top] == split]) > 1:
                 raise self._error(f"has {_and(same)}, both names of the split {split}; merge them or rename one")
-        near = {top: split for top in tops if top not in named and (split := _nearly(top))}
+        near = {top: split for top in tops if top not in named and (split := nearly(top))}
         if near and len({*named.values(), *near.values()}) > 1:
             raise self._error(
                 f"has {_and([*named, *near])}, which look like splits; call them train, valid and test if they are, "
                 "and otherwise something else"
             )
 
-    def _refuse_splits_below(self, pictures: list[Parts]) -> None:
-        """Raise if folders further down are called like different splits."""
+    def _refuse_splits_below(self, pictures: list[Parts], tops: Iterable[str]) -> None:
+        """Raise if folders below these, which are not looked through, are called like different splits."""
+        begin = {top: 1 + len(self._wrapped[top].folders) if top in self._wrapped else 1 for top in tops}
         found = {
-            SPLIT_NAMES[part.casefold()]: "/".join(parts[: place + 1])
+            SPLIT_NAMES[parts[place].casefold()]: "/".join(parts[: place + 1])
             for parts in pictures
-            for place, part in enumerate(parts[:-1])
-            if place and part.casefold() in SPLIT_NAMES
+            for place in range(begin.get(parts[0], len(parts)), len(parts) - 1)
+            if parts[place].casefold() in SPLIT_NAMES
         }
         if len(found) > 1:
             raise self._error(
                 f"has {_and(sorted(found.values()))}, which look like splits below other folders; splits must be the "
                 "top folders, with the classes below them"
+            )
+
+    def _refuse_names(self, pictures: list[Parts]) -> None:
+        """Raise if the names of all pictures begin with splits: Hugging Face reads them so."""
+        found: dict[str, str] = {}
+        for parts in pictures:
+            word = re.match("[a-z]*", parts[-1].casefold())
+            if not word or word[0] not in SPLIT_NAMES:
+                return
+            found.setdefault(SPLIT_NAMES[word[0]], parts[-1])
+        if len(found) > 1:
+            raise self._error(
+                f"has pictures whose names begin with splits ({some(sorted(found.values()))}); put them into folders "
+                "train, valid and test, say in labels.csv which split each is of, or rename them"
             )
 
     def _only_in_splits(self, pictures: list[Parts]) -> list[Parts]:
@@ -303,15 +348,17 @@ class _Reader:
     def _labels(self, pictures: list[Parts]) -> dict[Parts, str]:
         """The class of each picture; empty if there are no classes."""
         if any(row.label for row in self._rows.values()):
-            names = " and ".join(sorted({table.path.name for table in self._tables.values()}))
+            names = _and(sorted({table.path.name for table in self._tables.values()}))
             self._layout.classes_from = f"classes from {names}"
             labels = {parts: self._rows[parts].label if parts in self._rows else "" for parts in pictures}
         elif "folders" in self._layout.splits_from:
-            self._layout.classes_from, labels = "classes from folders below them", _folders_of(pictures, 1)
+            self._layout.classes_from, labels = "classes from folders below them", self._folders_in_splits(pictures)
         else:
-            self._layout.classes_from, labels = "classes from folders", _folders_of(pictures, 0)
+            self._layout.classes_from, labels = "classes from folders", _folders_of(pictures)
         without = [parts for parts in pictures if not labels[parts]]
         if len(classes := classes_of(labels.values())) == 0 or not without:
+            if "folders" in self._layout.classes_from:
+                self._refuse_neutral(classes)
             return labels if classes else {}
         have = {self._split_of.get(parts, "") for parts in pictures if labels[parts]}
         if flat := [split for split in SPLITS if split in set(self._split_of.values()) - have]:
@@ -326,19 +373,35 @@ class _Reader:
         )
         return {}
 
+    def _folders_in_splits(self, pictures: list[Parts]) -> dict[Parts, str]:
+        """The folder of each picture below what is looked through in its split, "" if there is none."""
+        for found in self._wrapped.values():
+            if found.doubt:
+                raise self._error(found.doubt)
+        if through := ["/".join((top, *found.folders)) for top, found in self._wrapped.items() if found.folders]:
+            through.sort(key=lambda path: SPLITS.index(SPLIT_NAMES[path.partition("/")[0].casefold()]))
+            self._layout.notes.append(f"{_and(through)} looked through")
+        depths = {top: 1 + len(found.folders) for top, found in self._wrapped.items()}
+        return {parts: parts[depth] if len(parts) > (depth := depths[parts[0]]) + 1 else "" for parts in pictures}
+
+    def _refuse_neutral(self, classes: list[str]) -> None:
+        """Raise for names of classes that say nothing: their pictures may have masks, which would be trained on."""
+        if neutral := [name for name in classes if name.casefold() in NEUTRAL]:
+            others = [name for name in classes if name not in neutral]
+            beside = f" beside {some(others)}" if others else ""
+            raise self._error(
+                f"has {_and(neutral)}{beside}, which look like pictures and their masks rather than classes; move what "
+                f"is not to be trained on elsewhere, or rename {_and(neutral)} if that is a class"
+            )
+
 
 def _is_picture(entry: Entry) -> bool:
     return stat.S_ISREG(entry.mode) and PurePath(entry.parts[-1]).suffix.lower() in ENDINGS
 
 
-def _nearly(name: str) -> str:
-    """The split of which a folder's name reminds: `train2017`, `test_images`, `valset`; "" if of none."""
-    words = (word.removesuffix("set") for word in re.findall("[a-z]+", name.casefold()))
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
-
-
-def _folders_of(pictures: list[Parts], depth: int) -> dict[Parts, str]:
-    """The folder at this depth of each picture, "" if there is none; deeper if that is the same for all."""
+def _folders_of(pictures: list[Parts]) -> dict[Parts, str]:
+    """The top folder of each picture, "" if there is none; deeper if that is the same for all."""
+    depth = 0
     while True:
         found = {parts: parts[depth] if len(parts) > depth + 1 else "" for parts in pictures}
         if len(names := set(found.values())) != 1 or "" in names:

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -111,6 +111,23 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
 def decides(less: Measurement, more: Measurement) -> bool:
     """Whether `less` being the lower number says that it is lower in truth: the greater must be no bound."""
     return more.kind != "upper bound" or less.kind is None
+
+
+def orders(pairs: Sequence[tuple[Measurement, Measurement]], counted: bool = False) -> list[int]:
+    """Of each pair -1 if the first number is lower, 1 if it is higher, 0 if that is not decided.
+
+    A difference counts if it is significant after Holm's adjustment for the number of pairs, and if no bound stands
+    where only an exact value can (`decides`).
+    """
+    unsure = holm({str(i): p_value(one, other, counted) for i, (one, other) in enumerate(pairs)})
+    return [_order(one, other) if unsure[str(i)] < SIGNIFICANT else 0 for i, (one, other) in enumerate(pairs)]
+
+
+def _order(one: Measurement, other: Measurement) -> int:
+    less, more = (one, other) if one.mean < other.mean else (other, one)
+    if not decides(less, more):
+        return 0
+    return -1 if less is one else 1
 
 
 def _p_values(models: Mapping[str, Measurement], first: Measurement, counted: bool) -> dict[str, float]:

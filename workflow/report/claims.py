@@ -6,9 +6,9 @@ from itertools import product
 from typing import Any, Literal
 
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
-from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, p_value
+from workflow.evaluation.comparison import Measurement, decides, orders
 from workflow.evaluation.measurements import Measurements
-from workflow.evaluation.statistics import holm
+from workflow.report import budgets
 from workflow.report.tables import DECODED, in_words, labels
 
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
@@ -138,7 +138,7 @@ class Finding:
 def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
     """All claims that the models here have numbers for."""
     compared = (_compare(claim, summary, found) for claim in CLAIMS)
-    findings = (*compared, _likelihood_and_samples(summary, found), _fooled(summary))
+    findings = (*compared, _likelihood_and_samples(summary, found), _budget_or_family(summary, found), _fooled(summary))
     return [finding for finding in findings if finding]
 
 
@@ -183,20 +183,8 @@ def _of(group: tuple[str, ...], column: Column, summary: dict[str, Any]) -> Iter
 
 
 def _signs(column: Column, pairs: list[tuple[Measurement, Measurement]], than: str) -> list[int]:
-    """Of each pair 1 if it is as claimed, -1 if it is the other way round, 0 if it is not decided.
-
-    A difference counts if it is significant after Holm's adjustment for the number of pairs, and if no bound stands
-    where only an exact value can (`comparison.decides`).
-    """
-    unsure = holm({str(i): p_value(one, other, column.counted) for i, (one, other) in enumerate(pairs)})
-    return [_sign(one, other, than) if unsure[str(i)] < SIGNIFICANT else 0 for i, (one, other) in enumerate(pairs)]
-
-
-def _sign(one: Measurement, other: Measurement, than: str) -> int:
-    less, more = (one, other) if one.mean < other.mean else (other, one)
-    if not decides(less, more):
-        return 0
-    return 1 if (less is one) == (than == "lower") else -1
+    """Of each pair 1 if it is as claimed, -1 if it is the other way round, 0 if it is not decided."""
+    return [order if than == "higher" else -order for order in orders(pairs, column.counted)]
 
 
 def _verdict(signs: list[int]) -> tuple[Verdict, str]:
@@ -252,6 +240,34 @@ def _likelihood_and_samples(summary: dict[str, Any], found: Measurements) -> Fin
         evidence,
         "holds here" if count else "not decided" if undecided else "does not hold here",
         f"FID reverses the ranking of {count} of {len(pairs)} pairs whose bits/dim can be ranked",
+    )
+
+
+def _budget_or_family(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Which of the two FID depends on more, by every pair of families (or other curves) with two budgets in common."""
+    (fid,), squares = named([COLUMNS["fid"]], summary), budgets.squares(summary)
+    if not squares:
+        return None
+    text = {name: fid.text(model["mean"][fid.key]) for name, model in summary["models"].items()}
+    compared = {label for pair in squares for label in pair}
+    curves = {label: names for label, names in budgets.curves_of(summary).items() if label in compared}
+    over = ", ".join(f"{label} {text[names[0]]} to {text[names[-1]]}" for label, names in curves.items())
+    ends = zip(*((square.small, square.large) for square in squares.values()), strict=True)
+    small, large = (
+        sorted({name for pair in end for name in pair}, key=lambda name: found[fid.key][name].mean) for end in ends
+    )
+    verdict, why = _verdict(budgets.weigh(list(squares.values()), found[fid.key]))
+    return Finding(
+        "The computational budget decides more than the algorithm.",
+        "Lucic et al. 2018",
+        f"{fid.title} of two families at two budgets: differs more between the budgets than between the families",
+        (
+            f"between the smallest and the largest budget: {over}",
+            f"between the best and the worst family: {text[small[0]]} to {text[small[-1]]} at the smallest budget, "
+            f"{text[large[0]]} to {text[large[-1]]} at the largest",
+        ),
+        verdict,
+        why,
     )
 
 

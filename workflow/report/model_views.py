@@ -9,6 +9,7 @@ from markupsafe import Markup
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
 from workflow.paths import BITS
+from workflow.report.budgets import series
 from workflow.report.charts import bits_histograms, class_shares
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
@@ -53,8 +54,9 @@ class ModelView:
 
 def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView]:
     """Each model of the summary."""
-    names, levels, top = labels(summary["models"]), results.card.levels, _greatest_share(results)
-    for series, (name, runs) in enumerate(results.models.items()):
+    number, names = series(summary), labels(summary["models"])
+    levels, top = results.card.levels, _greatest_share(results)
+    for name, runs in results.models.items():
         samples = read_arrays(runs[0].folder / "samples.safetensors")
         pictures = read_arrays(runs[0].folder / "pictures.safetensors")
         snapshots = read_arrays(runs[0].folder / "snapshots.safetensors")
@@ -62,12 +64,12 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
         yield ModelView(
             name=name,
             label=label,
-            series=series,
+            series=number[name],
             facts=summary["models"][name],
             samples=first_images(samples["images"], levels),
-            panels=panels(runs, label, series),
-            classes=_classes(runs, label, results.card.classes, series, 1.1 * top),
-            ood=_out_of_distribution(pictures, label, series),
+            panels=panels(runs, label, number[name]),
+            classes=_classes(runs, label, results.card.classes, number[name], 1.1 * top),
+            ood=_out_of_distribution(pictures, label, number[name]),
             training=over_training(snapshots["images"], levels) if len(snapshots["steps"]) else None,
             training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),

@@ -13,6 +13,7 @@ from workflow.params import Entry, Params
 from workflow.paths import PREPARED
 from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
+from workflow.report.budget_section import budgets
 from workflow.report.charts import MANY
 from workflow.report.html import fill
 from workflow.report.model_views import ModelView, first_images, model_views
@@ -84,6 +85,7 @@ def render(summary: dict[str, Any], results: Results) -> str:
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],
         crowded=len(shown) > CROWD,
+        budgets=budgets(summary, results.measurements),
         abilities=_abilities(shown),
         parameters=_parameters(),
     )

@@ -13,6 +13,7 @@ from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTIO
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import verdicts
 from workflow.params import Entry
+from workflow.report.budgets import find_curves
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std
@@ -26,6 +27,7 @@ def summarise(results: Results) -> dict[str, Any]:
         name: _model(runs, results.settings.models[name], {key: of[name] for key, of in found.items() if name in of})
         for name, runs in results.models.items()
     }
+    budgets = find_curves(results.settings, models)
     conditional = {name for name, model in models.items() if model["told_classes"]}
     return {
         "data": {
@@ -45,6 +47,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "ranking": rankings(models, MEASURED, seeds),
         "runs": [_run(run) for run in results.runs],
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
+        **({"budgets": budgets} if budgets else {}),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from workflow.report.budgets import series
 from workflow.report.charts import Tried, trials_over
 from workflow.report.results import Results, Trial
 from workflow.sweeps.trials import in_print
@@ -57,8 +58,7 @@ class Sweep:
 
 def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
     """Each sweep in which some trial has results."""
-    order = list(summary["models"])
-    found = []
+    number, found = series(summary), []
     for base, top in results.best.items():
         told, trials = summary["sweeps"][base], results.sweeps[base]
         with_loss = [trial for trial in trials if trial.losses]
@@ -66,7 +66,7 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
         rows = [_row(one, told, base) for one in (*ranked, *(trial for trial in trials if not trial.losses))]
         chosen = next(trial for trial in trials if trial.name == top)
         implicit = results.models[top][0].metrics["likelihood"] == "implicit"
-        series, titles = order.index(top), [(key, f"{base}: validation loss against {key}") for key in told["varied"]]
+        titles = [(key, f"{base}: validation loss against {key}") for key in told["varied"]]
         found.append(
             Sweep(
                 base=base,
@@ -78,7 +78,9 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
                 unit="" if implicit else "nats per image",
                 rows=tuple(rows[:LONG]),
                 folded=tuple(rows[LONG:]),
-                charts=tuple((key, trials_over(title, _tried(key, with_loss, top), series)) for key, title in titles),
+                charts=tuple(
+                    (key, trials_over(title, _tried(key, with_loss, top), number[top])) for key, title in titles
+                ),
             )
         )
     return found

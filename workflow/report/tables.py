@@ -8,6 +8,7 @@ from typing import Any
 
 from workflow.evaluation.columns import DASH, GENERATION, UNDERSTANDING, Column, named
 from workflow.models.taxonomy import TAXONOMY, Taxonomy
+from workflow.report.budgets import series
 
 PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
@@ -120,16 +121,27 @@ def model_groups(
     judged = {key: one for key, one in summary["verdicts"].items() if marked and len(one["best"]) < one["compared"]}
     baseline = summary["reference"]["histogram_model"]["bits_per_dim"]
     rows: dict[Taxonomy, list[Row]] = {place: [] for place in TAXONOMY}
-    for series, (name, model) in enumerate(models.items()):
-        cells = tuple(_cell(c, name, summary, judged.get(c.key, NO_VERDICT)["best"], baseline) for c in columns)
-        rows[model["taxonomy"]].append(Row(names[name], series, cells))
+    number = series(summary)
+    for name, model in models.items():
+        cells = tuple(cell(c, name, summary, judged.get(c.key, NO_VERDICT)["best"], baseline) for c in columns)
+        rows[model["taxonomy"]].append(Row(names[name], number[name], cells))
         for way, scores in model["decoded"].items() if decoded else ():
             cells = tuple(Cell(c.text(scores.get(c.key)), kind=DASH if c.within else "") for c in columns)
-            rows[model["taxonomy"]].append(Row(f"{names[name]}: {DECODED[way]}", series, cells))
+            rows[model["taxonomy"]].append(Row(f"{names[name]}: {DECODED[way]}", number[name], cells))
     return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
 
 
-def _cell(column: Column, name: str, summary: dict[str, Any], best: Sequence[str], baseline: float) -> Cell:
+def cell(column: Column, name: str, summary: dict[str, Any], best: Sequence[str], baseline: float) -> Cell:
+    """A model's value in a column.
+
+    Args:
+        column: the column.
+        name: the model's.
+        summary: the results.
+        best: names of the models that are marked as the best.
+        baseline: bits/dim of independent pixels.
+
+    """
     model = summary["models"][name]
     value = model["mean"].get(column.key)
     if value is None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from workflow.evaluation.columns import GENERATION, Column, named
+from workflow.report.budgets import series
 from workflow.report.svg import COLOURS, INK, MUTED, Size, chart, colour, log_ticks
 from workflow.report.tables import labels
 
@@ -37,13 +38,13 @@ class Point:
 def quality_against(column: Column, summary: dict[str, Any]) -> Markup | None:
     """FID of each model against a column, with the floor of real images; None if no model has a value there."""
     models, names = summary["models"], labels(summary["models"])
-    crowded, points = len(models) > CROWD, []
-    for series, (name, model) in enumerate(models.items()):
+    number, crowded, points = series(summary), len(models) > CROWD, []
+    for name, model in models.items():
         means, ends = model["mean"], model["interval"]
         if cost := means[column.key]:
             quality, label = means["fid"], name if crowded else names[name]
-            across, up = (_within_reach(ends[key], means[key]) for key in (column.key, "fid"))
-            points.append(Point(label, series, cost, quality, across, up))
+            across, up = (within_reach(ends[key], means[key]) for key in (column.key, "fid"))
+            points.append(Point(label, number[name], cost, quality, across, up))
     if not points:
         return None
     (fid,) = named(GENERATION[:1], summary)
@@ -55,10 +56,15 @@ def quality_against(column: Column, summary: dict[str, Any]) -> Markup | None:
     return quality_against_cost(what, points, summary["reference"]["real"]["fid"], titles, crowded)
 
 
-def _within_reach(ends: Ends | None, value: float) -> Ends:
+def within_reach(ends: Ends | None, value: float) -> Ends:
     """The ends of an interval on a logarithmic axis, where 0 is infinitely far: cut off a decade below the value."""
     low, high = ends or (value, value)
     return (max(low, value / 10), high) if value > 0 else (low, high)
+
+
+def marker(series: int) -> str:
+    """The shape of a model's points, another one when the colours repeat."""
+    return MARKERS[series // COLOURS % len(MARKERS)]
 
 
 def quality_against_cost(
@@ -86,10 +92,9 @@ def quality_against_cost(
             log_ticks(axis, fine=high < 300 * low)
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
         for p in points:
-            marker = MARKERS[p.series // COLOURS % len(MARKERS)]
             axes.plot(p.x_ends, (p.y, p.y), color=colour(p.series))
             axes.plot((p.x, p.x), p.y_ends, color=colour(p.series))
-            axes.plot(p.x, p.y, marker, markersize=7.5, color=colour(p.series))
+            axes.plot(p.x, p.y, marker(p.series), markersize=7.5, color=colour(p.series))
         _write_labels(axes, points, floor)
 
     return chart(label, FULL if crowded else WIDE, paint)

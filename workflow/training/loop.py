@@ -74,14 +74,14 @@ def fit(
             validator.follow(step)
             bar.update()
 
-            ends_epoch, epoch = step % steps.per_epoch == 0, step / steps.per_epoch
-            if ends_epoch or step % max(1, steps.per_epoch // LOGS_PER_EPOCH) == 0:
+            epoch, is_last = round(step / steps.per_epoch, 4), step == steps.total
+            if is_last or step % steps.per_epoch == 0 or step % max(1, steps.per_epoch // LOGS_PER_EPOCH) == 0:
                 means = history.means(step)
-                history.write({"step": step, "epoch": round(epoch, 4), **means})
+                history.write({"step": step, "epoch": epoch, **means})
                 bar.set_postfix({term: f"{value:.3f}" for term, value in list(means.items())[:3]}, refresh=False)
-            if ends_epoch and (epoch % settings.valid_every == 0 or step == steps.total):
-                history.write({"step": step, "epoch": int(epoch), **validator.validate(step, file)})
-            if file and (file.due() or step == steps.total):
+            if is_last or step % (steps.per_epoch * settings.valid_every) == 0:
+                history.write({"step": step, "epoch": epoch, **validator.validate(step, file)})
+            if file and (file.due() or is_last):
                 if not _finite(model):  # not worth keeping; the next losses will report it
                     file.hurry(0.0)
                     continue

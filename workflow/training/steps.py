@@ -52,7 +52,7 @@ class Steps:
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
         self.gflops = self._cost() / 1e9
-        self.total = self.per_epoch * self._epochs()
+        self.total = self._total()
         self._optimisers = {name: AdamW(player.parameters()) for name, player in model.players.items()}
         self._factor = _schedule(settings, self.total)
 
@@ -109,14 +109,14 @@ class Steps:
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             return operations(step)
 
-    def _epochs(self) -> int:
-        """As many as asked for, or as come nearest to the budget."""
+    def _total(self) -> int:
+        """Steps: those of the epochs that were asked for, or as many as come nearest to the budget."""
         if self.settings.epochs is not None:
-            return self.settings.epochs
+            return self.per_epoch * self.settings.epochs
         assert self.settings.gflops is not None
         if not self.gflops:
             raise BakeoffError("train.gflops: a step of this model has no matrix product to count; give epochs instead")
-        return max(1, round(self.settings.gflops / (self.gflops * self.per_epoch)))
+        return max(1, round(self.settings.gflops / self.gflops))
 
     def _turn(self, player: str, factor: float) -> dict[str, Tensor]:
         settings, optimiser = self.settings, self._optimisers[player]

@@ -28,7 +28,8 @@ def categorical_log_prob(logits: Tensor, x: Tensor) -> Tensor:
         x: integers 0..levels-1, (N, *S).
     """
     precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return -F.cross_entropy(precise, x.long(), reduction="none").flatten(1).sum(1)
+    rows = precise.movedim(1, -1).flatten(0, -2)  # as convolutions lay them out, channels last: nothing is copied
+    return -F.cross_entropy(rows, x.long().flatten(), reduction="none").view(len(x), -1).sum(1)
 
 
 def log_frequencies(x: Tensor, levels: int) -> Tensor:
