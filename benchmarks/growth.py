@@ -196,7 +196,7 @@ def _build(kind: str, shape: tuple[int, int, int], levels: int) -> Model:
 
 def _epoch(kind: str, shape: tuple[int, int, int], levels: int, count: int, batch: int) -> Callable[[], None]:
     """A training of one epoch: so many images of the family as params.yaml has it."""
-    settings = params.load().models[kind].train.model_copy(update={"epochs": 1, "batch_size": batch})
+    settings = params.load().models[kind].training.model_copy(update={"epochs": 1, "batch_size": batch})
     model = _build(kind, shape, levels)
     images = torch.randint(levels, (count, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
     data = ImageSet(images, torch.zeros(count, dtype=torch.long))

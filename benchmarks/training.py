@@ -95,11 +95,11 @@ def measure() -> Iterator[Row]:
 
 def _case(what: str, entry: Entry, size: str, **changes: Any) -> Case:
     shape, levels = SIZES[size]
-    count = entry.train.batch_size * STEPS[size]
+    count = entry.training.batch_size * STEPS[size]
     model = registry.build(entry.kind, shape, levels, {**entry.hyperparameters, **changes})
     turns = len(model.turns)
     images = torch.randint(levels, (count * turns, *shape), dtype=torch.uint8, generator=Generator().manual_seed(0))
-    settings = entry.train.model_copy(update={"epochs": 1, "lr": 1e-4})  # as there is nothing to learn, no more
+    settings = entry.training.model_copy(update={"epochs": 1, "lr": 1e-4})  # as there is nothing to learn, no more
     return Case(what, model, ImageSet(images, torch.zeros(len(images), dtype=torch.long)), settings)
 
 

@@ -1,6 +1,7 @@
 """Evaluate a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
 import time
+from typing import Any
 
 from workflow import params
 from workflow.data.tensors import read_tensors, write_tensors
@@ -12,6 +13,7 @@ from workflow.evaluation.evaluator import evaluate, read_evaluator
 from workflow.evaluation.scores import read_real
 from workflow.files import read_json, write_json
 from workflow.models import registry
+from workflow.models.base import HasHold
 from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
 NOT_REPEATED = ("classes", "classifiers", "about", "comparable")  # of the extractor's facts
@@ -30,14 +32,15 @@ def main(name: str, seed: int) -> None:
     model = loaded.model.to(device)
     metrics, pictures = evaluate(model, draws, evaluator, seed, samples)
     facts = ("title", "paper", "family", "taxonomy", "likelihood", "objective", "about")
+    held, entry = isinstance(model, HasHold), settings.models[name]
     content = {
         "name": name,
         "kind": loaded.kind,
         "seed": seed,
         **{fact: getattr(model, fact) for fact in facts},
-        "note": note(model.note, settings.models[name].train.ema),
+        "note": note(model.note, entry.train.ema if entry.train else 0.0, loaded.about.get("source")),
         **loaded.about,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": None if held else sum(p.numel() for p in model.parameters()),
         "extractor": {k: v for k, v in read_json(EXTRACTOR_METRICS).items() if k not in NOT_REPEATED},
         **metrics,
     }
@@ -47,10 +50,14 @@ def main(name: str, seed: int) -> None:
     timing.record(files.model, "evaluate", {"seconds": time.perf_counter() - start}, device)
 
 
-def note(of_model: str, ema: float) -> str:
-    """What to bear in mind about a model: what it says itself, and whether its weights were averaged."""
+def note(of_model: str, ema: float, source: dict[str, Any] | None = None) -> str:
+    """What to bear in mind about a model: what it says itself, averaged weights, where its images are from.
+
+    source: of images that were made elsewhere: their place, number and hash.
+    """
+    held = "{images:,} images from {place}, SHA-256 {sha256}.".format(**source) if source else ""
     averaged = f"Its weights are an exponential moving average (decay {ema:g}) of those during training." if ema else ""
-    return " ".join(filter(None, (of_model, averaged)))
+    return " ".join(filter(None, (of_model, averaged, held)))
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from workflow.data.tensors import write_tensors
 from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
+from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.files import write_bytes
 from workflow.models import registry
-from workflow.models.base import HasDecodings, Model
+from workflow.models.base import HasDecodings, HasHold, Model
 from workflow.paths import RunFiles
 from workflow.random_streams import Stream, make_generator
 from workflow.training.checkpoint import drop_if_recorded
@@ -35,14 +36,26 @@ def main(name: str, seed: int) -> None:
         return in_batches(lambda rows, r: model.sample(len(rows), r).cpu(), count, batch, random)
 
     start = time.perf_counter()
-    images = torch.cat([part for _ in range(draws) for part in draw()])  # one stream: the first draw is always the same
+    if held := isinstance(model, HasHold):
+        images = distinct(name, model, draws * count, random)
+    else:  # one stream: the first draw is always the same
+        images = torch.cat([part for _ in range(draws) for part in draw()])
     seconds = time.perf_counter() - start
 
     random = make_generator(device, seed, Stream.SAMPLES)  # the same latents as in the first draw
     write_tensors(files.samples, {"images": images, **decodings(model, count, batch, random)})
     write_bytes(files.overview, png(overview(images[:count].numpy(), model.levels)))
-    facts = {"seconds": seconds, "images": len(images), "images_per_second": len(images) / seconds}
-    timing.record(files.model, "sample", facts, device)
+    if not held:  # how fast images are looked up says nothing of who made them
+        facts = {"seconds": seconds, "images": len(images), "images_per_second": len(images) / seconds}
+        timing.record(files.model, "sample", facts, device)
+
+
+def distinct(name: str, model: HasHold, count: int, generator: Generator) -> Tensor:
+    """So many of the images that a model holds, uint8 (N, C, H, W), on the CPU; BakeoffError if there are fewer."""
+    try:
+        return model.distinct(count, generator).cpu()
+    except ValueError as error:
+        raise BakeoffError(f"{params.PATH}: models.{name}.samples: {error}") from None
 
 
 def decodings(model: Model, count: int, batch: int, generator: Generator) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from workflow import params
 from workflow.data.arrays import read_card
 from workflow.data.counts import check_evaluation, check_model
+from workflow.data.given import read_samples
 from workflow.data.tensors import read_split, write_tensors
 from workflow.device import more_devices, prepare_torch
 from workflow.engines import timing
@@ -17,7 +18,8 @@ from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.files import sha256_of_json, write_text
 from workflow.models import registry
-from workflow.params import Params
+from workflow.models.base import HasHold
+from workflow.params import Entry, Params
 from workflow.paths import RunFiles
 from workflow.tracking.identity import content_tag
 from workflow.tracking.live import live
@@ -32,11 +34,32 @@ def main(name: str, seed: int) -> None:
     """Train on one device or, if batches are split into parts, on several."""
     settings = params.load()
     prune(settings)
-    devices = more_devices(prepare_torch(settings.compute), settings.models[name].train.parts)
+    entry = settings.models[name]
+    if entry.samples is not None:
+        keep(name, seed, entry, settings)
+        return
+    devices = more_devices(prepare_torch(settings.compute), entry.training.parts)
     if len(devices) == 1:
         train(ProcessGroup(), devices[0], name, seed)
     else:
         together(train, devices, settings.compute, name, seed)
+
+
+def keep(name: str, seed: int, entry: Entry, settings: Params) -> None:
+    """In place of training: write the images that the model's entry names into its file, with an empty history."""
+    assert entry.samples
+    card, files = read_card(), RunFiles(name, seed)
+    check_evaluation(settings, card)
+    hyperparameters = {"title": name, **entry.hyperparameters}
+    model = registry.build(entry.kind, card.shape, card.levels, hyperparameters, seed)
+    assert isinstance(model, HasHold)  # `check` lets no other pass
+    images, source = read_samples(name, entry.samples, card)
+    model.hold(torch.from_numpy(images))
+    about = {"selected_step": None, "steps": None, "training_gflops": None, "source": source}
+    registry.save(model, files.model, entry.kind, hyperparameters, about)
+    write_text(files.history, "")
+    none = {"images": torch.empty(0, 0, *card.shape, dtype=torch.uint8), "steps": torch.empty(0, dtype=torch.int64)}
+    write_tensors(files.snapshots, none)
 
 
 def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> None:
@@ -57,15 +80,15 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
         model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
     file = CheckpointFile(checkpoint_path(name, seed), _key(name, seed, settings, device), settings.save_every)
     if group.rank:
-        assist(model, images, entry.train, seed, group, file)
+        assist(model, images, entry.training, seed, group, file)
         return
     files = RunFiles(name, seed)
     valid = read_split("valid")
     with noting_failure(name, seed), live(name, seed, settings) as track, file.stopping_politely():
         try:
-            fitted = fit(model, images, valid, entry.train, seed, track, f"{name} seed {seed}", group, file)
+            fitted = fit(model, images, valid, entry.training, seed, track, f"{name} seed {seed}", group, file)
         except torch.OutOfMemoryError:
-            size = entry.train.batch_size
+            size = entry.training.batch_size
             raise BakeoffError(
                 f"params.yaml: models.{name}.train.batch_size: {size}: too large for the GPU's memory; set it lower"
             ) from None

@@ -58,7 +58,7 @@ def test_wrong_arguments_get_a_line_and_the_usage(stage: str, capsys: pytest.Cap
     assert _nothing_was_done()
 
 
-@pytest.mark.parametrize("stage", [*OF_MODELS, "preset", "sweep"])
+@pytest.mark.parametrize("stage", [*OF_MODELS, "preset", "sweep", "draw", "score"])
 def test_missing_arguments_are_named(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert _call(stage) == 2
     assert "error: the following arguments are required: " in capsys.readouterr().err.splitlines()[-1]

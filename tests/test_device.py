@@ -38,7 +38,7 @@ def _trained(entry: Entry, images: ImageSet, device: torch.device, *, bf16: bool
     """A model after two steps or one."""
     options = {"epochs": 1, "batch_size": 8, "ema": 0.5, "clip": 1.0, "bf16": bf16}
     model = registry.build(entry.kind, SHAPE, LEVELS, _small(entry), seed=1).to(device)
-    fitted = fit(model, images, images, entry.train.model_copy(update=options), 1, lambda _: None)
+    fitted = fit(model, images, images, entry.training.model_copy(update=options), 1, lambda _: None)
     return model.eval(), fitted
 
 
@@ -92,7 +92,7 @@ def test_every_family_trains_and_does_all_it_can_on_a_gpu(
         found = {name: value.cpu() for name, value in found.items()}
         last = {name: value.cpu() for name, value in there.state_dict().items()}
     assert type(fitted.snapshots) is Tensor
-    torch.testing.assert_close(state, expected.state, rtol=0.0, atol=entry.train.lr)  # Adam makes much of rounding
+    torch.testing.assert_close(state, expected.state, rtol=0.0, atol=entry.training.lr)  # Adam makes much of rounding
     here.load_state_dict(last)
     torch.testing.assert_close(found, _capabilities(here, CPU))
 

@@ -25,7 +25,7 @@ def test_a_stage_depends_on_its_own_page_of_the_ledger_and_lists_no_code(name: s
     deps = _stage(name)["deps"]
     assert isinstance(deps, list)
     if name == "ledger":
-        assert deps == ["stages", "workflow"]
+        assert deps == ["stages", "workflow", "data/external"]
     else:
         assert deps[0] == f"data/ledger/stages/{name}.json"
         assert not [dep for dep in deps if dep.startswith(("workflow", "stages"))]

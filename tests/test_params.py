@@ -163,7 +163,7 @@ def test_keys_that_are_merged_in_may_be_overridden(tmp_path: Path) -> None:
     _load(text, tmp_path)
     models = params.load(tmp_path / "params.yaml").models
     assert [models[name].hyperparameters["beta"] for name in ("two", "three")] == [2.0, 1.0]
-    assert [models[name].train.lr for name in ("two", "three")] == [0.001, 0.005]
+    assert [models[name].training.lr for name in ("two", "three")] == [0.001, 0.005]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,9 @@ SCHEMA = json.loads(WRITTEN[Path("params.schema.json")])
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "presets").rglob("*.yaml"))]
 SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 
+TRAIN = SMOKE["models"]["vae"]["train"]
+THEIRS = {"kind": "external", "samples": "data/external/theirs.npz"}
+
 
 def _problems(settings: dict[str, Any]) -> list[str]:
     validator = jsonschema.Draft202012Validator(SCHEMA)
@@ -68,6 +71,11 @@ def test_the_file_names_its_schema_for_editors() -> None:
         ("models/vae/latents", 0, "models.vae.latents: 0 is less than the minimum of 1"),
         ("models/vae/train/epoch", 3, "models.vae.train: Additional properties are not allowed ('epoch' was"),
         ("models/vae/train/lr", "1e-3", "models.vae.train.lr: '1e-3' is not of type 'number'"),
+        ("models/vae/train", None, "models.vae: 'train' is a required property"),
+        ("models/vae/samples", "a.npz", "models.vae: Additional properties are not allowed ('samples' was unexpected)"),
+        ("models/theirs", {"kind": "external"}, "models.theirs: 'samples' is a required property"),
+        ("models/theirs", {**THEIRS, "train": TRAIN}, "models.theirs: Additional properties are not allowed ('tr"),
+        ("models/theirs", {**THEIRS, "samples": None}, "models.theirs.samples: None is not of type 'string'"),
         ("models/vae/kind", "vea", "models.vae.kind: 'vea' is not one of ['autoencoder', 'ddpm', "),
         ("models/vae/kind", None, "models.vae: 'kind' is a required property"),
         ("models/My VAE", SMOKE["models"]["vae"], "models: 'My VAE' does not match '^[a-z0-9]"),
@@ -80,6 +88,10 @@ def test_the_file_names_its_schema_for_editors() -> None:
 def test_a_mistake_is_marked_once(path: str, value: object, expected: str) -> None:
     (problem,) = _problems(_with(path, value))
     assert problem.startswith(expected)
+
+
+def test_images_made_elsewhere_need_no_training() -> None:
+    assert _problems(_with("models/theirs", {**THEIRS, "title": "Theirs"})) == []
 
 
 @pytest.mark.parametrize("section", [*Section.__subclasses__(), Entry], ids=lambda section: section.__name__)

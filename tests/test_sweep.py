@@ -89,7 +89,7 @@ def test_what_validation_cannot_rank_is_refused_and_is_a_hyper_parameter() -> No
 
 def test_numbers_in_the_way_dvc_writes_them_are_numbers() -> None:
     text = yaml.safe_dump(SMOKE).replace("lr: 0.002", "lr: 1e-05")
-    assert params.parse(text).models["nice"].train.lr == 1e-5
+    assert params.parse(text).models["nice"].training.lr == 1e-5
 
 
 def test_what_to_vary_is_read_from_the_command_line() -> None:
@@ -158,13 +158,13 @@ def test_a_grid_becomes_entries_and_comments_stay(project: Path, capsys: pytest.
     assert after.startswith(before)
     settings = params.load()
     assert settings.sweeps["vae"].trials == ["vae_1", "vae_2", "vae_3"]  # the fourth is the model itself
-    assert [(e.hyperparameters["latents"], e.train.lr) for name, e in settings.models.items() if "vae_" in name] == [
+    assert [(e.hyperparameters["latents"], e.training.lr) for name, e in settings.models.items() if "vae_" in name] == [
         (4, 1e-5), (8, 0.005), (8, 1e-5),
     ]  # fmt: skip
     assert "vae_3 (latents 8, train.lr 1e-05)\nnow run an engine: " in capsys.readouterr().out
     command.main(["vae", "latents=8,16"])  # one of them is there
     assert params.load().sweeps["vae"].trials == ["vae_1", "vae_2", "vae_3", "vae_4"]
-    assert params.load().models["vae_4"].train.lr == 0.005
+    assert params.load().models["vae_4"].training.lr == 0.005
 
 
 def test_what_differs_in_other_keys_too_has_not_been_tried(project: Path) -> None:
@@ -172,7 +172,7 @@ def test_what_differs_in_other_keys_too_has_not_been_tried(project: Path) -> Non
     command.main(["vae", "latents=8,16"])
     settings = params.load()
     found = [settings.models[name] for name in settings.sweeps["vae"].trials]
-    assert [(e.hyperparameters["latents"], e.train.lr) for e in found] == [(8, 1e-5), (8, 0.005), (16, 0.005)]
+    assert [(e.hyperparameters["latents"], e.training.lr) for e in found] == [(8, 1e-5), (8, 0.005), (16, 0.005)]
 
 
 def test_a_value_twice_or_the_one_that_the_model_has_by_default_is_no_trial(project: Path) -> None:

@@ -26,7 +26,7 @@ def test_every_family_had_as_many_trials_and_the_same_budget() -> None:
     assert set(PRESET.sweeps) == set(DEFAULT.models)
     assert {len(sweep.trials) + len(sweep.failed) for sweep in PRESET.sweeps.values()} == {11}
     assert {len(sweep.varied) for sweep in PRESET.sweeps.values()} == {5}
-    assert {entry.train.gflops for entry in (*PRESET.models.values(), *DEFAULT.models.values())} == {300}
+    assert {entry.training.gflops for entry in (*PRESET.models.values(), *DEFAULT.models.values())} == {300}
 
 
 def test_the_trials_were_run_on_the_data_of_the_default_run() -> None:

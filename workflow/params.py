@@ -291,18 +291,42 @@ class Train(Section):
         return self
 
 
+def _absent(value: Any) -> bool:
+    return value is None
+
+
 class Entry(BaseModel):
     """One model of the comparison: its family, how it is trained and, as further keys, its hyper-parameters.
 
     Args:
         kind: its family, a file in workflow/models.
-        train: options of its training.
+        train: options of its training; every kind but `external` needs them.
+        samples: which `external` needs instead: where its images are, a folder of pictures, an `.npz` or an `.npy`.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
     kind: str
-    train: Train
+    train: Annotated[Train | None, Field(exclude_if=_absent)]
+    samples: Annotated[Place | None, Field(exclude_if=_absent)] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _samples_in_place_of_training(cls, data: Any) -> Any:
+        return {"train": None, **data} if isinstance(data, dict) and data.get("samples") is not None else data
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Entry":
+        if (self.train is None) == (self.samples is None):
+            both = "both are given; remove one" if self.train else "missing; add one of them"
+            raise ValueError(f"train, samples: how it is trained, or where its images are: {both}")
+        return self
+
+    @property
+    def training(self) -> Train:
+        """How it is trained, of a kind that is."""
+        assert self.train
+        return self.train
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -312,7 +336,8 @@ class Entry(BaseModel):
     @property
     def flat(self) -> dict[str, Any]:
         """All that it says, by the keys that sweeps use: `kind`, `latents`, `train.lr`."""
-        train = {f"train.{key}": value for key, value in self.train.model_dump(mode="json").items()}
+        options = self.train.model_dump(mode="json") if self.train else {}
+        train = {f"train.{key}": value for key, value in options.items()}
         return {"kind": self.kind, **train, **self.hyperparameters}
 
 

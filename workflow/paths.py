@@ -7,6 +7,7 @@ from pathlib import Path
 DVC_LOCK = Path("dvc.lock")
 CHECKED, TRACKED = Path("data/checked.json"), Path("data/tracked.json")
 RAW, PREPARED = Path("data/raw"), Path("data/prepared")
+EXTERNAL = Path("data/external")  # images made elsewhere, which an entry of `models` may name as its samples
 FETCHED = Path("data/fetched")  # downloads, which `make clean` keeps
 EXTRACTOR, EXTRACTOR_METRICS = Path("data/extractor/model.safetensors"), Path("data/extractor/metrics.json")
 REFERENCE, REAL_FEATURES = Path("data/reference/reference.json"), Path("data/reference/real.safetensors")
@@ -89,6 +90,11 @@ def stage_page(name: str) -> Path:
 def model_page(name: str) -> Path:
     """The ledger's page on the code of a model: its family's file and all that it imports."""
     return LEDGER / "models" / f"{name}.json"
+
+
+def own(place: Path) -> Path:
+    """Where a user's file or folder is that git does not have: in a copy of the project, that of the project itself."""
+    return place if place.exists() or not (there := project() / place).exists() else there
 
 
 def project() -> Path:

@@ -35,6 +35,8 @@ class Stream(IntEnum):
     """Images of requested classes."""
     FINISH = 12
     """Noise in what is fitted after training to the weights that are kept."""
+    TAKEN = 13
+    """Images that somebody draws for other uses (`stages/draw.py`)."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

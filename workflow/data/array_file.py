@@ -126,6 +126,26 @@ def read_file(settings: ArrayFile, raw: Path) -> None:
 
 
 @contextmanager
+def images_in(path: Path) -> Iterator[Array]:
+    """The images of a file that has no others, uint8 (N, C, H, W), as a memory map; whatever else it has is left out.
+
+    Raises BakeoffError, which names the file, if it is no such file.
+    """
+    if not path.is_file():
+        raise BakeoffError(f"{path}: no such file or folder; name a folder of pictures, an .npz or an .npy")
+    with ExitStack() as opened:
+        with _reading(path):
+            headers = _headers(path)
+            parts, _ = _parts(path, list(headers))
+            if len(parts) > 1:
+                names = some(part.images for part in parts)
+                raise BakeoffError(f"{path}: {names}: several arrays of images; store those that count alone")
+            _shape(path, parts[0].images, headers)
+            images = _mapped(path, parts[0].images, None, opened)
+        yield _channels_first(images)
+
+
+@contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what NumPy and zipfile raise about a file that is missing, damaged or something else into one line."""
     try:
@@ -181,8 +201,11 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return header
 
 
-def _mapped(path: Path, key: str, folder: Path, opened: ExitStack) -> Array:
-    """An array as a memory map: of the file itself or, as an .npz may be compressed, of a copy that has no name."""
+def _mapped(path: Path, key: str, folder: Path | None, opened: ExitStack) -> Array:
+    """An array as a memory map: of the file itself or, as an .npz may be compressed, of a copy that has no name.
+
+    folder: where to put the copy; None: where temporary files go.
+    """
     if key == ONLY:
         file: Any = opened.enter_context(path.open("rb"))
     else:

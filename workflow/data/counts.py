@@ -57,7 +57,9 @@ def check_evaluation(settings: Params, card: Card) -> None:
 
 
 def check_model(name: str, entry: Entry, card: Card) -> None:
-    """Check the parameters of one model."""
+    """Check the parameters of one model; of one that is not trained, there are none."""
+    if not entry.train:
+        return
     parts, train = entry.train.parts, card.counts["train"]
     if parts > train:
         fitting = max(part for part in range(1, train + 1) if entry.train.batch_size % part == 0)

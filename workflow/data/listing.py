@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflow.errors import BakeoffError
+from workflow.files import sha256, sha256_of_json
 from workflow.paths import EXTRACTOR, INDEX, LEDGER, PREPARED, RAW, REFERENCE, SUMMARY
 
 # What systems and file browsers leave in any folder. It is no part of a data set, and counting it would change the
@@ -47,6 +48,18 @@ def list_files(root: Path) -> list[Entry]:
     Links are listed and not followed. Raises BakeoffError if a folder cannot be read.
     """
     return sorted(_list(root, ()), key=lambda entry: entry.parts)
+
+
+def digest(path: Path) -> str:
+    """SHA-256, in hex, of a file or of all files below a folder with their names; raises BakeoffError if it is missing.
+
+    Hidden and system files of a folder do not count.
+    """
+    if not path.exists():
+        raise BakeoffError(f"{shown(path)}: no such file or folder")
+    if not path.is_dir():
+        return sha256(path)
+    return sha256_of_json({entry.name: sha256(path.joinpath(*entry.parts)) for entry in list_files(path)})
 
 
 def _list(folder: Path, parts: tuple[str, ...]) -> Iterator[Entry]:

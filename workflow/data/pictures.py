@@ -12,6 +12,22 @@ POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two 
 PLANE_LEVELS = 256
 
 
+def in_bytes(images: Array, levels: int) -> Array:
+    """Pixels of 0..levels-1 as the nearest of 0..255, uint8 of the same shape."""
+    return _scaled(np.float32(255 / (levels - 1)))[images]
+
+
+def in_levels(images: Array, levels: int) -> Array:
+    """Pixels of 0..255 as the nearest of 0..levels-1; what `in_bytes` made comes back as it was."""
+    return _scaled(np.float32((levels - 1) / 255))[images]
+
+
+def _scaled(factor: np.float32) -> Array:
+    """What becomes of each of 256 values."""
+    table: Array = (np.arange(256, dtype=np.uint8) * factor).round().clip(0, 255).astype(np.uint8)
+    return table
+
+
 def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
     """Arrange images in a grid on a white background.
 
@@ -25,8 +41,7 @@ def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap
     n, channels, height, width = images.shape
     scale = scale or max(1, round(48 / width))
     rows = math.ceil(n / columns)
-    bright = (images * np.float32(255 / (levels - 1))).round().astype(np.uint8)
-    bright = bright.repeat(scale, 2).repeat(scale, 3)
+    bright = in_bytes(images, levels).repeat(scale, 2).repeat(scale, 3)
     step_y, step_x = height * scale + gap, width * scale + gap
     canvas = np.full((rows * step_y - gap, columns * step_x - gap, channels), 255, np.uint8)
     for i, image in enumerate(bright):

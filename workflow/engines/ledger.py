@@ -13,12 +13,13 @@ import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from workflow.data.listing import digest
 from workflow.engines.index import hide_others
 from workflow.errors import BakeoffError
 from workflow.files import write_text
 from workflow.models import family_file
 from workflow.params import Params
-from workflow.paths import LEDGER, model_page, stage_page
+from workflow.paths import LEDGER, model_page, own, stage_page
 
 PACKAGES = ("workflow", "stages")
 TEMPLATES = (".j2", ".css")  # files that a module reads from the folder `templates` beside it
@@ -31,6 +32,7 @@ Hashes = dict[str, str]  # SHA-256 in hex, by file
 def bring_up_to_date(settings: Params) -> None:
     """Update the ledger, a page per stage and per model in the parameters, and the index of runs.
 
+    The page of a model that holds images made elsewhere has their hash, too.
     Unchanged pages are not touched, and pages of stages and models that no longer exist are removed. Entries of the
     index that the present graph does not make are hidden.
     """
@@ -44,6 +46,11 @@ def bring_up_to_date(settings: Params) -> None:
     families = {name: family_file(entry.kind, f"models.{name}.kind") for name, entry in settings.models.items()}
     pages[stage_page("check")] |= modules.hashes(families.values())  # it imports every family by name
     pages |= {model_page(name): modules.hashes([family]) for name, family in families.items()}
+    for name, entry in settings.models.items():
+        if entry.samples is not None:  # images that stand for a model's code: what they are decides its results
+            held = {str(entry.samples): digest(own(entry.samples))}
+            pages[model_page(name)] |= held
+            pages[stage_page("check")] |= held
     for path, page in pages.items():
         text = json.dumps(dict(sorted(page.items())), indent=2) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -334,6 +334,7 @@ COST = (
     Column(
         key="parameters",
         counted=True,
+        missing_for="images made elsewhere",
         title="parameters",
         form="count",
         measures="Number of trained parameters.",
@@ -342,6 +343,7 @@ COST = (
     Column(
         key="training_gflops",
         counted=True,
+        missing_for="images made elsewhere",
         title="training GFLOPs",
         form="significant",
         better="",
@@ -353,6 +355,7 @@ COST = (
     Column(
         key="gflops_per_sample",
         counted=True,
+        missing_for="images made elsewhere",
         title="GFLOPs per image",
         form="significant",
         better="lower",
@@ -364,6 +367,7 @@ COST = (
     Column(
         key="passes_in_sequence",
         counted=True,
+        missing_for="images made elsewhere",
         title="sequential passes",
         form="count",
         better="lower",

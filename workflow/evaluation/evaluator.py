@@ -27,6 +27,7 @@ from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of
 from workflow.models.base import (
     HasComplete,
     HasEncode,
+    HasHold,
     HasInterpolate,
     HasLogProb,
     HasReconstruct,
@@ -203,8 +204,7 @@ def evaluate(
         "repeats": scores.repeats,
         "decoded": {name: evaluator.scores([images]).means for name, images in decoded.items()},
         **representation,
-        "gflops_per_sample": _gflops_per_sample(model),
-        "passes_in_sequence": model.passes_in_sequence,
+        **_cost(model),
     }
     return metrics | density, _pictures(model, draws[0], evaluator, seed) | bits | drawn | scores.pictures | errors
 
@@ -275,6 +275,13 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
 def _accuracy(hits: Tensor) -> float:
     """The share of hits, bool (parts, N), as a mean over parts."""
     return sum(map(float, hits.double().mean(1))) / len(hits)
+
+
+def _cost(model: Model) -> dict[str, float | None]:
+    """What an image costs; None if it was made elsewhere."""
+    if isinstance(model, HasHold):
+        return {"gflops_per_sample": None, "passes_in_sequence": None}
+    return {"gflops_per_sample": _gflops_per_sample(model), "passes_in_sequence": model.passes_in_sequence}
 
 
 def _gflops_per_sample(model: Model, n: int = 8) -> float:

@@ -156,6 +156,20 @@ class HasFinish(Protocol):
 
 
 @runtime_checkable
+class HasHold(Protocol):
+    """Is not trained: holds images that were made elsewhere, which stand for its draws.
+
+    Its entry in `params.yaml` has `samples` in place of `train`, and what a model costs is not known of it.
+    """
+
+    def hold(self, images: Tensor) -> None:
+        """images: all that there are, uint8 (N, C, H, W), values 0..levels-1."""
+
+    def distinct(self, n: int, generator: Generator) -> Tensor:
+        """n of the images in random order, none twice: uint8 (n, C, H, W). Raises ValueError if there are fewer."""
+
+
+@runtime_checkable
 class HasSampleGiven(Protocol):
     """Class-conditional sampling, if `classes` is not 0."""
 

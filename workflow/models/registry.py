@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from workflow.data.tensors import read_tensors, write_tensors
 from workflow.errors import BakeoffError
 from workflow.models import family_file, kinds
-from workflow.models.base import Model
-from workflow.params import PATH, ArrayFile, Data, Folder, Params, Train, explain
+from workflow.models.base import HasHold, Model
+from workflow.params import PATH, ArrayFile, Data, Entry, Folder, Params, Train, explain
+from workflow.paths import EXTERNAL
 
 REACH = 64  # pixels by which a size that suits a model is looked for, down and up
 LEVELS = 256  # of the images that models are built for when only testing whether they can be built
@@ -74,6 +75,7 @@ def check_entries(settings: Params) -> None:
     """
     for name, entry in settings.models.items():
         family_file(entry.kind, f"models.{name}.kind")
+        _check_trained_or_held(name, entry)
         check_hyperparameters(entry.kind, entry.hyperparameters, f"{PATH}: models.{name}")
     for name, sweep in settings.sweeps.items():
         unranked = model_class(settings.models[name].kind).unranked
@@ -82,6 +84,20 @@ def check_entries(settings: Params) -> None:
                 f"{PATH}: sweeps.{name}.varied: {blind[0]!r}: validation losses of models that differ in it cannot "
                 "be compared; list them under models only"
             )
+
+
+def _check_trained_or_held(name: str, entry: Entry) -> None:
+    """Raise BakeoffError if a kind that is trained has samples, or one that is not has none."""
+    held = issubclass(model_class(entry.kind), HasHold)
+    if held and entry.samples is None:
+        raise BakeoffError(
+            f"{PATH}: models.{name}.train: kind {entry.kind!r} is not trained; give samples instead: a folder of "
+            f"pictures, an .npz or an .npy in {EXTERNAL}"
+        )
+    if entry.samples is not None and not held:
+        raise BakeoffError(
+            f"{PATH}: models.{name}.samples: kind {entry.kind!r} is trained; give train instead, or set kind: external"
+        )
 
 
 def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
@@ -99,7 +115,7 @@ def check_builds(settings: Params, shape: tuple[int, int, int]) -> None:
         except ValueError as error:
             remedy = _other_sizes(settings.data, entry.kind, shape, checked)
             raise BakeoffError(f"{PATH}: models.{name}: {error}{remedy}") from None
-        if entry.train.batch_size == entry.train.parts:
+        if entry.train and entry.train.batch_size == entry.train.parts:
             _check_single_images(name, entry.train, model)
 
 

@@ -2,9 +2,12 @@
 
 from typing import Literal, get_args
 
-Family = Literal["autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"]
+Family = Literal[
+    "autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion", "external"
+]
 Likelihood = Literal["exact", "bound", "implicit"]  # what `log_prob` gives
-Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit"]  # Goodfellow's tree
+# Goodfellow's tree, and what has no place there: images whose model is unknown.
+Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit", "external"]
 BitsKind = Literal["exact", "upper bound"]  # of bits/dim
 
 TAXONOMY: tuple[Taxonomy, ...] = get_args(Taxonomy)  # in the order in which the report shows the models

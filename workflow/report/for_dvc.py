@@ -38,8 +38,9 @@ def metrics(summary: Mapping[str, Any]) -> Files:
 
 
 def curves(results: Results) -> Files:
-    """The validation loss of each model against training steps, means over seeds."""
-    return {f"{name}.csv": _curve(runs) for name, runs in results.models.items()}
+    """The validation loss of each model against training steps, means over seeds; none of what is not trained."""
+    trained = {name: runs for name, runs in results.models.items() if any(run.history() for run in runs)}
+    return {f"{name}.csv": _curve(runs) for name, runs in trained.items()}
 
 
 def charts(views: Iterable[ModelView], summary: dict[str, Any]) -> Files:

@@ -33,7 +33,7 @@ class ModelView:
         panels: its learning curves.
         classes: histogram of the classes of its samples, if the data have classes.
         ood: histograms of the bits/dim of test images and out-of-distribution inputs, if it has a density.
-        training: samples over training.
+        training: samples over training; None for images made elsewhere.
         training_steps: the training steps of these samples.
         pictures: what only some models can show, by kind: reconstructions, interpolations and so on.
 
@@ -47,7 +47,7 @@ class ModelView:
     panels: list[Panel]
     classes: Markup | None
     ood: Markup | None
-    training: Strip
+    training: Strip | None
     training_steps: list[int]
     pictures: dict[str, Strip]
 
@@ -70,7 +70,7 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             panels=panels(runs, label, number[name]),
             classes=_classes(runs, label, results.card.classes, number[name], 1.1 * top),
             ood=_out_of_distribution(pictures, label, number[name]),
-            training=over_training(snapshots["images"], levels),
+            training=over_training(snapshots["images"], levels) if len(snapshots["steps"]) else None,
             training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),
         )

@@ -9,7 +9,7 @@ from workflow import params
 from workflow.data.arrays import read_images
 from workflow.evaluation.columns import COST, GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.models.taxonomy import TAXONOMY
-from workflow.params import Params
+from workflow.params import Entry, Params
 from workflow.paths import PREPARED
 from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
@@ -115,9 +115,14 @@ def _cards(shown: list[ModelView], settings: Params) -> list[Card]:
 
 def _changed(other: ModelView, first: ModelView, settings: Params) -> str:
     """The hyper-parameters in which an entry differs from the first one of its kind: "depth 2"."""
-    reference, own = settings.models[first.name].hyperparameters, settings.models[other.name].hyperparameters
+    reference, own = (_options(settings.models[view.name]) for view in (first, other))
     keys = sorted(key for key in {**reference, **own} if own.get(key) != reference.get(key))
     return ", ".join(f"{key} {own.get(key, 'off')}" for key in keys) or "different training"
+
+
+def _options(entry: Entry) -> dict[str, Any]:
+    """The hyper-parameters of an entry, and where its images are if they were made elsewhere."""
+    return {**entry.hyperparameters, **({} if entry.samples is None else {"samples": entry.samples})}
 
 
 def _parameters() -> str:

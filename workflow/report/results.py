@@ -149,7 +149,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
-    metrics = _with_nats(_with_ratio(read_json(path)), card)
+    metrics = _with_nats(with_ratio(read_json(path)), card)
     for key in (*ABOUT, OUT_OF_DISTRIBUTION.key):
         if key not in metrics:
             raise BakeoffError(f"{path}: {key!r} is missing; {remedy}")
@@ -161,7 +161,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
     return Run(name, seed, files.folder, metrics)
 
 
-def _with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
+def with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
     """`metrics` with `nearest_neighbour.ratio` added: the distance of the samples relative to that of test images."""
     samples, test = (look_up(metrics, f"nearest_neighbour.{whose}") for whose in ("samples", "test"))
     ratio = samples / test if samples is not None and test else None

@@ -14,6 +14,7 @@ PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
     "explicit approximate": "Explicit density, approximate",
     "implicit": "Implicit density",
+    "external": "Images made elsewhere",
 }
 SCALE = "Reference values"
 NO_VERDICT: dict[str, Any] = {"best": ()}

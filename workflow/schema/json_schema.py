@@ -9,11 +9,13 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from workflow.models import kinds
+from workflow.models.base import HasHold
 from workflow.models.registry import hyperparameter_schema, model_class
 from workflow.params import FILE_NAME, Data, Entry, Params, Section
 from workflow.schema.docstrings import arguments, summary
 
 Schema = dict[str, Any]
+HOW = {False: "train", True: "samples"}  # the key of an entry that says where its images are from; True: made elsewhere
 
 
 def schema() -> Schema:
@@ -24,6 +26,7 @@ def schema() -> Schema:
     for section in sections:
         _describe(whole if section is Params else parts[section.__name__], section)
     entry, data = parts["Entry"], {"type": "object", "properties": {"name": {}}, "required": ["name"]}
+    _need_either(entry)
     families = {kind: _family(kind, entry) for kind in kinds()}
     _decide(entry, "kind", {kind: [kind] for kind in families})
     _decide(data, "name", {part.__name__: _names(part) for part in get_args(Data)})
@@ -45,16 +48,26 @@ def _describe(part: Schema, described: type) -> None:
             part["properties"][name]["description"] = text
 
 
+def _need_either(entry: Schema) -> None:
+    """Let the kind decide whether an entry needs `train` or `samples`; null stands for neither."""
+    for key in HOW.values():
+        says = entry["properties"][key]
+        entry["properties"][key] = {**says["anyOf"][0], "description": says["description"]}
+    entry["required"] = ["kind"]
+
+
 def _family(kind: str, entry: Schema) -> Schema:
     """What is particular to an entry of this kind: the family's hyper-parameters, and no other key."""
     family = model_class(kind)
     own = hyperparameter_schema(kind).model_json_schema()
     _describe(own, family)
+    held = issubclass(family, HasHold)
+    shared = [key for key in entry["properties"] if key != HOW[not held]]
     return {
         "description": family.paper,
         "type": "object",
-        "properties": {**dict.fromkeys(entry["properties"], True), **own["properties"]},
-        "required": own.get("required", []),
+        "properties": {**dict.fromkeys(shared, True), **own["properties"]},
+        "required": [HOW[held], *own.get("required", [])],
         "additionalProperties": False,
     }
 

@@ -56,7 +56,7 @@ def _says(part: Schema) -> str:
 def _table(part: Schema) -> str:
     rows = [["key", "value", "default", "meaning"], ["---"] * 4]
     for key, value in part["properties"].items():
-        default = "" if key in part["required"] else _default(value["default"])
+        default = "" if key in part["required"] else _default(value.get("default"))
         rows.append([f"`{key}`", value_of(value), default, value["description"]])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
 

@@ -69,8 +69,8 @@ def _describe(store: Store, run_id: str, name: str, seed: int, settings: Params)
     with store.lock:
         store.client.log_inputs(run_id, [DatasetInput(data, [InputTag("mlflow.data.context", "training")])])
     entry = settings.models[name].model_dump(mode="json")
-    flat = {"seed": seed, **entry, **{f"train.{key}": value for key, value in entry["train"].items()}}
-    del flat["train"]
+    train = entry.pop("train", {})
+    flat = {"seed": seed, **entry, **{f"train.{key}": value for key, value in train.items()}}
     store.client.log_batch(run_id, params=[Param(key, str(value)) for key, value in flat.items()])
 
 
