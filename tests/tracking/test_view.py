@@ -45,8 +45,10 @@ def test_every_column_is_there_and_the_chosen_measures_come_first(
 
 
 def test_the_view_knows_the_name_of_each_extractor() -> None:
-    sizes = {"channels": 1, "features": 2, "dropout": 0.0}
-    trained = [Classifier((1, 8, 8), 5, classes=classes, **sizes).facts["name"] for classes in (3, 0)]
+    trained = [
+        Classifier((1, 8, 8), 5, classes=classes, channels=1, features=2, dropout=0.0).facts["name"]
+        for classes in (3, 0)
+    ]
     assert (*trained, inception.FACTS["name"]) == view.EXTRACTORS
 
 
