@@ -91,10 +91,10 @@ def test_small_images_are_enlarged_and_both_files_show_the_same(
     snapshots = read_arrays(RunFiles("vae", 0).snapshots)["images"]
     last = [path for path in images_of(run_of("vae")) if "+step+100+" in path]
     shown = [np.asarray(Image.open(client().download_artifacts(run_of("vae"), path)).convert("L")) for path in last]
-    assert len(shown) == 2
-    assert np.array_equal(*shown)
-    assert shown[0].shape == (3 * 48 + 2, 4 * 48 + 3)  # ten images, four in a row, eight pixels drawn as 48
-    assert np.array_equal(shown[0][:48:6, :48:6], np.round(snapshots[-1][0, 0] / 4 * 255))
+    small, full = shown
+    assert np.array_equal(small, full)
+    assert full.shape == (3 * 48 + 2, 4 * 48 + 3)  # ten images, four in a row, eight pixels drawn as 48
+    assert np.array_equal(full[:48:6, :48:6], np.round(snapshots[-1][0, 0] / 4 * 255))
 
 
 def test_points_are_drawn_as_one_plane() -> None:
