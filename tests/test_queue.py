@@ -25,5 +25,5 @@ def test_a_queued_experiment_is_tracked_where_the_project_is_and_ranked_by_valid
     asked = ("--csv", "--drop", ".*", "--keep", f"Experiment|{column}", "--sort-by", by)
     rows = list(csv.DictReader(io.StringIO(project.run("dvc", "exp", "show", *asked))))
     losses = {row["Experiment"]: row[column] for row in rows}
-    assert float(losses["slow-one"]) == child.data.metrics["least_valid_loss"]
+    assert float(losses["slow-one"]) == child.data.metrics["least validation loss"]
     assert not (project.folder / "runs").exists()  # it ran elsewhere

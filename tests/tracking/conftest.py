@@ -19,6 +19,7 @@ from workflow import params
 from workflow.data.tensors import ImageSet
 from workflow.models import registry
 from workflow.tracking.mirror import mirror
+from workflow.tracking.pictures import FOLDER
 from workflow.tracking.store import Store, store_uri
 from workflow.training.history import Record
 
@@ -144,7 +145,7 @@ def snapshot() -> dict[str, Any]:
     return {
         run.info.run_id: (
             run.info.run_name, run.info.status, run.data.tags, run.data.params, points(run),
-            sorted(file.path for file in client().list_artifacts(run.info.run_id)),
+            sorted(file.path for folder in (None, FOLDER) for file in client().list_artifacts(run.info.run_id, folder)),
             [output.model_id for output in run.outputs.model_outputs],
         )
         for run in runs()

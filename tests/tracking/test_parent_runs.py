@@ -13,7 +13,8 @@ from tests.tracking.conftest import MODELS, RECORDS, Settings, client, only, run
 from workflow import params
 from workflow.tracking.live import live
 from workflow.tracking.mirror import mirror
-from workflow.tracking.parent_runs import BASELINE, BEST, CHILD_OF, EXPERIMENT, LEAST
+from workflow.tracking.names import LEAST
+from workflow.tracking.parent_runs import BASELINE, BEST, CHILD_OF, EXPERIMENT
 
 
 def add_trials(**couplings: int) -> Settings:

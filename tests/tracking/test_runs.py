@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.invented_project import FAMILIES
 from tests.tracking.conftest import (
     MODELS,
     RECORDS,
@@ -44,6 +47,7 @@ def test_each_run_is_there_once_with_all_that_belongs_to_it(mirrored: Path, monk
         )  # fmt: skip
         assert tags["mlflow.note.content"].startswith("**")
         assert tags["likelihood"] in ("exact", "bound", "implicit")
+        assert (tags["family"], tags["data"]) == (FAMILIES[name], "digits")
         files = {file.path for file in client().list_artifacts(run.info.run_id)}
         assert {"samples.png", "metrics.json", "history.jsonl", "neighbours_samples.png"} <= files
         assert ("interpolations.png" in files) == (name in ("vae", "vqvae"))
@@ -61,18 +65,20 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         run.data.tags["model"]: {k: v for k, v in run.data.metrics.items() if not k.startswith(("train/", "valid/"))}
         for run in runs()
     }
-    on_features = {"fid", "kid", "kid_std", "inception_score", "inception_score_std"}
+    on_features = {"FID", "KID", "KID std", "Inception Score", "Inception Score std", "FID infinity"}
     on_features |= {"precision", "recall", "density", "coverage"}
     for name, found in figures.items():
         assert {f"classifier/{key}" for key in on_features} <= set(found)
         assert not on_features & set(found)
-        theory = {"bits_per_dim", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
+        theory = {"bits per dim", "bits per dim sem", "linear probe accuracy", "reconstruction MSE"}
         assert set(found) - theory == set(figures["gan"])
         on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text(encoding="utf-8"))
-        assert found["classifier/fid"] == on_disk["fid"]
-        assert found.get("bits_per_dim") == on_disk["bits_per_dim"]
-        assert found["nearest_neighbour/test"] == on_disk["nearest_neighbour"]["test"]
-        assert found["time/train_seconds"] == 12.5
+        assert found["classifier/FID"] == on_disk["fid"]
+        assert found.get("bits per dim") == on_disk["bits_per_dim"]
+        assert found["GFLOPs per image"] == on_disk["gflops_per_sample"]
+        assert found["modes found"] == on_disk["modes"]["found"]
+        assert found["nearest neighbour/test"] == on_disk["nearest_neighbour"]["test"]
+        assert found["time/train seconds"] == 12.5
     assert "seed" not in figures["gan"]
 
 
@@ -104,7 +110,11 @@ def test_another_evaluation_changes_its_figures_in_the_same_run(project: Setting
 
 def test_durations_are_of_the_weights_that_are_there(project: Settings) -> None:
     def seconds() -> dict[str, float | None]:
-        return {run.data.tags["model"]: run.data.metrics.get("time/train_seconds") for run in runs()}
+        return {run.data.tags["model"]: run.data.metrics.get("time/train seconds") for run in runs()}
+
+    def lasted() -> dict[str, int | None]:
+        """What MLflow shows as the duration, in ms; None: nothing."""
+        return {run.data.tags["model"]: run.info.end_time and run.info.end_time - run.info.start_time for run in runs()}
 
     vae, gan = (Path(f"runs/{name}/0/model.safetensors") for name in ("vae", "gan"))
     measured = vae.read_bytes()
@@ -112,17 +122,17 @@ def test_durations_are_of_the_weights_that_are_there(project: Settings) -> None:
     gan.write_bytes(other)
     mirror(project)
     assert seconds() == {"gan": None, "vae": None, "nice": 12.5, "pixelcnn": 12.5, "vqvae": 12.5}
-    times = {run.data.tags["model"]: run.info.end_time - run.info.start_time for run in runs()}
-    assert times["nice"] == 12_500
-    assert 0 <= times["vae"] < 12_500
+    assert lasted() == {"gan": None, "vae": None, "nice": 12_500, "pixelcnn": 12_500, "vqvae": 12_500}
+    assert {run.info.status for run in runs()} == {"FINISHED"}
     vae.write_bytes(measured)
     mirror(project)
-    assert seconds()["vae"] == 12.5
+    assert (seconds()["vae"], lasted()["vae"]) == (12.5, 12_500)
     vae.write_bytes(other)
     edit(Path("runs/vae/0/metrics.json"), sharpness=1.25)  # in which no model is best
     mirror(project)
     run = only([run for run in runs() if run.data.tags["model"] == "vae"])
     assert run.data.metrics["sharpness"] == 1.25
+    assert lasted()["vae"] == 0  # MLflow forgets no end
     times = {key: value for key, value in run.data.metrics.items() if key.startswith("time/")}
     assert len(times) == 4
     assert all(math.isnan(value) for value in times.values())
@@ -154,6 +164,32 @@ def test_live_then_mirror_have_each_point_once(project: Settings, monkeypatch: p
     again = only([r for r in runs() if r.info.run_id == run.info.run_id])
     assert curves(again) == expected(records)
     assert max(sizes) == 1000  # what a server takes in one request; a SQLite store takes any number
+
+
+def test_a_followed_training_lasts_from_its_beginning_until_the_mirror_knows_better(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workflow.tracking.live.LIVE_AFTER", 0.5)  # its run in MLflow is so much younger
+    start = time.monotonic()
+    with live("nice", 0, project) as log:
+        inside = time.monotonic()
+        log(RECORDS[0])
+        wait_for(runs)
+        inside = time.monotonic() - inside
+    outside = time.monotonic() - start
+    run = only(runs())
+    assert inside * 1000 - 20 <= run.info.end_time - run.info.start_time <= outside * 1000
+    mirror(project)
+    run = client().get_run(run.info.run_id)
+    assert run.info.end_time - run.info.start_time == 12_500
+
+
+def test_a_duration_that_another_machine_measured_of_these_weights_stays(project: Settings) -> None:
+    mirror(project)
+    shutil.rmtree("timings")
+    edit(Path("runs/vae/0/metrics.json"), sharpness=1.25)  # in which no model is best
+    mirror(project)
+    assert {run.info.end_time - run.info.start_time for run in runs()} == {12_500}
 
 
 def test_a_short_training_leaves_its_curve_to_the_mirror(
@@ -215,6 +251,6 @@ def test_a_changed_hyper_parameter_makes_a_new_run(project: Settings) -> None:
 def test_runs_say_in_what_their_model_is_best(mirrored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(mirrored)
     best = {run.data.tags["model"]: run.data.tags.get("best in", "").split("; ") for run in runs()}
-    assert "gflops_per_sample" in best["nice"]
-    assert "fid" in best["gan"]
-    assert not any("fid" in names for model, names in best.items() if model != "gan")
+    assert "GFLOPs per image" in best["nice"]
+    assert "FID" in best["gan"]
+    assert not any("FID" in names for model, names in best.items() if model != "gan")

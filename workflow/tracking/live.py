@@ -39,6 +39,7 @@ def live(name: str, seed: int, settings: Params) -> Iterator[Callable[[Record], 
 
 def _follow(name: str, seed: int, settings: Params, records: Queue) -> None:
     """Send records, a batch every two seconds, until the run's status comes instead of one."""
+    start = time.monotonic()
     batch, status = _take(records, LIVE_AFTER)
     if status:  # over before anybody could have watched: `mirror` sends everything, and MLflow need not be imported
         return
@@ -55,7 +56,8 @@ def _follow(name: str, seed: int, settings: Params, records: Queue) -> None:
             if status:
                 break
             batch, status = _take(records, SEND_EVERY)
-        store.client.set_terminated(run_id, status)
+        # The run is younger than the training, by `LIVE_AFTER` at least; its duration is to be the training's.
+        store.client.set_terminated(run_id, status, run.info.start_time + int(1000 * (time.monotonic() - start)))
 
 
 def _take(records: Queue, seconds: float) -> tuple[list[Record], str]:

@@ -8,10 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workflow.data.arrays import read_arrays, read_card
+from workflow.data.arrays import read_card
 from workflow.engines import timing
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import MEASURED, keys_on_features
+from workflow.evaluation.columns import MEASURED
 from workflow.evaluation.comparison import Verdict
 from workflow.evaluation.measurements import Measured, measurements, verdicts
 from workflow.files import read_json, sha256
@@ -20,13 +20,25 @@ from workflow.paths import REFERENCE, RunFiles
 from workflow.sweeps.trials import least_valid_loss
 from workflow.tracking import moved
 from workflow.tracking.identity import content_tag
-from workflow.tracking.parent_runs import LEAST, show_best_trials
+from workflow.tracking.names import LEAST, metric, title
+from workflow.tracking.parent_runs import show_best_trials
 from workflow.tracking.runs import curves, run_of
-from workflow.tracking.store import Store, never_failing
+from workflow.tracking.store import NOTE, Store, never_failing
 
 MIRRORED = "bakeoff.mirrored"  # tag: hash of the files that the run shows
 BEST_IN = "best in"  # tag: the measures in which no other model is better, beyond chance
 WEIGHTS = "bakeoff.weights"  # tag: SHA-256 of the model that was measured
+USE = """\
+```python
+import mlflow
+import pandas as pd
+
+model = mlflow.pyfunc.load_model("models:/{model_id}")
+images = model.predict(pd.DataFrame({{"n": [16], "seed": [0]}}))
+```
+
+A row is a batch of `n` images that are drawn with this `seed`. They are uint8 {shape}, values 0 to {top}. In another \
+folder than the project's, set `MLFLOW_TRACKING_URI` first."""
 REQUIREMENTS = ("torch", "safetensors", "pydantic", "numpy", "pandas", "pillow", "pyyaml")  # of `pyfunc.py`
 
 
@@ -57,23 +69,24 @@ def _show_best_models(store: Store, settings: Params) -> None:
     measured = {n: [Measured(read_json(one.metrics), one.pictures) for one in of] for n, of in files.items()}
     conditional = {n for n in files if settings.models[n].hyperparameters.get("classes", 0) > 0}
     judged = verdicts(measurements(measured, read_json(REFERENCE)["histogram_model"]), MEASURED, conditional)
+    titles = {column.key: title(column) for column in MEASURED}
     for name in files:
-        best = [_in_words(key, name, one) for key, one in judged.items() if name in one.best and one.decided]
+        best = [_in_words(titles[key], name, one) for key, one in judged.items() if name in one.best and one.decided]
         for seed in settings.seeds:
             run = run_of(store, name, seed, settings)
             if run.data.tags.get(BEST_IN, "") != (text := "; ".join(best)):
                 store.client.set_tag(run.info.run_id, BEST_IN, text)
 
 
-def _in_words(key: str, name: str, one: Verdict) -> str:
-    """The measure, and who else is best in it: "fid, tied with autoencoder"."""
+def _in_words(measure: str, name: str, one: Verdict) -> str:
+    """The measure, and who else is best in it: "FID, tied with autoencoder"."""
     others = [other for other in one.best if other != name]
-    return f"{key}, tied with {' and '.join(others)}" if others else key
+    return f"{measure}, tied with {' and '.join(others)}" if others else measure
 
 
 def digest_of(files: RunFiles) -> str:
     """16 hex digits over the files of a run that are mirrored; raises BakeoffError if one is missing."""
-    mirrored = (files.model, files.history, files.overview, files.metrics, files.pictures)
+    mirrored = (files.model, files.history, files.snapshots, files.overview, files.metrics, files.pictures)
     for file in mirrored:
         if not file.exists():
             raise BakeoffError(f"{file}: missing; run the stage that makes it (`dvc repro`)")
@@ -100,10 +113,8 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
     _send(store, run, files, figures(metrics, times), weights)
     _log_files(store, run_id, files)
     _log_model(store, run, files.model)
+    _finish(store, run, times.get("train", {}).get("seconds"), weights)
     _set_tags(store, run_id, metrics, weights)
-    if run.info.status != "FINISHED":  # the training was not followed
-        seconds = times.get("train", {}).get("seconds")
-        store.client.set_terminated(run_id, end_time=seconds and run.info.start_time + int(seconds * 1000))
     store.client.set_tag(run_id, MIRRORED, digest)
 
 
@@ -115,18 +126,44 @@ def _files_lost(store: Store, run: Any) -> bool:
     return any(map(moved.lost, (run.info.artifact_uri, *(model.artifact_location for model in models))))
 
 
+def _finish(store: Store, run: Any, seconds: float | None, weights: str) -> None:
+    """Mark the run as finished and give it the duration of its training, which MLflow takes from start and end.
+
+    If nobody has measured here how long these weights took, the run has no end, and MLflow shows no duration. An end
+    that it has already stays if it was measured of these weights elsewhere; otherwise the run ends as it begins, since
+    MLflow forgets no end.
+
+    Args:
+        store: the store.
+        run: the run in MLflow, as it is before.
+        seconds: that the training took; None if unknown.
+        weights: SHA-256 of its model.
+
+    """
+    start, end = run.info.start_time, run.info.end_time
+    if seconds is not None:
+        end = start + round(seconds * 1000)
+    elif end is not None and run.data.tags.get(WEIGHTS, weights) != weights:
+        end = start
+    if end is None:
+        store.client.update_run(run.info.run_id, status="FINISHED")
+    elif (end, "FINISHED") != (run.info.end_time, run.info.status):
+        store.client.set_terminated(run.info.run_id, end_time=end)
+
+
 def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
-    """Final figures, with the same names for all families; those that rest on features carry the extractor's name.
+    """Final figures, with the same names for all families.
 
     metrics: the content of `metrics.json`. times: what each stage measured, as `timing.read` returns it.
     """
-    extractor, on_features = metrics["extractor"]["name"], keys_on_features()
-    found = {f"{extractor}/{key}" if key in on_features else key: value for key, value in metrics.items()}
+    found = {path: value for path, value in metrics.items() if path != "seed"}
     for group in ("modes", "nearest_neighbour"):
-        found |= {f"{group}/{key}": value for key, value in (metrics[group] or {}).items()}
+        found |= {f"{group}.{key}": value for key, value in (metrics[group] or {}).items()}
+    named = {metric(path, metrics["extractor"]["name"]): value for path, value in found.items()}
     for stage, facts in times.items():
-        found |= {f"time/{stage}_{key}": facts[key] for key in ("seconds", "images_per_second") if key in facts}
-    return {key: float(value) for key, value in found.items() if isinstance(value, (int, float)) and key != "seed"}
+        measured = (key for key in ("seconds", "images_per_second") if key in facts)
+        named |= {f"time/{stage} {key.replace('_', ' ')}": facts[key] for key in measured}
+    return {name: float(value) for name, value in named.items() if isinstance(value, (int, float))}
 
 
 def _send(store: Store, run: Any, files: RunFiles, final: dict[str, float], weights: str) -> None:
@@ -152,24 +189,21 @@ def _send(store: Store, run: Any, files: RunFiles, final: dict[str, float], weig
 
 
 def _log_files(store: Store, run_id: str, files: RunFiles) -> None:
-    """Log the samples, the figures, and every set of pictures as a grid."""
-    from workflow.data.pictures import grid, png
+    """Log the samples, the figures, and all pictures."""
+    from workflow.tracking.pictures import FOLDER, write_pictures, write_snapshots
 
+    logged = [file.path for file in store.client.list_artifacts(run_id, FOLDER)]
     with tempfile.TemporaryDirectory() as temporary:
         place, levels = Path(temporary), read_card().levels
         for file in (files.overview, files.metrics, files.history):
             (place / file.name).write_bytes(file.read_bytes())
-        for key, images in read_arrays(files.pictures).items():
-            if images.ndim < 4:  # numbers, which the report shows as histograms
-                continue
-            columns = images.shape[1] if images.ndim == 5 else 8
-            flat = images.reshape(-1, *images.shape[-3:])
-            (place / f"{key}.png").write_bytes(png(grid(flat, levels, columns)))
+        write_pictures(place, files, levels)
+        write_snapshots(place, files, levels, logged)
         store.client.log_artifacts(run_id, temporary)
 
 
 def _log_model(store: Store, run: Any, weights: Path) -> None:
-    """Log the model so that `mlflow.pyfunc.load_model("runs:/<id>/model").predict(...)` draws from it."""
+    """Log the model under its run's name, with a description that says how to load it and draw from it."""
     import numpy as np
     import pandas as pd
     from mlflow.entities import LoggedModelOutput
@@ -179,14 +213,14 @@ def _log_model(store: Store, run: Any, weights: Path) -> None:
 
     from workflow.tracking import pyfunc  # MLflow runs it again, from its file, when it loads the model
 
-    run_id, package = run.info.run_id, Path(__file__).parents[1]
+    run_id, package, card = run.info.run_id, Path(__file__).parents[1], read_card()
     if logged := run.outputs.model_outputs if run.outputs else []:
         model_id = logged[0].model_id
     else:
-        model_id = store.client.create_logged_model(store.experiment, "model", run_id).model_id
+        model_id = store.client.create_logged_model(store.experiment, run.info.run_name, run_id).model_id
         store.client.log_outputs(run_id, [LoggedModelOutput(model_id, 0)])
     inputs = Schema([ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")])
-    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *read_card().shape))])
+    outputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.shape))])
     with tempfile.TemporaryDirectory() as temporary:
         save_model(
             temporary,
@@ -199,6 +233,8 @@ def _log_model(store: Store, run: Any, weights: Path) -> None:
             mlflow_model=Model(run_id=run_id, model_id=model_id),
         )
         store.client.log_model_artifacts(model_id, temporary)
+    use = USE.format(model_id=model_id, shape=(16, *card.shape), top=card.levels - 1)
+    store.client.set_logged_model_tags(model_id, {NOTE: use})
     store.client.finalize_logged_model(model_id, "READY")
 
 
@@ -206,7 +242,9 @@ def _set_tags(store: Store, run_id: str, metrics: dict[str, Any], weights: str) 
     """Tag the run with what its model is, and with the weights that were measured."""
     from mlflow.entities import RunTag
 
-    tags = {tag: metrics[tag] or "none" for tag in ("taxonomy", "likelihood", "bits_per_dim_kind")}
-    tags[WEIGHTS] = weights
-    tags["mlflow.note.content"] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
+    from workflow.tracking.pictures import LOGGED_IMAGES
+
+    tags = {tag: metrics[tag] or "none" for tag in ("family", "taxonomy", "likelihood", "bits_per_dim_kind")}
+    tags |= {"data": read_card().name, WEIGHTS: weights, LOGGED_IMAGES: "True"}
+    tags[NOTE] = f"**{metrics['title']}** ({metrics['paper']}). {metrics['about']}"
     store.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

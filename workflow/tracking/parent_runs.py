@@ -10,11 +10,11 @@ from typing import Any
 from workflow.params import Params
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 from workflow.tracking.identity import content, hex_digits
-from workflow.tracking.store import Store
+from workflow.tracking.names import LEAST
+from workflow.tracking.store import NOTE, Store
 
 CHILD_OF = "mlflow.parentRunId"  # MLflow's own tag
 CONTENT, BEST = "bakeoff.parent", "bakeoff.best"
-LEAST = "least_valid_loss"  # a metric of each run; of a sweep's parent run, that of its best trial
 # Set by DVC in a stage that it runs for an experiment: the commit that the experiment began with, and its name.
 BASELINE, EXPERIMENT = "DVC_EXP_BASELINE_REV", "DVC_EXP_NAME"
 
@@ -108,7 +108,7 @@ def _show_best(store: Store, base: str, settings: Params, best: str, value: floa
         f"**{best}** ({values}) is the best of {trials} trials of {', '.join(settings.sweeps[base].varied)}: least "
         f"validation loss, mean over seeds {seeds}. No test figure chose it."
     )
-    tags = {BEST: best, "mlflow.note.content": note, "kind": settings.models[base].kind}
+    tags = {BEST: best, NOTE: note, "kind": settings.models[base].kind}
     if {key: run.data.tags.get(key) for key in tags} != tags or run.data.metrics.get(LEAST) != value:
         store.send(run.info.run_id, {(LEAST, trials): value})  # a curve over the number of trials
         store.client.log_batch(run.info.run_id, tags=[RunTag(key, tag) for key, tag in tags.items()])

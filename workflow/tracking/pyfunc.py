@@ -1,4 +1,4 @@
-"""A model as MLflow loads it: `mlflow.pyfunc.load_model("runs:/<id>/model").predict(frame)` draws images.
+"""A model as MLflow loads it: `mlflow.pyfunc.load_model("runs:/<id>/<name>").predict(frame)` draws images.
 
 MLflow runs this file ("models from code"), so nothing is unpickled. It also runs it when a model is logged, which does
 not need torch: whatever needs torch is imported where it is used.

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from workflow.paths import project
-from workflow.tracking import moved
+from workflow.tracking import moved, view
 
 Points = dict[tuple[str, int], float]  # metric and step: value
 
 LOCK_TIMEOUT = 30.0  # seconds to wait for another process that is writing to the same SQLite file
+NOTE = "mlflow.note.content"  # MLflow's own tag: the description of an experiment, a run or a model
 BATCH = 1000  # metrics that MLflow accepts in one request
 ENVIRONMENT = {
     # With MLflow's own defaults (7 retries, 120 s) an unreachable server holds up a caller for minutes.
@@ -36,11 +37,14 @@ Deep generative models on the same data, with the same evaluation. Built from th
 `python -m stages.track` builds it again.
 
 - `train/…`, `valid/…`: what each family minimises, over training steps; not comparable between families.
-- `bits_per_dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
+- `bits per dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
 - `classifier/…`, `rotation network/…`: measured on the features of a network that this project trained; not \
 comparable with figures in papers. `Inception/…`: on the features of the standard network.
-- `least_valid_loss`: of the checkpoint that was kept; a sweep ranks its trials by it.
-- `gflops_per_sample`: 10⁹ floating-point operations; `time/…_seconds`: seconds."""
+- `least validation loss`: of the checkpoint that was kept; a sweep ranks its trials by it.
+- `GFLOPs per image`: 10⁹ floating-point operations; `time/…`: how long the stages took.
+- `Duration`: of the training alone; empty or `0ms` if nobody has measured it of these weights.
+- `Samples/by percent of training`: images; the slider's steps are percentages, as trainings differ in length.
+- Search by tags and metrics: `tags.family = "flow" and metrics."bits per dim" < 2`."""
 
 
 def database() -> Path:
@@ -94,9 +98,12 @@ class Store:
         """The id of the experiment with this name: created if there is none, restored if somebody deleted it."""
         if not (found := self.client.get_experiment_by_name(name)):
             place = artifacts().as_uri() if local else None
-            return str(self.client.create_experiment(name, place, {"mlflow.note.content": ABOUT}))
+            tags = {NOTE: ABOUT, view.TAG: view.tag()}
+            return str(self.client.create_experiment(name, place, tags))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
+        if not view.is_current(found.tags.get(view.TAG)):
+            self.client.set_experiment_tag(found.experiment_id, view.TAG, view.tag())
         return str(found.experiment_id)
 
     def find(self, tag: str, value: str) -> list[Any]:
