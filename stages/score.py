@@ -20,6 +20,7 @@ from workflow.device import prepare_torch
 from workflow.engines.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.evaluation.columns import GENERATION, Column, named
+from workflow.evaluation.derived import with_ratio
 from workflow.evaluation.evaluator import Evaluator, read_evaluator
 from workflow.evaluation.measurements import Measured, measurements
 from workflow.evaluation.scores import read_real
@@ -27,7 +28,6 @@ from workflow.files import read_json
 from workflow.models.external import External
 from workflow.paths import EXTRACTOR_METRICS, REFERENCE
 from workflow.random_streams import Stream, make_generator
-from workflow.report.results import with_ratio
 
 Estimates = dict[str, tuple[float, list[float] | None]]  # by column: the value, and the ends of its interval
 

@@ -247,7 +247,7 @@ def test_the_stages_measure_with_it(weights: Path, folder: Path, digits: Tensor,
     assert metrics["modes"] is None
     assert metrics["class_accuracy"] is None
     assert metrics["probe_accuracy"] > 0.1
-    assert "Inception/fid" in figures(metrics, {})
+    assert "Inception/FID" in figures(metrics, {})
     text = " ".join(re.sub(r"<[^>]+>", " ", Path("report/index.html").read_text(encoding="utf-8")).split())
     assert "Inception FID" in text
     assert "classifier FID" not in text

@@ -121,7 +121,7 @@ def test_what_needs_classes_is_left_out_and_all_else_is_measured(project: Path) 
 
 def test_the_mirror_names_the_features(project: Path) -> None:
     found = figures(_read(project, "runs/vae/0/metrics.json"), {})
-    assert "rotation network/fid" in found
+    assert "rotation network/FID" in found
     assert not [key for key in found if "modes" in key or "classifier" in key]
     assert all(math.isfinite(value) for value in found.values())
 

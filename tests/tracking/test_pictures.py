@@ -31,6 +31,16 @@ def test_every_run_has_an_image_at_the_same_percentages(steps: list[int], chosen
     assert nearest(np.array(steps)) == dict(zip(PERCENTAGES, chosen, strict=True))
 
 
+def test_images_made_elsewhere_have_no_training_to_show(project: Settings, tmp_path: Path) -> None:
+    files = RunFiles("gan", 0)
+    none = {"images": torch.empty(0, 0, *SHAPE, dtype=torch.uint8), "steps": torch.empty(0, dtype=torch.int64)}
+    write_tensors(files.snapshots, none)
+    files.history.write_text("", encoding="utf-8")
+    mirror(project)
+    assert client().get_run(run_of("gan")).data.tags[MIRRORED]
+    assert images_of(run_of("gan")) == []
+
+
 def images_of(run_id: str) -> list[str]:
     """The run's images, in the order in which MLflow reads them: of two for one step, it shows the second."""
     return [file.path for file in client().list_artifacts(run_id, FOLDER)]

@@ -77,7 +77,8 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         assert found.get("bits per dim") == on_disk["bits_per_dim"]
         assert found["GFLOPs per image"] == on_disk["gflops_per_sample"]
         assert found["modes found"] == on_disk["modes"]["found"]
-        assert found["nearest neighbour/test"] == on_disk["nearest_neighbour"]["test"]
+        assert found["nearest neighbour/test"] == (test := on_disk["nearest_neighbour"]["test"])
+        assert found["neighbour ratio"] == on_disk["nearest_neighbour"]["samples"] / test
         assert found["time/train seconds"] == 12.5
     assert "seed" not in figures["gan"]
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 
+from stages.report import build
 from tests.tracking.conftest import Settings, client, runs
 from workflow.evaluation import inception
 from workflow.evaluation.classifier import Classifier
-from workflow.evaluation.columns import MEASURED
+from workflow.evaluation.columns import LEAST_VALID_LOSS, MEASURED
+from workflow.files import read_json
 from workflow.tracking import view
 from workflow.tracking.mirror import mirror
-from workflow.tracking.names import TITLES, metric
+from workflow.tracking.names import LEAST, TITLES, metric
 from workflow.tracking.store import Store
 
 
@@ -74,3 +76,17 @@ def test_every_figure_has_a_name_of_its_own_that_mlflow_takes(project: Settings)
         mine.log_metric(run_id, name, 1.0)
     logged = mine.get_run(run_id).data.metrics
     assert {"selected step", "nearest neighbour/test", "rotation network/KID std"} <= set(logged)
+
+
+def test_dvc_and_mlflow_show_the_same_numbers(mirrored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the key and by the title of the same column, wherever there is a value."""
+    monkeypatch.chdir(mirrored)
+    build()
+    for run in runs():
+        name, logged = run.data.tags["model"], run.data.metrics
+        shown = read_json(Path(f"report/metrics/{name}.json"))
+        names = {column.key: metric(column.path or column.key, "classifier") for column in MEASURED}
+        names[LEAST_VALID_LOSS.key] = LEAST
+        assert {names[key]: value for key, value in shown.items()} == {
+            known: logged[known] for known in names.values() if known in logged
+        }

@@ -387,6 +387,16 @@ OUT_OF_DISTRIBUTION = Column(
     note="Log p(x) depends mostly on how simple an image is.",
 )
 MEASURED = (*GENERATION, *UNDERSTANDING, *COST)  # a value each in `metrics.json`, and so in the summary
+LEAST_VALID_LOSS = Column(
+    key="valid_loss",
+    title="least validation loss",
+    form="significant",
+    better="lower",
+    missing_for="images made elsewhere",
+    measures="Lowest validation loss during training, by which the weights were chosen; its unit is the family's own.",
+    note="Comparable only between entries of the same kind.",
+)
+NUMBERS = (*MEASURED, LEAST_VALID_LOSS)  # all that DVC shows by their keys, and MLflow by their titles
 
 
 def keys_on_features() -> frozenset[str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.evaluation.columns import COST, MEASURED
+from workflow.evaluation.columns import COST, MEASURED, NUMBERS
 from workflow.files import write_text
 from workflow.report.model_views import ModelView
 from workflow.report.results import Results, Run
@@ -21,7 +21,7 @@ from workflow.report.trade_off import quality_against
 from workflow.sweeps.trials import VALID
 
 Files = dict[str, str]  # content by name
-KEYS = (*(column.key for column in MEASURED), VALID)
+KEYS = tuple(column.key for column in NUMBERS)
 
 
 def metrics(summary: Mapping[str, Any]) -> Files:

@@ -1,7 +1,6 @@
 """Reading everything that the report is made from."""
 
 import json
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import Any
 
 from workflow.data.arrays import Card, read_card
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, look_up
+from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION
+from workflow.evaluation.derived import complete, with_nats
 from workflow.evaluation.measurements import Measured, Measurements, measurements
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
@@ -128,7 +128,7 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     runs.sort(key=lambda run: TAXONOMY.index(run.metrics["taxonomy"]))  # stable: within a place as in params.yaml
     extractor = read_json(EXTRACTOR_METRICS)
     reference = read_json(REFERENCE)
-    reference["histogram_model"] = _with_nats(reference["histogram_model"], card)
+    reference["histogram_model"] = with_nats(reference["histogram_model"], card)
     return Results(settings, card, extractor, reference, tuple(runs), missing, sweeps, best)
 
 
@@ -149,7 +149,7 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
     remedy = f"run `dvc repro evaluate@{name}-{seed}`"
     if not path.exists():
         raise BakeoffError(f"{path}: missing; {remedy}")
-    metrics = _with_nats(with_ratio(read_json(path)), card)
+    metrics = complete(read_json(path), card)
     for key in (*ABOUT, OUT_OF_DISTRIBUTION.key):
         if key not in metrics:
             raise BakeoffError(f"{path}: {key!r} is missing; {remedy}")
@@ -159,17 +159,3 @@ def _read_run(name: str, seed: int, card: Card) -> Run:
     if metrics["taxonomy"] not in TAXONOMY:
         raise BakeoffError(f"{path}: unknown taxonomy {metrics['taxonomy']!r}; known: {', '.join(TAXONOMY)}; {remedy}")
     return Run(name, seed, files.folder, metrics)
-
-
-def with_ratio(metrics: dict[str, Any]) -> dict[str, Any]:
-    """`metrics` with `nearest_neighbour.ratio` added: the distance of the samples relative to that of test images."""
-    samples, test = (look_up(metrics, f"nearest_neighbour.{whose}") for whose in ("samples", "test"))
-    ratio = samples / test if samples is not None and test else None
-    return {**metrics, "nearest_neighbour": {**metrics.get("nearest_neighbour", {}), "ratio": ratio}}
-
-
-def _with_nats(metrics: dict[str, Any], card: Card) -> dict[str, Any]:
-    """`metrics` with `nats` per image added, -log p(x), for black and white images, where papers report it."""
-    bits = metrics.get("bits_per_dim")
-    nats = bits * math.prod(card.shape) * math.log(2) if card.levels == 2 and bits is not None else None
-    return {**metrics, "nats": nats}

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from workflow.errors import BakeoffError
-from workflow.evaluation.columns import DASH
+from workflow.evaluation.columns import DASH, LEAST_VALID_LOSS
 from workflow.params import Params
 from workflow.paths import RunFiles
 
-VALID = "valid_loss"  # its name in `history.jsonl`
+VALID = LEAST_VALID_LOSS.key  # also that of every validation loss in `history.jsonl`
 
 
 def sweep_of(name: str, settings: Params) -> str | None:

@@ -13,6 +13,7 @@ from workflow.engines import timing
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import MEASURED
 from workflow.evaluation.comparison import Verdict
+from workflow.evaluation.derived import complete
 from workflow.evaluation.measurements import Measured, measurements, verdicts
 from workflow.files import read_json, sha256
 from workflow.params import Params
@@ -108,7 +109,7 @@ def mirror_run(store: Store, name: str, seed: int, settings: Params, digest: str
     if run.data.tags.get(MIRRORED) == digest and not _files_lost(store, run):
         return
     run_id = run.info.run_id
-    metrics, weights = read_json(files.metrics), sha256(files.model)
+    metrics, weights = complete(read_json(files.metrics), read_card()), sha256(files.model)
     times = timing.read(weights)
     _send(store, run, files, figures(metrics, times), weights)
     _log_files(store, run_id, files)

@@ -1,8 +1,8 @@
 """What figures and images are called in MLflow: figures as in the report, because MLflow shows nothing but the name."""
 
-from workflow.evaluation.columns import EXTRACTOR_NAME, MEASURED, Column, keys_on_features
+from workflow.evaluation.columns import EXTRACTOR_NAME, LEAST_VALID_LOSS, MEASURED, Column, keys_on_features
 
-LEAST = "least validation loss"  # of a run's kept checkpoint; of a sweep's parent run, that of its best trial
+LEAST = LEAST_VALID_LOSS.title  # of a run's kept checkpoint; of a sweep's parent run, that of its best trial
 SECTION, IMAGES = "Samples", "Samples/by percent of training"  # samples over training: their section, their key
 # MLflow takes what is before a slash for a section, and allows few other signs.
 _IN_WORDS = {"/": " per ", "∞": " infinity"}

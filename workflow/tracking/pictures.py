@@ -67,7 +67,12 @@ def time_of(content: str, logged: Iterable[str]) -> int:
 
 
 def nearest(steps: Array) -> dict[int, int]:
-    """For equally spaced percentages of a training, the index of the nearest snapshot. steps: of these, (S,)."""
+    """For equally spaced percentages of a training, the index of the nearest snapshot. steps: of these, (S,).
+
+    Images made elsewhere have no snapshots, and so no percentages.
+    """
+    if not len(steps):
+        return {}
     parts = np.linspace(0, steps[-1], TIMES + 1)
     return {round(100 * i / TIMES): int(np.abs(steps - part).argmin()) for i, part in enumerate(parts)}
 
