@@ -31,7 +31,7 @@ from workflow.files import read_json
 from workflow.models import base, registry
 from workflow.models.external import External
 from workflow.params import Params
-from workflow.paths import LEDGER, PAGE, SUMMARY, RunFiles, model_page, stage_page
+from workflow.paths import CURVES, LEDGER, PAGE, SUMMARY, RunFiles, model_page, stage_page
 from workflow.report.claims import judge
 from workflow.report.results import read_results
 from workflow.report.tables import model_groups
@@ -380,6 +380,7 @@ def test_the_page_says_what_is_known_of_them_and_what_is_not(folder: Path) -> No
     assert "Besides <b>gan</b>: <b>nice</b> (samples data/external/nice.npz)." in page
     provenance = page.partition('<section id="provenance">')[2]
     assert all(f"<dt>their {name}</dt><dd>The hash of {name}.</dd>" in provenance for name in ("gan", "nice"))
+    assert {file.stem for file in CURVES.iterdir()}.isdisjoint({"gan", "nice"})  # DVC cannot plot an empty one
     summary = read_json(SUMMARY)
     assert list(summary["models"])[-2:] == ["gan", "nice"]  # below all places of the taxonomy
     assert summary["verdicts"]["fid"]["best"] == ["gan"]
