@@ -68,6 +68,19 @@ class Everything(OnlySamples):
         assert len(x) <= SETTINGS.batch_size
         return x.flatten(1)[:, 20:40].float()
 
+    def decode(self, z: Tensor) -> Tensor:
+        assert len(z) <= SETTINGS.batch_size
+        x = torch.zeros(len(z), math.prod(SHAPE))
+        x[:, 20:40] = z
+        return x.round().clamp(0, LEVELS - 1).to(torch.uint8).view(-1, *SHAPE)
+
+    def scales(self) -> Tensor:
+        return torch.linspace(1, 2, 64)
+
+    def inputs(self, x: Tensor, generator: Generator) -> Tensor:
+        assert len(x) <= SETTINGS.batch_size
+        return x.flatten(1) + torch.rand(len(x), 64, generator=generator)
+
     def reconstruct(self, x: Tensor) -> Tensor:
         assert len(x) <= SETTINGS.batch_size
         return (x + 1).clamp(max=LEVELS - 1)

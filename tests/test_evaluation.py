@@ -52,7 +52,11 @@ def _numbers(content: Any) -> Iterator[float]:
 
 def _shown(pictures: dict[str, Any]) -> dict[str, Any]:
     """Those that are images."""
-    return {name: value for name, value in pictures.items() if not name.startswith(("bits of ", PER_IMAGE))}
+    return {
+        name: value
+        for name, value in pictures.items()
+        if not name.startswith(("bits of ", "spectrum of ", "latent_shares", PER_IMAGE))
+    }
 
 
 def _sharp(images: Tensor) -> float:
@@ -211,6 +215,7 @@ def test_pictures_are_images_that_fit_in_a_file(evaluator: Evaluator, samples: T
         **dict.fromkeys(["completions_originals", "completions"], row),
         "interpolations": (6, 10, *SHAPE),
         "class_grid": (6, 4, *SHAPE),
+        "latent_map": (7, 7, *SHAPE),
     }
     assert all(picture.dtype == torch.uint8 for picture in pictures.values())
     write_tensors(tmp_path / "pictures", pictures)

@@ -190,6 +190,14 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert len(features) == 4
             assert torch.isfinite(features).all()
             assert torch.equal(features, capabilities.encode(x))
+        if isinstance(model, base.HasDecode):
+            decoded = capabilities.decode(capabilities.encode(x))
+            assert (decoded.shape, decoded.dtype) == (x.shape, torch.uint8)
+            assert decoded.max() < capabilities.levels
+        if isinstance(model, base.HasScales):
+            scales, inputs = capabilities.scales(), capabilities.inputs(x, _generator(0))
+            assert scales.shape == inputs.shape[1:]
+            assert (scales > 0).all()
         if isinstance(model, base.HasReconstruct):
             back = capabilities.reconstruct(x)
             assert (back.shape, back.dtype) == (x.shape, torch.uint8)

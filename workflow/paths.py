@@ -17,6 +17,7 @@ METRICS, CURVES, CHARTS = Path("report/metrics"), Path("report/curves"), Path("r
 
 # How the names of tensors in a run's `pictures.safetensors` begin.
 BITS = "bits of "  # bits/dim of each image of a kind, such as the test images
+SPECTRUM = "spectrum of "  # standard deviations along the axes of a model or of a PCA, descending
 PER_IMAGE = "per_image/"  # how far each test image moves a measure
 
 # What stands beside the outputs: never tracked by DVC, and made again where it is missing.

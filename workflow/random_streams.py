@@ -37,6 +37,8 @@ class Stream(IntEnum):
     """Noise in what is fitted after training to the weights that are kept."""
     TAKEN = 13
     """Images that somebody draws for other uses (`stages/draw.py`)."""
+    SPECTRUM = 14
+    """Noise between the levels of pixels, where the spectrum of a model's scales is compared with that of PCA."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

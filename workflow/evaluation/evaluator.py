@@ -17,6 +17,7 @@ from workflow.data.tensors import ImageSet, read_split
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifiers
 from workflow.evaluation.inception import Inception, load_inception
+from workflow.evaluation.latents import FITTED, STEPS, plane, principal_axes, principal_lengths
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
@@ -26,19 +27,21 @@ from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.models.base import (
     HasComplete,
+    HasDecode,
     HasEncode,
     HasHold,
     HasInterpolate,
     HasLogProb,
     HasReconstruct,
     HasSampleGiven,
+    HasScales,
     Model,
     bits_per_dim,
 )
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
 from workflow.params import Evaluate, Params
-from workflow.paths import BITS, EXTRACTOR, PER_IMAGE
+from workflow.paths import BITS, EXTRACTOR, PER_IMAGE, SPECTRUM
 from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
@@ -206,7 +209,8 @@ def evaluate(
         **representation,
         **_cost(model),
     }
-    return metrics | density, _pictures(model, draws[0], evaluator, seed) | bits | drawn | scores.pictures | errors
+    shown = _pictures(model, draws[0], evaluator, seed) | _latent_space(model, evaluator, seed)
+    return metrics | density, shown | bits | drawn | scores.pictures | errors
 
 
 @torch.no_grad()
@@ -270,6 +274,25 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
         per_image["reconstruction_mse"] = torch.cat([part.flatten(1).mean(1) for part in squares]).float()
     metrics = {"probe_accuracy": probe, "reconstruction_mse": error}
     return metrics, {f"{PER_IMAGE}{key}": values for key, values in per_image.items()}
+
+
+@torch.no_grad()
+def _latent_space(model: Model, evaluator: Evaluator, seed: int) -> dict[str, Tensor]:
+    """Images on the plane of the latents' principal axes, with these axes' shares of the variance; and how far the
+    model lets each latent vary, next to the principal axes of what it maps to latents.
+    """
+    images = evaluator.train.images[spread(len(evaluator.train), FITTED)]
+    found: dict[str, Tensor] = {}
+    if isinstance(model, HasDecode):
+        encode, decode = model.encode, model.decode
+        axes = principal_axes(evaluator.over(model, lambda x, _: encode(x), images))
+        shown = evaluator.over(model, lambda z, _: decode(z), plane(axes).float())
+        found = {"latent_map": shown.unflatten(0, (STEPS, STEPS)), "latent_shares": axes.shares.float()}
+    if isinstance(model, HasScales):
+        inputs = evaluator.over(model, model.inputs, images, make_generator(model.device, seed, Stream.SPECTRUM))
+        found[f"{SPECTRUM}scales"] = model.scales().sort(descending=True).values.float().cpu()
+        found[f"{SPECTRUM}PCA"] = principal_lengths(inputs).float()
+    return found
 
 
 def _accuracy(hits: Tensor) -> float:

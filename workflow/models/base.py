@@ -224,6 +224,28 @@ class HasEncode(Protocol):
 
 
 @runtime_checkable
+class HasDecode(Protocol):
+    """Has a latent space of vectors: every image has a latent, and every latent an image."""
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents of images x, uint8 (N, C, H, W): float (N, d), deterministic."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Images of latents z, float (N, d): uint8 (N, C, H, W), deterministic."""
+
+
+@runtime_checkable
+class HasScales(Protocol):
+    """Maps images to latents without changing volumes, but for a factor for each latent (Dinh et al. 2015, NICE)."""
+
+    def scales(self) -> Tensor:
+        """The standard deviation that the prior gives to each latent before it is scaled: float (D,), in any order."""
+
+    def inputs(self, x: Tensor, generator: Generator) -> Tensor:
+        """What is mapped of images x, uint8 (N, C, H, W): float (N, D), with noise between the levels of pixels."""
+
+
+@runtime_checkable
 class HasReconstruct(Protocol):
     """Can encode an image and decode it."""
 

@@ -14,6 +14,7 @@ from workflow.models.layers.flow import Flow, Step, logits
 from workflow.models.layers.noise import normal, uniform
 
 Prior = Literal["logistic", "gaussian"]
+PRIOR_STD = {"logistic": math.pi / math.sqrt(3), "gaussian": 1.0}
 
 
 class Nice(Flow):
@@ -95,11 +96,23 @@ class Nice(Flow):
         return draw_prior(self.prior, (n, math.prod(self.shape)), generator, self.device)
 
     @torch.no_grad()
+    def scales(self) -> Tensor:
+        """The prior's standard deviation over the scale of each latent, (D,): σ of section 5.5.3 in its unit."""
+        return PRIOR_STD[self.prior] * (-self.log_scale).exp()
+
+    @torch.no_grad()
+    def inputs(self, x: Tensor, generator: Generator) -> Tensor:
+        """Dequantised pixels of x, uint8 (N, C, H, W), or their logits: (N, D)."""
+        y = self.dequantised(x, generator)
+        for step in self.first:
+            y, _ = step(y)
+        return y
+
+    @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
         """Scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W)."""
         h, _ = self(self.dequantised(x, generator))
-        target = math.pi / math.sqrt(3) if self.prior == "logistic" else 1.0
-        self.log_scale.add_(math.log(target) - h.std(0).log())
+        self.log_scale.add_(math.log(PRIOR_STD[self.prior]) - h.std(0).log())
 
 
 class Coupling(nn.Module):

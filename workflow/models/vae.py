@@ -213,6 +213,12 @@ class Vae(Model):
         return self.posterior(x)[0]
 
     @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """The mean image given each latent z, (N, latents): uint8 (N, C, H, W); with classes, all alike."""
+        classes = z.new_full((len(z), self.classes), 1 / max(1, self.classes))
+        return self.mean(torch.cat([z, classes], 1))
+
+    @torch.no_grad()
     def likeliest_code(self, x: Tensor) -> Tensor:
         """The mean of q(z|x), and the class y that maximises p(x|z, y) there: (N, latents + classes)."""
         z = self.encode(x)

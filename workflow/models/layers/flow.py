@@ -67,6 +67,11 @@ class Flow(Model):
         return h
 
     @torch.no_grad()
+    def decode(self, h: Tensor) -> Tensor:
+        """Images of latents h (N, D): uint8 (N, C, H, W)."""
+        return self._to_images(self.inverse(h))
+
+    @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
         """Interpolate linearly between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
         h = walk(self.encode(a), self.encode(b), steps)
