@@ -262,3 +262,18 @@ def test_weights_are_given_for_inception_alone(tmp_path: Path) -> None:
         _load(content, tmp_path)
     content["evaluate"]["extractor"] = "inception"
     _load(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "called"),
+    [
+        ({"name": "folder", "root": "/some/shells", "size": 32}, "shells"),
+        ({"name": "folder", "root": "/some/shells", "size": 32, "title": "Shells of 2024"}, "Shells of 2024"),
+        ({"name": "arrays", "root": "/some/shells.npz"}, "shells"),
+        ({"name": "digits", "root": "data/own", "valid": 0.1, "test": 0.1, "seed": 0}, None),
+    ],
+)
+def test_own_data_are_called_by_their_title_or_their_folder(data: dict[str, Any], called: str | None) -> None:
+    settings = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    found = params.parse(yaml.safe_dump({**settings, "data": data}))
+    assert params.own_title(found.data) == called

@@ -21,6 +21,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Place = Annotated[Path, Field(strict=False)]
+Title = Annotated[str, Field(min_length=1, max_length=60)]
 FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,39}$"  # of a model
 
 
@@ -110,6 +111,7 @@ class Folder(Section):
     Args:
         name: says that they are the user's own.
         root: their folder.
+        title: what the page and MLflow call them; the folder's name if it is not given.
         size: side of an image in pixels.
         grey: whether to convert the pictures to one channel.
         most_megapixels: of a picture that is read; larger ones are left out, as a small file may claim to be huge.
@@ -120,6 +122,7 @@ class Folder(Section):
 
     name: Literal["folder"]
     root: Place
+    title: Title | None = None
     size: Annotated[int, Field(ge=4, le=1024)]
     grey: bool = False
     most_megapixels: Annotated[float, Field(gt=0, strict=False)] = 200
@@ -136,6 +139,7 @@ class ArrayFile(Section):
     Args:
         name: says that they are the user's own.
         root: the file, an .npz or .npy.
+        title: what the page and MLflow call them; the file's name if it is not given.
         levels: pixel values are 0..levels-1.
         valid: share of the images used to select checkpoints, unless the file has such a split.
         test: share of the images used by the evaluation only, unless the file has such a split.
@@ -144,6 +148,7 @@ class ArrayFile(Section):
 
     name: Literal["arrays"]
     root: Place
+    title: Title | None = None
     levels: Annotated[int, Field(ge=2, le=256)] = 256
     valid: Share = 0.1
     test: Share = 0.1
@@ -153,6 +158,20 @@ class ArrayFile(Section):
 
 
 Data = Embedded | Published | Folder | ArrayFile
+
+
+def own_title(data: Data) -> str | None:
+    """What the page and MLflow call a user's own data: their title, or the name of their folder or file.
+
+    None for other data.
+
+    >>> own_title(Folder(name="folder", root=Path("/pictures/shells"), size=32))
+    'shells'
+    """
+    if isinstance(data, Folder | ArrayFile):
+        place = data.root.resolve()
+        return data.title or (place.name if data.name == "folder" else place.stem) or data.name
+    return None
 
 
 class Compute(Section):

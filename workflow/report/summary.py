@@ -12,7 +12,7 @@ import numpy as np
 from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import verdicts
-from workflow.params import Entry
+from workflow.params import Entry, own_title
 from workflow.report.budgets import find_curves
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
@@ -31,7 +31,7 @@ def summarise(results: Results) -> dict[str, Any]:
     conditional = {name for name, model in models.items() if model["told_classes"]}
     return {
         "data": {
-            "name": results.card.name,
+            "name": own_title(results.settings.data) or results.card.name,
             "shape": list(results.card.shape),
             "levels": results.card.levels,
             "counts": results.card.counts,

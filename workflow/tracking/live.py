@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from workflow.params import Params
+from workflow.params import Params, own_title
 from workflow.tracking.runs import curves, run_of
 from workflow.tracking.store import Store, never_failing, warn
 from workflow.training.history import Record
@@ -44,7 +44,7 @@ def _follow(name: str, seed: int, settings: Params, records: Queue) -> None:
     if status:  # over before anybody could have watched: `mirror` sends everything, and MLflow need not be imported
         return
     with never_failing():
-        store = Store(settings.data.name)
+        store = Store(own_title(settings.data) or settings.data.name)
         run = run_of(store, name, seed, settings)
         run_id = run.info.run_id
         store.client.update_run(run_id, status="RUNNING")

@@ -16,7 +16,7 @@ from workflow.evaluation.comparison import Verdict
 from workflow.evaluation.derived import complete
 from workflow.evaluation.measurements import Measured, measurements, verdicts
 from workflow.files import read_json, sha256
-from workflow.params import Params
+from workflow.params import Params, own_title
 from workflow.paths import REFERENCE, RunFiles
 from workflow.sweeps.trials import least_valid_loss
 from workflow.tracking import moved
@@ -52,7 +52,7 @@ def mirror(settings: Params) -> dict[str, Any]:
     tags = {f"{name}/{seed}": {"tag": content_tag(name, seed, settings)} for name, seed in runs}
     digests = [digest_of(RunFiles(name, seed)) for name, seed in runs]
     with never_failing():
-        store = Store(settings.data.name)
+        store = Store(own_title(settings.data) or settings.data.name)
         for (name, seed), digest in zip(runs, digests, strict=True):
             mirror_run(store, name, seed, settings, digest)
         show_best_trials(store, settings)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workflow.data.arrays import read_card
-from workflow.params import Params
+from workflow.params import Params, own_title
 from workflow.tracking.identity import content_tag
 from workflow.tracking.parent_runs import adopt, parent_run_of, tags_of_child
 from workflow.tracking.store import Points, Store, retried
@@ -59,7 +59,7 @@ def _describe(store: Store, run_id: str, name: str, seed: int, settings: Params)
     card = read_card()
     images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *card.shape))])
     data = Dataset(
-        name=card.name,
+        name=own_title(settings.data) or card.name,
         digest=card.sha256["train"][:8],
         source_type="code",
         source=json.dumps({"tags": {"mlflow.source.name": card.source}}),

@@ -22,7 +22,8 @@ FIRST = "run `make repro` first, or `python -m stages.track`"
 
 def address(port: int) -> str:
     """The page of the runs on the current data set; raises BakeoffError if there is none yet."""
-    name = experiment_name(params.load().data.name)
+    data = params.load().data
+    name = experiment_name(params.own_title(data) or data.name)
     os.environ.update(ENVIRONMENT)
     from mlflow import MlflowClient
 
