@@ -190,6 +190,11 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     if bits:
         pictures |= {f"bits of {what}": torch.rand(30, generator=random) + 1 for what in ("test images", "noise")}
     pictures |= per_image(values | theory, len(images), number)
+    if name in ("nice", "vae"):
+        pictures |= {"latent_map": like(49).unflatten(0, (7, 7)), "latent_shares": torch.tensor([0.4, 0.2])}
+    if name == "nice":
+        lengths = {"scales": torch.linspace(2, 0.1, 36), "PCA": torch.linspace(1.5, 0.05, 36)}
+        pictures |= {f"spectrum of {what}": found for what, found in lengths.items()}
     if name == "vae":
         pictures["class_grid"] = like(6 * len(shares)).unflatten(0, (6, len(shares)))
     write_tensors(folder / "pictures.safetensors", pictures)

@@ -375,7 +375,7 @@ def test_the_page_says_what_is_known_of_them_and_what_is_not(folder: Path) -> No
         write_tensors(files.snapshots, none)
     report.build()
     page = PAGE.read_text(encoding="utf-8")
-    assert "their gan and their nice: images made elsewhere; all others were trained on the same images." in page
+    assert "their gan and their nice: images made elsewhere. All others were trained on the same 60 images" in page
     assert '<span class="quiet">unknown</span>' in page
     assert "Besides <b>gan</b>: <b>nice</b> (samples data/external/nice.npz)." in page
     provenance = page.partition('<section id="provenance">')[2]

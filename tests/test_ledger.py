@@ -23,7 +23,7 @@ FILES = sorted(
     file.relative_to(ROOT)
     for package in ("workflow", "stages")
     for file in (ROOT / package).rglob("*")
-    if file.suffix in (".py", ".j2", ".css")
+    if file.suffix in (".py", ".j2", ".css", ".js")
 )
 SCRIPTS = sorted(file.stem for file in (ROOT / "stages").glob("*.py") if file.stem != "__init__")
 PARTS = 8  # of a long test, for as many processes
@@ -42,7 +42,7 @@ def closure(module: str) -> frozenset[Path]:
     files = (vars(module).get("__file__") for module in finder.modules.values())
     found = {Path(file).relative_to(ROOT) for file in files if file}
     folders = {file.parent / "templates" for file in found}
-    beside = {file for file in FILES if file.suffix in (".j2", ".css") and file.parent in folders}
+    beside = {file for file in FILES if file.suffix in (".j2", ".css", ".js") and file.parent in folders}
     return frozenset(found | beside)
 
 
@@ -55,7 +55,9 @@ def commented(file: Path, text: str) -> str:
 
 def extended(file: Path, text: str) -> str:
     """The text with a statement more."""
-    return text + {".py": "\n_new = 1\n", ".j2": "<!-- new -->\n", ".css": "i { top: 0 }\n"}[file.suffix]
+    return (
+        text + {".py": "\n_new = 1\n", ".j2": "<!-- new -->\n", ".css": "i { top: 0 }\n", ".js": "f()\n"}[file.suffix]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The report, made of a small project folder with five models whose results are invented."""
 
+import base64
 import contextlib
 import csv
+import hashlib
 import json
 import math
 import re
@@ -20,6 +22,7 @@ import yaml
 
 from stages import report
 from tests.browser import open_browser
+from tests.conftest import ROOT
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.data.arrays import read_arrays, write_arrays
@@ -274,8 +277,14 @@ def test_the_page_needs_nothing_but_itself(hostile: Path) -> None:
     text = (hostile / "report/index.html").read_text(encoding="utf-8")
     page = Reader(text)
     allowed = {"src": ("data:image/png;base64,",), "href": ("#", "data:,", "speed.html")}
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert script == (ROOT / "workflow/report/templates/page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = (a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert f"default-src 'none'; img-src data:; script-src 'sha256-{digest}';" in policy
     for tag, attributes in page.elements:
-        assert tag not in {"script", "iframe", "object", "embed", "base"}
+        assert tag not in {"iframe", "object", "embed", "base"}
+        assert tag != "script" or not attributes
         assert not [name for name in attributes if name.startswith(("on", "xmlns")) or name in {"srcset", "action"}]
         for name, starts in allowed.items():
             assert attributes.get(name, starts[0]).startswith(starts)
@@ -297,17 +306,17 @@ def test_untrusted_text_stays_text(hostile: Path) -> None:
 def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
-    charts = [attributes for tag, attributes in elements if tag == "svg"]
+    charts = [attributes for tag, attributes in elements if tag == "svg" and attributes["class"] == "chart"]
     assert (
-        len(charts) == 4 + 3 + 5 + 4 + 2
-    )  # curves, the GAN's, class histograms, out of distribution, quality against cost
+        len(charts) == 4 + 3 + 5 + 4 + 2 + 1
+    )  # curves, the GAN's, class histograms, out of distribution, quality against cost, spectrum
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 
 def test_curves_of_several_players_and_the_selected_step() -> None:
     curve = Curve("training", [1.0, 2.0, 3.0], [3.0, 2.0, 1.0])
-    with_dot = learning_curve("a", [[curve]], series=7, selected=[2.0])
-    without = learning_curve("a", [[curve]], series=7, selected=[9.0])
+    with_dot = learning_curve("a", [[curve]], series=7, up="loss", selected=[2.0])
+    without = learning_curve("a", [[curve]], series=7, up="loss", selected=[9.0])
     assert with_dot.count("<use") == without.count("<use") + 1
     assert "var(--series-1)" in with_dot  # colours repeat
     assert not re.search(r"#0[0-9a-f]0[0-9a-f]{3}", with_dot)  # no placeholder is left
@@ -413,14 +422,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 420])
-def test_a_browser_shows_it_whole_and_runs_nothing(hostile: Path, browser: Any, width: int, scheme: str) -> None:
+def test_a_browser_shows_it_whole_and_runs_its_own_script_alone(
+    hostile: Path, browser: Any, width: int, scheme: str
+) -> None:
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.get((hostile / "report/index.html").as_uri())
     assert browser.get_log("browser") == []  # nor a script that the page's security policy had to stop
-    assert browser.execute_script("return document.scripts.length") == 0
+    assert browser.execute_script("return document.scripts.length") == 1
     images = browser.execute_script("return [...document.images].map(i => i.complete && i.naturalWidth > 0)")
     assert len(images) > 300
     assert all(images)
@@ -430,3 +441,75 @@ def test_a_browser_shows_it_whole_and_runs_nothing(hostile: Path, browser: Any, 
     assert page <= room <= width
     ink = browser.execute_script("return getComputedStyle(document.body).color")
     assert (int(re.findall(r"\d+", ink)[0]) > 128) == (scheme == "dark")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a finished report of one seed."""
+    folder = tmp_path_factory.mktemp("plain")
+    make_project(folder, small_sets(), 5, ["a", "b", "c"], [0])
+    with contextlib.chdir(folder):
+        report.build()
+    return (folder / "report/index.html").as_uri()
+
+
+def _open(browser: Any, address: str, width: int, height: int) -> Any:
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get("about:blank")
+    browser.get(address)
+    return browser.execute_script
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (800, 1000), (390, 844)])
+def test_the_first_samples_are_on_the_first_screen(plain: str, browser: Any, width: int, height: int) -> None:
+    ask = _open(browser, plain, width, height)
+    top, side = ask("const r = document.querySelector('#samples img').getBoundingClientRect(); return [r.top, r.width]")
+    assert top + side < height
+    assert side >= 60
+    assert ask("return document.querySelectorAll('#results details[open]').length") == 0
+    assert ask("return document.documentElement.scrollWidth") <= width
+    rights = ask("return [...document.querySelectorAll('.answers div')].map((d) => d.getBoundingClientRect().right)")
+    assert rights[-1] == pytest.approx(max(rights))  # no gap beside the last one
+
+
+def test_a_click_enlarges_sorts_and_moves_through_the_training(plain: str, browser: Any) -> None:
+    ask = _open(browser, plain, 1400, 900)
+    wide = "return document.querySelector('#samples .strip img').getBoundingClientRect().width"
+    small = ask(wide)
+    ask("document.querySelector('#samples .zoom').click()")
+    assert ask(wide) >= 2 * small
+    ask("document.querySelector('#samples .zoom').click()")
+    assert ask(wide) == small
+
+    shown = """return [...document.querySelectorAll('#results table')][0].querySelectorAll('tr.model th').values()
+        .filter((th) => th.offsetParent).map((th) => th.textContent.trim()).toArray()"""
+    before = ask(shown)
+    click = "document.querySelector('#results table th button').click()"
+    ask(click)
+    by_fid = ["GAN", "Gated PixelCNN", "VAE: most likely image", "VQ-VAE: most likely image", "VAE"]
+    assert ask(shown)[:5] == by_fid
+    ask(click)
+    assert ask(shown)[0] == "NICE"
+    ask(click)
+    assert ask(shown) == before
+
+    now = "return [document.querySelector('output').textContent, document.querySelectorAll('#training .now').length]"
+    assert ask(now) == ["100 % of the training", 5]
+    ask("const r = document.querySelector('input[type=range]'); r.value = 4; r.dispatchEvent(new Event('input'))")
+    assert ask(now) == ["50 % of the training", 5]
+
+
+def test_the_contents_mark_where_one_is(plain: str, browser: Any) -> None:
+    ask = _open(browser, plain, 1400, 900)
+    for place in ("samples", "claims", "provenance"):
+        ask(f"document.getElementById('{place}').scrollIntoView({{behavior: 'instant'}})")
+        ask("dispatchEvent(new Event('scroll'))")
+        assert ask("return [...document.querySelectorAll('nav [aria-current]')].map((a) => a.hash)") == [f"#{place}"]
+
+
+def test_on_a_phone_no_verdict_of_a_claim_is_out_of_sight(plain: str, browser: Any) -> None:
+    ask = _open(browser, plain, 390, 844)
+    edges = ask("return [...document.querySelectorAll('.verdict')].map((td) => td.getBoundingClientRect().right)")
+    assert len(edges) > 5
+    assert 0 < min(edges) <= max(edges) <= 390

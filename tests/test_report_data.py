@@ -55,7 +55,7 @@ def test_the_page_tells_of_files_and_leaks(project: int) -> None:
     write(card, json.loads(card.read_text(encoding="utf-8")) | {"leaks": 7, "files": files} | told)
     report.build()
     page = Path("report/index.html").read_text(encoding="utf-8")
-    head = page[: page.index('<section id="results">')]
+    head = page.partition('<section id="data">')[2]
     assert "<dd>splits from folders (&lt;train&gt;); classes from folders below them: 3<details open>" in head
     rows = re.findall(r"<th scope=\"row\">(\w)</th><td>([\d,]+)</td><td>(\d+)</td><td>(\d+)</td>", head)
     assert rows == [("a", "1,100", "0", "13"), ("b", "30", "11", "14"), ("c", "20", "12", "0")]

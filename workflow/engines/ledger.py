@@ -22,7 +22,7 @@ from workflow.params import Params
 from workflow.paths import LEDGER, model_page, own, stage_page
 
 PACKAGES = ("workflow", "stages")
-TEMPLATES = (".j2", ".css")  # files that a module reads from the folder `templates` beside it
+TEMPLATES = (".j2", ".css", ".js")  # files that a module reads from the folder `templates` beside it
 # Including the end of its line, like `trim_blocks` and `lstrip_blocks`.
 JINJA_COMMENT = re.compile(r"^[ \t]*\{#.*?#\}\n?|\{#.*?#\}\n?", re.DOTALL | re.MULTILINE)
 DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

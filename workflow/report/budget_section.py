@@ -11,9 +11,10 @@ from workflow.evaluation.comparison import Measurement, orders
 from workflow.evaluation.measurements import Measurements
 from workflow.report.budgets import Curves, Square, curves_of, series, squares
 from workflow.report.charts import DASHES
-from workflow.report.svg import INK, MUTED, chart, colour, log_ticks
+from workflow.report.marks import colour, point
+from workflow.report.svg import INK, MUTED, chart, log_ticks
 from workflow.report.tables import Row, Table, cell
-from workflow.report.trade_off import CROWD, FULL, WIDE, Ends, marker, within_reach
+from workflow.report.trade_off import CROWD, FULL, WIDE, Ends, within_reach
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,7 +217,7 @@ def _draw(axes: "Axes", line: Line, shift: float) -> None:
     axes.plot(line.budgets, line.values, linestyle=DASHES[1] if line.bound else DASHES[0], zorder=3, **ink)
     for budget, value, ends in zip(line.budgets, line.values, line.ends, strict=True):
         axes.plot((budget, budget), ends, linewidth=1.2, zorder=3, **ink)
-        axes.plot(budget, value, marker(line.series), markersize=6.5, zorder=4, **ink)
+        axes.plot(budget, value, zorder=4, **ink | point(line.series, 6.5))
 
 
 def _write_labels(axes: "Axes", curves: Sequence[Line], floor: float | None, letters: int) -> None:
@@ -232,8 +233,8 @@ def _write_labels(axes: "Axes", curves: Sequence[Line], floor: float | None, let
         ink = INK if line else MUTED
         axes.annotate(text, (frame.x1 + 18, y), xycoords="figure pixels", va="center_baseline", color=ink)
         if line:
-            mark: Any = {"color": colour(line.series), "transform": IdentityTransform(), "clip_on": False}
-            axes.plot(frame.x1 + 10, y, marker(line.series), markersize=6.5, **mark)
+            mark: Any = {"transform": IdentityTransform(), "clip_on": False}
+            axes.plot(frame.x1 + 10, y, **mark, **point(line.series, 6.5))
 
 
 def apart(heights: Sequence[float], least: float, low: float, high: float) -> list[float]:

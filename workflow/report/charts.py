@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from workflow.report.marks import PAPER, colour
 from workflow.report.seeds import interval
-from workflow.report.svg import INK, MUTED, PAPER, SMALL, chart, colour, log_ticks
+from workflow.report.svg import INK, MUTED, SMALL, chart, legend_above, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,12 @@ class Tried:
 
 
 def learning_curve(
-    label: str, seeds: Sequence[Sequence[Curve]], series: int, selected: Sequence[float] = (), share: bool = False
+    label: str,
+    seeds: Sequence[Sequence[Curve]],
+    series: int,
+    up: str,
+    selected: Sequence[float] = (),
+    share: bool = False,
 ) -> Markup:
     """Curves over training steps.
 
@@ -44,6 +50,7 @@ def learning_curve(
         label: what the chart shows.
         seeds: the curves of each seed, the same ones for each; those of seeds after the first are faint.
         series: number of the model's colour.
+        up: title of the vertical axis.
         selected: the step of each seed's checkpoint, marked by a dot on the seed's last curve.
         share: the values are shares of 1; a line marks one half.
 
@@ -51,23 +58,37 @@ def learning_curve(
 
     def paint(axes: "Axes") -> None:
         for n, curves in enumerate(seeds):
-            for curve, dashes in zip(curves, reversed(DASHES[: len(curves)]), strict=False):
+            for place, (curve, dashes) in enumerate(zip(curves, reversed(DASHES[: len(curves)]), strict=False)):
+                ink = colour(series) if len(curves) == place + 1 else INK  # several lines also differ in colour
                 name, alpha = (curve.label, 1.0) if n == 0 else (None, 0.3)
-                axes.plot(curve.steps, curve.values, color=colour(series), linestyle=dashes, alpha=alpha, label=name)
+                smooth = _smooth(curve.values)
+                if smooth != curve.values and n == 0:
+                    axes.plot(curve.steps, curve.values, color=ink, alpha=0.22, linewidth=0.8)
+                axes.plot(curve.steps, smooth, color=ink, linestyle=dashes, alpha=alpha, label=name)
         for curves, step in zip(seeds, selected, strict=False):
             found = dict(zip(curves[-1].steps, curves[-1].values, strict=True)).get(step)
             if found is not None:
                 axes.plot([step], [found], "o", markersize=5.5, color=INK, zorder=5)
         axes.set_xlim(left=0)
+        axes.set(xlabel="training step", ylabel=up)
         axes.grid(visible=False, axis="x")
         if share:
             axes.axhline(0.5, color=INK, linewidth=0.9, zorder=1)
             axes.set(ylim=(0, 1.02), yticks=(0, 0.25, 0.5, 0.75, 1), yticklabels=("0", "25 %", "50 %", "75 %", "100 %"))
         else:
             axes.set_ylim(*_settled([curve for curves in seeds for curve in curves]))
-        axes.legend(loc="lower right" if share else "upper right")
+        legend_above(axes)
 
     return chart(label, SMALL, paint)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """A centred moving mean over a fortieth of the values if there are too many to see their course."""
+    half = len(values) // 80
+    if half < 1:
+        return values
+    windows = (values[max(0, place - half) : place + half + 1] for place in range(len(values)))
+    return [statistics.fmean(window) for window in windows]
 
 
 def _settled(curves: Sequence[Curve]) -> tuple[float, float]:
@@ -111,10 +132,11 @@ def class_shares(
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
         fit = (SMALL[0] - 50) / len(classes) / 5.5  # characters that fit under a bar
+        axes.set(xlabel="class" if len(test) <= MANY else "class, by its share", ylabel="share of the samples")
         names = [name if len(name) <= fit else name[: int(fit) - 1] + "…" for name in classes]
         axes.set_xticks(range(len(test)) if fit >= 2 else [], names if fit >= 2 else [])
 
-    return chart(label, SMALL, paint)
+    return chart(label, SMALL, paint, top=8)
 
 
 def _bars(axes: "Axes", samples: Sequence[Sequence[float]], test: Sequence[float], fill: str) -> None:
@@ -166,15 +188,35 @@ def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -
         axes.set(xscale="log", xlim=(low, high), ylim=(-0.05, len(values)))
         axes.set_yticks([len(values) - 0.75 - row for row in range(len(values))], list(bits))
         axes.grid(visible=False, axis="y")
+        axes.set(xlabel="bits/dim", ylabel="images of each kind")
         log_ticks(axes.xaxis, fine=high < 100 * low)
 
-    return chart(label, SMALL, paint, left=104)
+    return chart(label, SMALL, paint, left=116, top=8)
 
 
-def trials_over(label: str, trials: Sequence[Tried], series: int) -> Markup:
+def spectrum(label: str, lengths: dict[str, Sequence[float]], series: int) -> Markup:
+    """Standard deviations along axes, from the longest to the shortest, the first ones in the model's colour."""
+
+    def paint(axes: "Axes") -> None:
+        for place, (name, values) in enumerate(lengths.items()):
+            ink, dashes = (INK, DASHES[1]) if place else (colour(series), DASHES[0])
+            axes.plot(range(1, len(values) + 1), values, color=ink, linestyle=dashes, label=name)
+        shortest = min(value for values in lengths.values() for value in values if value > 0)
+        axes.set(yscale="log", xlabel="axis, by its length", ylabel="standard deviation", xlim=(1, None))
+        longest = max(max(values) for values in lengths.values())
+        axes.set_ylim(shortest / 1.2, longest * 1.2)
+        log_ticks(axes.yaxis, fine=longest < 100 * shortest)
+        axes.grid(visible=False, axis="x")
+        legend_above(axes)
+
+    return chart(label, SMALL, paint)
+
+
+def trials_over(label: str, trials: Sequence[Tried], series: int, titles: tuple[str, str]) -> Markup:
     """The mean loss of each trial against its value, with a line over the range of the seeds; the best one in ink.
 
     Numbers are on an axis, a logarithmic one if they span more than a decade; other values are categories.
+    titles: of the horizontal and the vertical axis.
     """
     values = [trial.value for trial in trials]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
@@ -187,10 +229,11 @@ def trials_over(label: str, trials: Sequence[Tried], series: int) -> Markup:
             axes.plot((place, place), (min(trial.losses), max(trial.losses)), color=ink, zorder=4)
             axes.plot(place, statistics.fmean(trial.losses), "o", markersize=size, color=ink, zorder=4 + trial.best)
         axes.margins(x=0.1, y=0.1)
+        axes.set(xlabel=titles[0], ylabel=titles[1])
         if not numbers:
             axes.set_xticks(range(len(names)), names)
         elif min(values) > 0 and max(values) > 10 * min(values):
             axes.set(xscale="log")
             log_ticks(axes.xaxis, fine=max(values) < 100 * min(values))
 
-    return chart(label, SMALL, paint)
+    return chart(label, SMALL, paint, top=8)

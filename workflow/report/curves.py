@@ -31,21 +31,22 @@ def panels(runs: list[Run], label: str, series: int) -> list[Panel]:
     unit = "nats per image" if runs[0].metrics["likelihood"] != "implicit" else "no unit"
     wanted = []
     if losses == ["loss"]:
-        wanted.append((f"loss, {unit}", ["loss", "valid_loss"], False))
+        wanted.append((f"loss, {unit}", f"loss, {unit}", ["loss", "valid_loss"], False))
     else:
-        wanted.append(("losses of the players", losses, False))
-        wanted.append(("validation loss", ["valid_loss"], False))
-    wanted.append(("accuracy, with a line at 50 %", accuracies, True))
-    wanted.append(("the critic’s estimate of the Wasserstein distance", ["critic_distance", "valid_distance"], False))
+        wanted.append(("losses of the players", "loss", losses, False))
+        wanted.append(("validation loss", "validation loss", ["valid_loss"], False))
+    wanted.append(("accuracy, with a line at 50 %", "accuracy", accuracies, True))
+    distances = ["critic_distance", "valid_distance"]
+    wanted.append(("the critic’s estimate of the Wasserstein distance", "distance", distances, False))
 
     found = []
-    for title, names, share in wanted:
+    for title, up, names, share in wanted:
         seeds = [_curves(history, [name for name in names if name in keys]) for history in histories]
         if all(seeds):
             chosen = (
                 [_selected(run, h) for run, h in zip(runs, histories, strict=True)] if "valid_loss" in names else []
             )
-            chart = learning_curve(f"{label}: {title}, against training steps", seeds, series, chosen, share)
+            chart = learning_curve(f"{label}: {title}, against training steps", seeds, series, up, chosen, share)
             found.append(Panel(title, chart))
     return found
 

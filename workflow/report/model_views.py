@@ -8,16 +8,17 @@ from markupsafe import Markup
 
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
-from workflow.paths import BITS
+from workflow.paths import BITS, SPECTRUM
 from workflow.report.budgets import series
-from workflow.report.charts import bits_histograms, class_shares
+from workflow.report.charts import bits_histograms, class_shares, spectrum
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
 from workflow.report.strips import PLANE, Strip, over_training, strip
 from workflow.report.tables import labels
 
-SHOWN = 20  # samples of each model that are shown
+SHOWN = 24  # samples of each model that are shown, one row of them before a reader enlarges it
 SHOWN_POINTS = 2500
+WALKS = 3  # interpolations that are shown before a reader enlarges them
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class ModelView:
         training: samples over training; None for images made elsewhere.
         training_steps: the training steps of these samples.
         pictures: what only some models can show, by kind: reconstructions, interpolations and so on.
+        remarks: on these, by kind.
+        spectrum: the lengths of the axes of its latent space next to those of a PCA, if it has such axes.
 
     """
 
@@ -50,6 +53,8 @@ class ModelView:
     training: Strip | None
     training_steps: list[int]
     pictures: dict[str, Strip]
+    remarks: dict[str, str]
+    spectrum: Markup | None
 
 
 def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView]:
@@ -73,14 +78,16 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             training=over_training(snapshots["images"], levels) if len(snapshots["steps"]) else None,
             training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),
+            remarks=dict(_remarks(pictures)),
+            spectrum=_spectrum(pictures, label, number[name]),
         )
 
 
 def first_images(images: Array, levels: int) -> Strip:
     """The first images, uint8 (N, C, H, W); points are all in one plane."""
     if images.shape[1:] == POINT:
-        return strip([scatter(images[:SHOWN_POINTS], levels, 2 * PLANE)], PLANE_LEVELS, 1, 1, fit=2 * PLANE)
-    return strip([images[:SHOWN]], levels, SHOWN, SHOWN // 2)
+        return strip([scatter(images[:SHOWN_POINTS], levels, 2 * PLANE)], PLANE_LEVELS, 1, fit=2 * PLANE)
+    return strip([images[:SHOWN]], levels, rows=1)
 
 
 def _greatest_share(results: Results) -> float:
@@ -107,6 +114,21 @@ def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) ->
     return bits_histograms(text, {kind: bits[kind] for kind in kinds}, series) if bits else None
 
 
+def _spectrum(pictures: dict[str, Array], label: str, series: int) -> Markup | None:
+    """The lengths of the axes of the model, in its colour, and of a PCA; None for a model without such axes."""
+    lengths = {key.removeprefix(SPECTRUM): one.tolist() for key, one in pictures.items() if key.startswith(SPECTRUM)}
+    if not lengths:
+        return None
+    named = {label: lengths.pop("scales"), **lengths}
+    return spectrum(f"{label}: its spectrum of scales, next to that of a PCA", named, series)
+
+
+def _remarks(pictures: dict[str, Array]) -> Iterator[tuple[str, str]]:
+    if "latent_shares" in pictures:
+        across, up = (f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in pictures["latent_shares"].tolist())
+        yield "latent_map", f"{across} of the variance across, {up} up"
+
+
 def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Strip]]:
     """Pairs one above the other, interpolations with a row each, a column per class; those that the model has."""
     if pictures["neighbours_samples"].shape[1:] == POINT:
@@ -118,10 +140,13 @@ def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Stri
     }
     for kind, names in pairs.items():
         if all(name in pictures for name in names):
-            yield kind, strip([pictures[name] for name in names], levels, 16, 8)
+            yield kind, strip([pictures[name] for name in names], levels, rows=1)
     if "interpolations" in pictures:
         walks = pictures["interpolations"]
-        yield "interpolations", strip([walks.reshape(-1, *walks.shape[2:])], levels, walks.shape[1], walks.shape[1])
+        yield "interpolations", strip([walks.reshape(-1, *walks.shape[2:])], levels, walks.shape[1], WALKS)
+    if "latent_map" in pictures:
+        plane = pictures["latent_map"]
+        yield "latent_map", strip([plane.reshape(-1, *plane.shape[2:])], levels, plane.shape[1])
     if "class_grid" in pictures:
         rows = pictures["class_grid"]
-        yield "class_grid", strip(rows, levels, rows.shape[1], rows.shape[1])
+        yield "class_grid", strip(rows, levels, rows.shape[1])

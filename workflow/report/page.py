@@ -16,13 +16,19 @@ from workflow.report.answers import answers
 from workflow.report.budget_section import budgets
 from workflow.report.charts import MANY
 from workflow.report.html import fill
+from workflow.report.marks import COLOURS, swatch
 from workflow.report.model_views import ModelView, first_images
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
-from workflow.report.svg import COLOURS
 from workflow.report.trade_off import CROWD, quality_against
 
 ABILITIES = (  # key, heading and caption of what only some models can show
+    (
+        "latent_map",
+        "Map of the latent space",
+        "Images decoded on a plane: through the mean of the latents of training images, along the two axes on which "
+        "they vary most, from −2 to +2 standard deviations.",
+    ),
     ("reconstructions", "Reconstructions", "Top: a test image. Bottom: the same image after encoding and decoding."),
     (
         "interpolations",
@@ -57,6 +63,7 @@ def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) ->
         "page.html.j2",
         fingerprint=fingerprint(summary),
         colours=COLOURS,
+        swatch=swatch,
         many=MANY,
         card=results.card,
         extractor=results.extractor,
@@ -80,6 +87,7 @@ def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) ->
         over_seeds=tables.over_seeds,
         sweeps=sweeps.shown(summary, results),
         in_words=tables.in_words,
+        parts=tables.parts,
         claims=claims.judge(summary, results.measurements),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),

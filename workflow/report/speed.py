@@ -16,9 +16,9 @@ from workflow.evaluation.comparison import Measurement, verdict
 from workflow.files import read_json, sha256, write_json, write_text
 from workflow.paths import SPEED, SPEED_PAGE, RunFiles
 from workflow.report.html import fill
+from workflow.report.marks import COLOURS, swatch
 from workflow.report.seeds import spread
 from workflow.report.summary import fingerprint
-from workflow.report.svg import COLOURS
 from workflow.report.tables import Table, model_groups
 from workflow.report.trade_off import CROWD, quality_against
 
@@ -143,6 +143,7 @@ def render(summary: dict[str, Any], found: dict[str, Any]) -> str:
         "speed.html.j2",
         fingerprint=found["summary"],
         colours=COLOURS,
+        swatch=swatch,
         data=summary["data"]["name"],
         seeds=summary["seeds"],
         speed=Table(TIMES, tuple(model_groups(timed, TIMES, marked=not several))),

@@ -9,8 +9,9 @@ import numpy as np
 from workflow.data.arrays import Array
 from workflow.data.pictures import PLANE_LEVELS, POINT, grid, png, scatter
 
-FIT = 44  # approximate width of a picture in CSS pixels
-PLANE = 96  # width of a plane with points in CSS pixels
+FIT = 64  # approximate width of a picture in CSS pixels
+LARGE = 160  # the same where a reader has asked to see it larger
+PLANE = 128  # width of a plane with points in CSS pixels
 SNAPSHOT_ROWS = 4
 
 
@@ -21,34 +22,37 @@ class Strip:
     Args:
         cells: in each, pictures that belong together, one above the other, as data URIs.
         width: of a picture in CSS pixels, if possible a whole multiple of its own pixels.
+        large: the same where it is enlarged.
         smooth: whether that is not possible, so that the picture has to be scaled smoothly.
-        columns: cells per row on a wide screen.
-        narrow: cells per row on a narrow screen.
+        columns: cells per row; 0 for as many as there is room for.
+        rows: how many are shown before a reader enlarges them; 0 for all.
 
     """
 
     cells: list[list[str]]
     width: int
+    large: int
     smooth: bool
     columns: int
-    narrow: int
+    rows: int
 
 
-def strip(images: Iterable[Array], levels: int, columns: int, narrow: int, fit: int = FIT) -> Strip:
+def strip(images: Iterable[Array], levels: int, columns: int = 0, rows: int = 0, fit: int = FIT) -> Strip:
     """Lay out one or more sets of images so that their n-th images share a cell.
 
     Args:
         images: sets of the same number of images, each uint8 (N, C, H, W).
         levels: number of pixel values.
-        columns: cells per row on a wide screen.
-        narrow: cells per row on a narrow screen.
+        columns: cells per row; 0 for as many as there is room for.
+        rows: how many are shown before a reader enlarges them; 0 for all.
         fit: approximate width of a picture in CSS pixels.
 
     """
     sets = list(images)
     own = sets[0].shape[3]
     cells = [[_uri(image, levels) for image in images] for images in zip(*sets, strict=True)]
-    return Strip(cells, fit // own * own or fit, own > fit, columns, narrow)
+    large = max(LARGE, 2 * fit)
+    return Strip(cells, _whole(own, fit), _whole(own, large), own > fit, columns, rows)
 
 
 def over_training(snapshots: Array, levels: int) -> Strip:
@@ -56,8 +60,13 @@ def over_training(snapshots: Array, levels: int) -> Strip:
     times = len(snapshots)
     if snapshots.shape[2:] == POINT:
         planes = np.concatenate([scatter(points, levels, PLANE) for points in snapshots])
-        return strip([planes], PLANE_LEVELS, times, 3, fit=PLANE)
-    return strip([snapshots[:, row] for row in range(SNAPSHOT_ROWS)], levels, times, times)
+        return strip([planes], PLANE_LEVELS, times, fit=PLANE)
+    return strip([snapshots[:, row] for row in range(SNAPSHOT_ROWS)], levels, times)
+
+
+def _whole(own: int, fit: int) -> int:
+    """The whole multiple of a picture's own width that is nearest to `fit`; `fit` for a picture that is wider."""
+    return fit if own > fit else round(fit / own) * own
 
 
 def _uri(image: Array, levels: int) -> str:

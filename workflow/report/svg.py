@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup, escape
 
 from workflow.evaluation.columns import significant
+from workflow.report.marks import PAPER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
 
 Size = tuple[float, float]  # width and height in points; a chart is scaled to the page
-INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#050505"
-COLOURS = 6  # --series-0 .. --series-5 in style.css; further models repeat them, with another marker
-SMALL: Size = (300.0, 180.0)
+INK, MUTED, RULE = "#010101", "#020202", "#030303"
+SMALL: Size = (300.0, 206.0)
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bakeoff",
@@ -30,6 +30,7 @@ STYLE: Any = {
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
+    "axes.labelsize": 10,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "axes.edgecolor": RULE,
@@ -53,14 +54,11 @@ STYLE: Any = {
     "legend.borderpad": 0.3,
     "legend.fontsize": 10,
     "legend.handlelength": 1.8,
-    "legend.borderaxespad": 0.1,
+    "legend.borderaxespad": 0,
+    "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.5,
     "legend.labelspacing": 0.25,
 }
-
-
-def colour(series: int) -> str:
-    """The placeholder of a model's colour."""
-    return f"#0400{series % COLOURS:02x}"
 
 
 def log_ticks(axis: "Axis", fine: bool) -> None:
@@ -72,14 +70,21 @@ def log_ticks(axis: "Axis", fine: bool) -> None:
     axis.set_major_formatter(lambda value, _: significant(value))
 
 
-def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float = 44) -> Markup:
+def legend_above(axes: "Axes") -> None:
+    """A legend in one line above the axes, where it covers nothing."""
+    handles, _ = axes.get_legend_handles_labels()
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=max(1, len(handles)), frameon=False, borderpad=0)
+
+
+def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float = 56, top: float = 24) -> Markup:
     """A chart as an SVG element.
 
     Args:
         label: what it shows, for readers who cannot see it.
         size: width and height in points.
         paint: draws into the chart's axes.
-        left: space for the tick labels of the vertical axis, in points.
+        left: space for the title and the tick labels of the vertical axis, in points.
+        top: space for a legend or a title.
 
     """
     import matplotlib
@@ -91,7 +96,7 @@ def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float =
         matplotlib.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        right, bottom, top = 8, 22 if size == SMALL else 38, 8 if size == SMALL else 24
+        right, bottom = 8, 38
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         paint(figure.add_axes(box))
         file = io.StringIO()

@@ -66,6 +66,7 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
         rows = [_row(one, told, base) for one in (*ranked, *(trial for trial in trials if not trial.losses))]
         chosen = next(trial for trial in trials if trial.name == top)
         implicit = results.models[top][0].metrics["likelihood"] == "implicit"
+        loss = "validation loss" if implicit else "validation loss, nats per image"
         titles = [(key, f"{base}: validation loss against {key}") for key in told["varied"]]
         found.append(
             Sweep(
@@ -79,7 +80,8 @@ def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:
                 rows=tuple(rows[:LONG]),
                 folded=tuple(rows[LONG:]),
                 charts=tuple(
-                    (key, trials_over(title, _tried(key, with_loss, top), number[top])) for key, title in titles
+                    (key, trials_over(title, _tried(key, with_loss, top), number[top], (key, loss)))
+                    for key, title in titles
                 ),
             )
         )

@@ -1,5 +1,6 @@
 """The tables of results: the content of each cell, and which cells are marked as the best."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ PLACES: dict[Taxonomy, str] = {
     "external": "Images made elsewhere",
 }
 SCALE = "Reference values"
+ACROSS = 8  # columns, at the most, that fit beside one another with intervals over several seeds
 NO_VERDICT: dict[str, Any] = {"best": ()}
 DECODED = {"mode": "most likely image", "mean": "mean image"}  # of the decoder's distribution, in place of a draw
 
@@ -33,6 +35,7 @@ class Cell:
         spread: over several seeds, "± 0.012".
         ends: of the interval: "1.770" and "1.800".
         remark: why the value is not ranked, or ranks low.
+        number: the value itself, to sort by; None if there is none.
 
     """
 
@@ -43,6 +46,7 @@ class Cell:
     spread: str = ""
     ends: tuple[str, str] | None = None
     remark: str = ""
+    number: float | None = None
 
     @property
     def small_print(self) -> str:
@@ -66,6 +70,18 @@ class Table:
 
     columns: tuple[Column, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
+
+
+def parts(table: Table) -> list[Table]:
+    """The same rows in tables that are narrow enough for the page, with an equal number of columns each."""
+    count = math.ceil(len(table.columns) / ACROSS)
+    size = math.ceil(len(table.columns) / count)
+    return [_columns(table, slice(start, start + size)) for start in range(0, len(table.columns), size)]
+
+
+def _columns(table: Table, chosen: slice) -> Table:
+    groups = ((head, tuple(replace(row, cells=row.cells[chosen]) for row in rows)) for head, rows in table.groups)
+    return Table(table.columns[chosen], tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -126,7 +142,10 @@ def model_groups(
         cells = tuple(cell(c, name, summary, judged.get(c.key, NO_VERDICT)["best"], baseline) for c in columns)
         rows[model["taxonomy"]].append(Row(names[name], number[name], cells))
         for way, scores in model["decoded"].items() if decoded else ():
-            cells = tuple(Cell(c.text(scores.get(c.key)), kind=DASH if c.within else "") for c in columns)
+            cells = tuple(
+                Cell(c.text(scores.get(c.key)), kind=DASH if c.within else "", number=scores.get(c.key))
+                for c in columns
+            )
             rows[model["taxonomy"]].append(Row(f"{names[name]}: {DECODED[way]}", number[name], cells))
     return [(PLACES[place], tuple(found)) for place, found in rows.items() if found]
 
@@ -168,6 +187,7 @@ def over_seeds(column: Column, numbers: Mapping[str, Any], key: str) -> Cell:
         column.text(numbers["mean"][key]),
         spread=f"± {column.bare(deviation)}" if deviation else "",
         ends=(column.bare(ends[0]), column.bare(ends[1])) if ends and ends[0] < ends[1] else None,
+        number=numbers["mean"][key],
     )
 
 
@@ -248,7 +268,7 @@ def reference_rows(summary: dict[str, Any], columns: Sequence[Column]) -> list[R
 
 def _reference_cell(column: Column, value: float | None) -> Cell:
     kind = "" if not column.within else DASH if value is None else "exact"
-    return Cell(column.text(value), kind=kind)
+    return Cell(column.text(value), kind=kind, number=value)
 
 
 def stability(summary: dict[str, Any], columns: Sequence[Column]) -> list[Stability]:

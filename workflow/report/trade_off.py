@@ -9,7 +9,8 @@ from markupsafe import Markup
 
 from workflow.evaluation.columns import GENERATION, Column, named
 from workflow.report.budgets import series
-from workflow.report.svg import COLOURS, INK, MUTED, Size, chart, colour, log_ticks
+from workflow.report.marks import colour, point
+from workflow.report.svg import INK, MUTED, Size, chart, log_ticks
 from workflow.report.tables import labels
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top
 Ends = Sequence[float]  # low and high
 WIDE: Size = (470.0, 300.0)
 FULL: Size = (960.0, 420.0)
-MARKERS = "osD^vP"
 CROWD = 10  # models, at the most, before charts need the whole width of the page
 
 
@@ -62,11 +62,6 @@ def within_reach(ends: Ends | None, value: float) -> Ends:
     return (max(low, value / 10), high) if value > 0 else (low, high)
 
 
-def marker(series: int) -> str:
-    """The shape of a model's points, another one when the colours repeat."""
-    return MARKERS[series // COLOURS % len(MARKERS)]
-
-
 def quality_against_cost(
     label: str, points: Sequence[Point], floor: float, titles: tuple[str, str], crowded: bool
 ) -> Markup:
@@ -94,7 +89,7 @@ def quality_against_cost(
         for p in points:
             axes.plot(p.x_ends, (p.y, p.y), color=colour(p.series))
             axes.plot((p.x, p.x), p.y_ends, color=colour(p.series))
-            axes.plot(p.x, p.y, marker(p.series), markersize=7.5, color=colour(p.series))
+            axes.plot(p.x, p.y, **point(p.series, 7.5))
         _write_labels(axes, points, floor)
 
     return chart(label, FULL if crowded else WIDE, paint)
@@ -124,6 +119,8 @@ def _write_labels(axes: "Axes", points: Sequence[Point], floor: float) -> None:
         width = 5.8 * len(p.label)
         sides = [(max(x + 9, right + 4), y - 6), (min(x - 9, left - 4) - width, y - 6)]
         sides += [(x - width / 2, max(y + 8, top + 3)), (x - width / 2, min(y - 20, bottom - 15))]
+        sides += [(x0, y0) for x0 in (x + 7, x - 7 - width) for y0 in (y + 5, y - 17)]
+        sides += [(x - width / 4, max(y + 8, top + 3)), (x - width / 4, min(y - 20, bottom - 15))]
         boxes = [(x0, y0, x0 + width, y0 + 12) for x0, y0 in sides]
         box = min(boxes, key=lambda b: sum(_overlap(b, t) for t in taken) + _outside(b, frame.extents))
         taken.append(box)
