@@ -244,7 +244,7 @@ def test_the_page_draws_curves_over_seeds_with_their_names_right_of_the_axes(
     page = Path("report/index.html").read_text(encoding="utf-8")
     section = page[page.index('<section id="budgets">') :].partition("</section>")[0]
     assert '<a href="#budgets">' in page
-    charts = re.findall(r"<svg.*?</svg>", section, re.DOTALL)
+    charts = re.findall(r"<svg class=\"chart.*?</svg>", section, re.DOTALL)
     assert [re.findall(r'aria-label="(.*?)"', chart)[0] for chart in charts] == [
         "classifier FID against training GFLOPs, a line each for Gated PixelCNN, VAE, with the floor of real images",
         "bits/dim against training GFLOPs, a line each for Gated PixelCNN, VAE",

@@ -96,7 +96,7 @@ def test_what_was_measured_stands_beside_the_page_and_names_its_summary(project:
         assert text in page
     assert "torch 2.9.0" in page
     assert "none: the folder is not a git repository" in page
-    assert paths.SPEED_PAGE.read_text(encoding="utf-8").count("<svg") == 1
+    assert paths.SPEED_PAGE.read_text(encoding="utf-8").count('<svg class="chart"') == 1
     assert of("vae")["sample"]["images_per_second"] == 30 / MODELS["vae"][6]
     assert of("vae")["sha256"] == sha256(Path("runs/vae/0/model.safetensors"))
     assert "ot measured here" not in page
