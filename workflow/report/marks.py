@@ -52,6 +52,7 @@ def point(series: int, size: float) -> dict[str, Any]:
     number, hollow = shape(series)
     corners, factor = SHAPES[number]
     style: dict[str, Any] = {"marker": (*corners, corners[0]), "markersize": factor * size, "color": colour(series)}
+    style["linestyle"] = "none"
     return {**style, "markerfacecolor": PAPER if hollow else colour(series), "markeredgewidth": 1.6 if hollow else 0.8}
 
 
