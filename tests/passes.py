@@ -13,14 +13,14 @@ from torch.utils.flop_counter import flop_registry
 class _Passes(TorchDispatchMode):
     """Follows what the present pass has computed: products and convolutions, and all that is made of them.
 
-    The pass ends where pixels or codes are drawn from that, or where a layer is given it that was in the pass before.
+    The pass ends where pixels, codes or units are drawn from that, or where a layer is given what it has computed
+    itself. A draw looks for a random number among sums of probabilities, or compares it with a probability.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ended = 0
-        self.computed = set[int]()  # storages
-        self.used = set[nn.Module]()
+        self.computed: dict[int, frozenset[nn.Module]] = {}  # storages, and the layers that they have passed
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -28,28 +28,36 @@ class _Passes(TorchDispatchMode):
         return False
 
     def of_this_pass(self, values: object) -> bool:
-        return not self.computed.isdisjoint(_storages(values))
+        return not _storages(values).isdisjoint(self.computed)
+
+    def passed(self, values: object) -> frozenset[nn.Module]:
+        return frozenset().union(*(self.computed.get(storage, ()) for storage in _storages(values)))
 
     def end(self) -> None:
         self.ended += 1
         self.computed.clear()
-        self.used.clear()
 
     def enter(self, layer: nn.Module, inputs: object) -> None:
-        if layer in self.used and self.of_this_pass(inputs):
+        if layer in self.passed(inputs):
             self.end()
-        self.used.add(layer)
+
+    def leave(self, layer: nn.Module, _: object, outputs: object) -> None:
+        for storage in _storages(outputs) & self.computed.keys():
+            self.computed[storage] |= {layer}
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func._overloadpacket is torch.ops.aten.searchsorted and self.of_this_pass(args):
+        drawn = func._overloadpacket is torch.ops.aten.searchsorted or func is torch.ops.aten.lt.Tensor
+        if drawn and self.of_this_pass(args):
             self.end()
-        if func._overloadpacket in flop_registry or self.of_this_pass([args, kwargs]):
-            self.computed |= _storages(made)
-        else:
-            self.computed -= _storages(made)  # the memory may have been another's
+        passed = self.passed([args, kwargs])
+        of_this_pass = func._overloadpacket in flop_registry or self.of_this_pass([args, kwargs])
+        for storage in _storages(made):
+            self.computed.pop(storage, None)  # the memory may have been another's
+            if of_this_pass:
+                self.computed[storage] = passed
         return made
 
 
@@ -64,6 +72,7 @@ def count_passes(model: nn.Module, draw: Callable[[], Tensor]) -> int:
     passes = _Passes()
     with passes:
         hooks = [layer.register_forward_pre_hook(passes.enter) for layer in layers]
+        hooks += [layer.register_forward_hook(passes.leave) for layer in layers]
         images = draw()
         for hook in hooks:
             hook.remove()

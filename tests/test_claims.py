@@ -7,6 +7,7 @@ import pytest
 
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import Measurements
+from workflow.evaluation.trust import COPIES
 from workflow.models import kinds
 from workflow.models.taxonomy import Family
 from workflow.report.claims import CLAIMS, COLUMNS, Finding, judge
@@ -21,6 +22,7 @@ def _summary(**models: dict[str, Any]) -> dict[str, Any]:
     kinds_of_bits = {"vae": "upper bound", "gan": None, "pixelcnn": "exact", "nice": "upper bound"}
     return {
         "extractor": {"name": "classifier"},
+        "audit": {"unfit": {}, "notices": {"c_t": {COPIES: {"way": -1}}}},
         "models": {
             name: {
                 "kind": (kind := name.split("_")[0]),
@@ -89,7 +91,7 @@ def _about(value: float) -> list[float]:
     [
         ([0.5], [0.9], "holds here", ""),
         ([0.9], [0.5], "does not hold here", ""),
-        ([0.5], [0.5], "not decided", "the difference may be due to chance or to a bound"),
+        ([0.5], [0.5], "not decided", "the difference may be due to chance, a bound or an estimate"),
         ([0.5, 0.6], [0.9, 0.7], "holds here", "in 4 of 4 pairs"),
         ([0.5, 0.8], [0.9, 0.7], "mixed", "in 3 of 4 pairs"),
         ([0.5, 0.7], [0.9, 0.7], "mixed", "in 3 of 4 pairs, 1 undecided"),
@@ -180,6 +182,31 @@ def test_budgets_are_weighed_against_families(gans: tuple[float, float], verdict
         f"between the best and the worst family: {low[0]:.2f} to {low[-1]:.2f} at the smallest budget, "
         f"{high[0]:.2f} to {high[-1]:.2f} at the largest"
     )
+
+
+@pytest.mark.parametrize(
+    ("vae", "gan", "verdict", "why"),
+    [
+        (-5.0, -4.0, "holds here", "VAE, GAN: 2 of 2 models"),
+        (-5.0, 3.0, "mixed", "VAE: 1 of 2 models"),
+        (0.0, 3.0, "does not hold here", "none does"),
+    ],
+)
+def test_who_memorises_is_named(vae: float, gan: float, verdict: str, why: str) -> None:
+    summary = _summary(vae={"c_t": _about(vae)}, gan={"c_t": _about(gan)})
+    found = _finding(summary, "memorise")
+    assert (found.verdict, found.why) == (verdict, why)
+    assert found.evidence[0].startswith(f"VAE {vae:.2f}".replace("-", "−"))
+    summary["audit"]["notices"] = {"c_t": {COPIES: {"way": 0}}}
+    assert _finding(summary, "memorise").verdict == "not decided"
+
+
+def test_a_measure_that_the_audit_refused_decides_nothing() -> None:
+    summary = _summary(vae={"fid": _about(5.0)}, gan={"fid": _about(2.0)})
+    assert _finding(summary, "GANs draw better").verdict == "holds here"
+    summary["audit"]["unfit"] = {"fid": "cannot tell noise from real images"}
+    found = _finding(summary, "GANs draw better")
+    assert (found.verdict, found.why) == ("not decided", "the measure cannot tell noise from real images")
 
 
 def test_the_most_fooled_model_is_named() -> None:

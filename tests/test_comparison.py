@@ -1,5 +1,7 @@
 """Models that cannot be told apart are tied, and a bound is never taken for a value."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -100,6 +102,28 @@ def test_a_bound_wins_only_below_an_exact_value(bounds: list[float], expected: t
 
 def test_bounds_among_themselves_have_no_best() -> None:
     assert verdict({"a": _bits(1.5, "upper bound"), "b": _bits(2.5, "upper bound")}, "lower") is None
+
+
+def test_an_estimate_is_compared_with_nothing() -> None:
+    models = {"exact": _bits(1.8, "exact"), "worse": _bits(2.0, "exact"), "bound": _bits(1.9, "upper bound")}
+    found = verdict({**models, "low": _bits(1.2, "estimate"), "high": _bits(2.4, "estimate")}, "lower")
+    assert found == verdict(models, "lower")
+    assert found is not None
+    assert (found.best, found.compared) == (("exact",), 3)
+    assert verdict({"a": _bits(1.2, "estimate"), "b": _bits(2.4, "estimate")}, "lower") is None
+    estimate = _bits(1.2, "estimate")
+    for other in models.values():
+        assert not decides(estimate, other)
+        assert not decides(other, estimate)
+
+
+def test_the_interval_of_an_estimate_covers_the_error_that_all_images_share() -> None:
+    images = np.random.default_rng(0).normal(size=100)
+    alone, shared = Measurement([[1.0]], images).estimate, Measurement([[1.0]], images, "estimate", 0.4).estimate
+    assert alone is not None
+    assert shared is not None
+    assert shared.error == pytest.approx(math.hypot(alone.error, 0.4))
+    assert shared.interval[1] == pytest.approx(1 + stats.norm.ppf(0.975) * shared.error)
 
 
 def test_only_an_exact_value_can_be_the_greater_one() -> None:

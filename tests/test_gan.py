@@ -12,10 +12,12 @@ from workflow.data.tensors import ImageSet
 from workflow.models.gan import (
     Gan,
     Objective,
+    OfFakes,
     accuracy,
     critic_loss,
     generator_loss,
     gradient_penalty,
+    relativistic_loss,
 )
 from workflow.models.layers.adversarial import energy_distance
 from workflow.params import Train
@@ -33,6 +35,7 @@ def _model(
     classes: int = 0,
     unrolled_steps: int = 0,
     unrolled_lr: float = 0.0,
+    r2: float = 0.0,
 ) -> Gan:
     torch.manual_seed(0)
     return Gan(
@@ -47,6 +50,7 @@ def _model(
         classes=classes,
         unrolled_steps=unrolled_steps,
         unrolled_lr=unrolled_lr,
+        r2=r2,
     )
 
 
@@ -75,7 +79,7 @@ def test_losses_are_the_papers_formulas() -> None:
 
 
 @pytest.mark.parametrize(("objective", "slope"), [("minimax", 0.0), ("non-saturating", -1.0)])
-def test_only_the_minimax_objective_saturates_where_the_critic_is_sure(objective: Objective, slope: float) -> None:
+def test_only_the_minimax_objective_saturates_where_the_critic_is_sure(objective: OfFakes, slope: float) -> None:
     logit = torch.tensor([[-30.0]], requires_grad=True)
     generator_loss(logit, objective).backward()
     assert logit.grad is not None
@@ -88,8 +92,79 @@ def test_extreme_logits_keep_the_losses_finite() -> None:
     assert torch.isfinite(generator_loss(huge, "minimax"))
 
 
+def test_relativistic_loss_and_its_gradient_are_those_of_the_paper() -> None:
+    """Huang et al. 2024, eq. 2: f(D(G(z)) - D(x)) with f(t) = -log(1 + exp(-t)), of pairs; its slope by hand."""
+    real, fake = REAL.double().requires_grad_(), FAKE.double().requires_grad_()
+    difference = (real - fake).detach()
+    for mine, loss, sign in ((real, relativistic_loss(real, fake), 1), (fake, relativistic_loss(fake, real), -1)):
+        torch.testing.assert_close(loss, (1 + (-sign * difference).exp()).log().mean())
+        (slope,) = torch.autograd.grad(loss, mine)
+        torch.testing.assert_close(slope, -1 / (1 + (sign * difference).exp()) / 3)
+    assert torch.isfinite(relativistic_loss(torch.tensor([[-1e4]]), torch.tensor([[1e4]])))
+
+
+def test_the_relativistic_game_is_about_pairs_of_a_real_and_a_fake_image() -> None:
+    model = _model("relativistic", r1=2.0, r2=6.0).double()
+    x = _images(6)
+    noise = torch.randn(6, 4, generator=_generator()).double()
+    real = (x.double() / 8 - 1).requires_grad_()
+    fake = model.generator(noise).detach().requires_grad_()
+    on_real, on_fake = model.critic(real), model.critic(fake)
+    terms = model.loss(x, Y, "critic", _generator())
+    slopes = [torch.autograd.grad(out.sum(), images)[0] for out, images in ((on_real, real), (on_fake, fake))]
+    r1, r2 = (slope.square().sum() / 6 for slope in slopes)
+    expected = -(on_real - on_fake).sigmoid().log().mean() + 1.0 * r1 + 3.0 * r2
+    torch.testing.assert_close(terms["r1"], r1, rtol=1e-5, atol=0)  # images are made floats of single precision
+    torch.testing.assert_close(terms["r2"], r2, rtol=1e-5, atol=0)
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
+    assert terms["accuracy"] == (on_real > on_fake).double().mean()
+    of_generator = -(on_fake - on_real).sigmoid().log().mean()
+    torch.testing.assert_close(model.loss(x, Y, "generator", _generator())["loss"], of_generator, rtol=1e-5, atol=0)
+    assert [name for name, _ in model.critic[-1].named_parameters()] == ["weight"]  # a bias would cancel
+    assert (model.title, "𝔼ₓ,z" in model.objective) == ("GAN (relativistic, R1, R2)", True)
+
+
+@pytest.mark.parametrize("objective", ["non-saturating", "relativistic"])
+def test_both_penalties_and_all_slopes_of_the_critic_equal_finite_differences(objective: Objective) -> None:
+    """Of the penalties over every pixel, of the loss along a random direction of the critic's weights."""
+    model = _model(objective, r1=0.7, classes=3, r2=1.9).double()
+    x, y, step = _images(6), torch.arange(6) % 3, 1e-6
+    terms = model.loss(x, y, "critic", _generator())
+    with torch.no_grad():
+        for name, images in (("r1", x.double() / 8 - 1), ("r2", model._fake(6, y, _generator()))):
+            slopes = [
+                (model._logit(images + step * unit, y, {}) - model._logit(images - step * unit, y, {})) / (2 * step)
+                for unit in torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)
+            ]
+            expected = torch.cat(slopes, 1).square().sum(1).mean()
+            torch.testing.assert_close(terms[name], expected, rtol=1e-5, atol=0)
+    weights = list(model.critic.parameters())
+    direction = [torch.randn(p.shape, generator=_generator(1)).double() for p in weights]
+    terms["loss"].backward()
+    slope = sum(float((p.grad * d).sum()) for p, d in zip(weights, direction, strict=True) if p.grad is not None)
+    sides = []
+    for move in (step, -2 * step):
+        with torch.no_grad():
+            for p, d in zip(weights, direction, strict=True):
+                p.add_(move * d)
+        sides.append(model.loss(x, y, "critic", _generator())["loss"].item())
+    assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(slope, rel=1e-4)
+
+
+def test_relativistic_accuracy_is_the_share_of_all_pairs_of_a_class(
+    digits: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _model("relativistic", classes=2)
+    values = iter([torch.tensor([[1.0], [5.0], [3.0]]), torch.tensor([[0.0], [4.0], [2.0], [6.0]])])
+    monkeypatch.setattr(model, "_logit", lambda *_: next(values))
+    monkeypatch.setattr("workflow.models.gan.VALIDATION_SAMPLES", 4)  # of classes 0, 1, 0, 1
+    validated = model.validate(digits[:3], torch.tensor([0, 1, 0]), _generator())
+    assert validated["accuracy"].item() == pytest.approx(4 / 6)  # 1 > 0; 5 > 4; 3 > 0 and 3 > 2
+    assert {"loss", "accuracy"} == set(validated)
+
+
 @pytest.mark.parametrize("objective", ["minimax", "non-saturating"])
-def test_model_plays_its_objective_on_its_own_samples(objective: Objective) -> None:
+def test_model_plays_its_objective_on_its_own_samples(objective: OfFakes) -> None:
     model = _model(objective)
     x = _images(6)
     noise = torch.randn(6, 4, generator=_generator())
@@ -248,10 +323,12 @@ def test_the_generators_gradient_goes_through_the_unrolled_steps(steps: int) -> 
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("objective", ["minimax", "non-saturating"])
-def test_unrolled_gradient_of_the_whole_model_equals_finite_differences(objective: Objective) -> None:
-    """Convolutions, classes and the penalty in every step; along a random direction of all generator weights."""
-    model = _model(objective, r1=0.5, classes=3, unrolled_steps=3, unrolled_lr=0.2).double()
+@pytest.mark.parametrize(
+    ("objective", "r2"), [("minimax", 0.0), ("non-saturating", 0.0), ("non-saturating", 0.8), ("relativistic", 0.8)]
+)
+def test_unrolled_gradient_of_the_whole_model_equals_finite_differences(objective: Objective, r2: float) -> None:
+    """Convolutions, classes and the penalties in every step; along a random direction of all generator weights."""
+    model = _model(objective, r1=0.5, classes=3, unrolled_steps=3, unrolled_lr=0.2, r2=r2).double()
     x, y = _images(6), torch.arange(6) % 3
     weights = list(model.generator.parameters())
     direction = [torch.randn(p.shape, generator=_generator(1)).double() for p in weights]

@@ -53,3 +53,12 @@ def test_a_number_that_was_not_repeated_is_a_table_of_one(tmp_path: Path) -> Non
     write_arrays(tmp_path / "p.safetensors", {"x": np.zeros(1, np.float32)})
     found = measurements({"a": [Measured({"fid": 2.0}, tmp_path / "p.safetensors")]}, {})["fid"]["a"]
     assert (found.table, len(found.per_image), found.estimate) == ([[2.0]], 0, None)
+
+
+def test_an_error_that_all_images_share_is_in_the_unit_of_the_column(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "p.safetensors", {"x": np.zeros(1, np.float32)})
+    metrics = {"bits_per_dim": 2.0, "nats": 50.0, "bits_per_dim_kind": "estimate", "bits_per_dim_error": 0.1}
+    run = Measured(metrics, tmp_path / "p.safetensors")
+    for seeds, errors in ((1, (0.1, 2.5)), (2, (0.0, 0.0))):  # of several seeds, each has its own: they scatter by it
+        found = measurements({"a": [run] * seeds}, {})
+        assert (found["bits_per_dim"]["a"].error, found["nats"]["a"].error) == pytest.approx(errors)

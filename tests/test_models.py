@@ -119,7 +119,7 @@ def test_says_what_it_is_at_its_full_size(entry: Entry, shape: tuple[int, int, i
     assert all(len(text) > 2 for text in (model.title, model.paper, model.objective))
     assert len(model.about) > 80
     assert model.family in get_args(Family)
-    assert (model.taxonomy == "implicit") == (model.likelihood == "implicit")
+    assert model.taxonomy.startswith("implicit") == (model.likelihood == "implicit")
     assert isinstance(model, base.HasLogProb) == (model.likelihood != "implicit")
 
 
@@ -236,7 +236,7 @@ def test_the_operations_of_a_training_step_are_those_that_torch_counts(entry: En
     counter.mod_tracker = _NoModules()  # type: ignore[assignment] # torch's own cannot follow a gradient of a gradient
     with counter:
         list(steps.take(1))
-    assert steps.gflops * 1e9 == counter.get_total_flops() > 0
+    assert steps.gflops == counter.get_total_flops() / 1e9 > 0
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 16), (3, 16, 8)], ids=["wide", "tall and in colour"])

@@ -24,13 +24,15 @@ class Measurement:
         table: a row per training seed or, if there is one seed, per draw of samples; a column per extractor.
         per_image: float64 (N,), how far each of the N test images moves the number: the variance of these values,
             divided by N, is its variance over the choice of test images. Empty where they play no part.
-        kind: of bits/dim, whether it is exact or a bound; None for all else.
+        kind: of bits/dim, whether it is exact, a bound or an estimate; None for all else.
+        error: standard error of an estimate that all test images share, such as that of a normalising constant.
 
     """
 
     table: Table
     per_image: Values = field(default_factory=lambda: np.empty(0))
     kind: BitsKind | None = None
+    error: float = 0.0
 
     @property
     def mean(self) -> float:
@@ -40,7 +42,7 @@ class Measurement:
     @property
     def estimate(self) -> Estimate | None:
         """With its error; None if nothing was varied."""
-        return estimate(self.table, _variance(self.per_image))
+        return estimate(self.table, _variance(self.per_image) + self.error**2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Verdict:
 
     Args:
         best: the models that are best, several if they cannot be told apart, the best by its mean first.
-        compared: the number of models.
+        compared: the number of models that were.
         p_values: of the difference of each model from the first of `best`, adjusted for their number.
 
     """
@@ -85,7 +87,8 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
     """The best of these models; None if they cannot be compared, or nothing says how far to trust the numbers.
 
     An upper bound is never ranked against another bound, whose gap nobody knows. One that is below an exact value is
-    below what it bounds, so it can win against exact values, never lose to them.
+    below what it bounds, so it can win against exact values, never lose to them. An estimate may be off to either side
+    by more than its error says, so it is not compared.
 
     Args:
         models: the measurement of each model, by its name.
@@ -93,6 +96,7 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
         counted: whether values are counted, the same each time, so that any difference is one.
 
     """
+    models = {name: one for name, one in models.items() if one.kind != "estimate"}
     exact = {name: one for name, one in models.items() if one.kind != "upper bound"}
     if not exact or len(models) < 2 or not (counted or any(one.estimate for one in models.values())):
         return None
@@ -109,7 +113,12 @@ def verdict(models: Mapping[str, Measurement], better: Better, counted: bool = F
 
 
 def decides(less: Measurement, more: Measurement) -> bool:
-    """Whether `less` being the lower number says that it is lower in truth: the greater must be no bound."""
+    """Whether `less` being the lower number says that it is lower in truth.
+
+    The greater must be no bound, and neither an estimate.
+    """
+    if "estimate" in (less.kind, more.kind):
+        return False
     return more.kind != "upper bound" or less.kind is None
 
 

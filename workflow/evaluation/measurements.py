@@ -11,7 +11,7 @@ import numpy as np
 from workflow.data.arrays import read_arrays
 from workflow.evaluation.columns import MEASURED, Column
 from workflow.evaluation.comparison import Measurement, Values, Verdict, verdict
-from workflow.paths import PER_IMAGE
+from workflow.paths import PER_IMAGE, SHARED_ERROR
 
 SCALED = {"nats": "bits_per_dim"}  # a column that is another one times a constant
 Measurements = dict[str, dict[str, Measurement]]  # by column and model; models without a value are absent
@@ -79,7 +79,8 @@ def _measurement(
     # Of several seeds each is a row, with the mean over its draws; of one each draw is.
     rows = tables[0] if len(runs) == 1 else [[statistics.fmean(c) for c in zip(*t, strict=True)] for t in tables]
     same = {len(values) for values in images}
-    return Measurement(rows, np.mean(images, axis=0) if len(same) == 1 else np.empty(0), kind)
+    error = _shared_error(column, runs[0]) if len(runs) == 1 else 0.0  # of several seeds, each has its own
+    return Measurement(rows, np.mean(images, axis=0) if len(same) == 1 else np.empty(0), kind, error)
 
 
 def _table(column: Column, metrics: Mapping[str, Any]) -> list[list[float]]:
@@ -88,6 +89,16 @@ def _table(column: Column, metrics: Mapping[str, Any]) -> list[list[float]]:
     value = column.read(metrics)
     assert value is not None
     return [list(map(float, row)) for row in table] if table else [[value]]
+
+
+def _shared_error(column: Column, metrics: Mapping[str, Any]) -> float:
+    """The standard error of the column's value that all test images share; 0 if it has none."""
+    key = column.path or column.key
+    origin = SCALED.get(key, key)
+    if (error := metrics.get(f"{origin}{SHARED_ERROR}")) is None:
+        return 0.0
+    value, base = column.read(metrics), metrics[origin]
+    return float(error * value / base) if value and base else 0.0
 
 
 def _influence(pictures: Path) -> dict[str, Values]:

@@ -6,6 +6,7 @@ implementing the protocols below; a model without a capability simply lacks the 
 """
 
 import math
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -22,8 +23,9 @@ class Model(nn.Module):
         paper: author, year and title of its source.
         family: the idea behind it; the report compares claims about families with measurements.
         taxonomy: its place in Goodfellow's taxonomy (NIPS 2016 Tutorial: Generative Adversarial Networks, section 2.3).
-        likelihood: what `log_prob` returns: the exact log-probability of the discrete image, a lower bound of it, or
-            nothing ("implicit": the method is missing).
+        likelihood: what `log_prob` returns: the exact log-probability of the discrete image, a lower bound of it, an
+            estimate that may be too high or too low, or nothing ("implicit": the method is missing). It may depend on
+            the hyper-parameters, as `title` may.
         objective: the loss as a formula, in plain Unicode.
         about: two or three sentences: how it works, which questions it can answer and which it cannot.
         unranked: hyper-parameters that the "loss" of `validate` cannot compare, because it does not depend on them or
@@ -46,11 +48,11 @@ class Model(nn.Module):
     """
 
     title: str
+    likelihood: Likelihood
     paper: ClassVar[str]
     family: ClassVar[Family]
     taxonomy: ClassVar[Taxonomy]
-    likelihood: ClassVar[Likelihood]
-    objective: ClassVar[str]
+    objective: str
     about: ClassVar[str]
     unranked: ClassVar[tuple[str, ...]] = ()
     classes: int = 0
@@ -197,7 +199,7 @@ class HasDecodings(Protocol):
 
 @runtime_checkable
 class HasLogProb(Protocol):
-    """Has a density, or a bound of it.
+    """Has a density, or a bound or an estimate of it.
 
     Protocols are checked at run time, by the names of the methods:
 
@@ -209,10 +211,50 @@ class HasLogProb(Protocol):
     """
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
-        """log p(x) of discrete images x, uint8 (N, C, H, W): exact or a lower bound, in nats, float (N,).
+        """log p(x) of discrete images x, uint8 (N, C, H, W): exact, a lower bound or an estimate, in nats, float (N,).
 
         A class-conditional model returns log p(x), where p(x) is the mean of p(x|y) over the classes.
         """
+
+
+# Chooses levels, int64 (M,), by their logits, (M, levels). Its second argument takes the values at the same places from
+# images (N, C, H, W): (M,).
+Choose = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]
+
+
+@runtime_checkable
+class HasOrder(Protocol):
+    """An exact density that is a product over pixels in an order, each given those before it."""
+
+    def in_order(self, n: int, choose: Choose) -> Tensor:
+        """Let `choose` fix the pixels of n images in turn: uint8 (n, C, H, W).
+
+        The logits at a place depend only on what was chosen before, to the last bit. Of p(x) without classes only.
+        """
+
+
+@runtime_checkable
+class HasPosterior(Protocol):
+    """Gaussian latents, drawn from q(z|x) to encode, and independent pixels given them."""
+
+    @property
+    def standard_prior(self) -> bool:
+        """Whether p(z) is a standard normal distribution."""
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of q(z|x), each (N, latents). x: uint8 (N, C, H, W)."""
+
+    def levels_given(self, z: Tensor) -> Tensor:
+        """log p(x|z) of each pixel's levels, nats (N, levels, C, H, W). z: (N, latents)."""
+
+
+@runtime_checkable
+class HasLogProbError(Protocol):
+    """Has an estimate of the density with an error that all images share, such as that of a normalising constant."""
+
+    @property
+    def log_prob_error(self) -> float:
+        """Standard error of `log_prob`, nats."""
 
 
 @runtime_checkable

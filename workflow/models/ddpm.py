@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from workflow.models.base import Model
 from workflow.models.layers.common import draw_classes, from_unit, quarter, to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spaced_times, spread_times
+from workflow.models.layers.interpolation import great_circle
 from workflow.models.layers.noise import choices_at, normal, uniform
 from workflow.models.layers.pixels import gaussian_log_prob
 from workflow.models.layers.unet import GROUPS, UNet
@@ -463,17 +464,6 @@ def _bins(predicted: Tensor) -> Tensor:
     """
     inside = ((predicted + 1) * (BINS / 2)).long().clamp(max=BINS - 1) + 1
     return torch.where(predicted <= -1, 0, torch.where(predicted >= 1, BINS + 1, inside))
-
-
-def great_circle(a: Tensor, b: Tensor, steps: int) -> Tensor:
-    """Spherical interpolation from a to b, both (N, d), with both ends: (N, steps, d).
-
-    Shoemake 1985, Animating Rotation with Quaternion Curves.
-    """
-    angle = F.cosine_similarity(a, b).clamp(-1, 1).acos().view(-1, 1, 1) / math.pi
-    share = torch.linspace(0, 1, steps, device=a.device, dtype=a.dtype).view(1, -1, 1)
-    weight = share * (share * angle).sinc() / angle.sinc()  # sin(share · angle) / sin(angle), also for angle 0
-    return weight.flip(1) * a.unsqueeze(1) + weight * b.unsqueeze(1)
 
 
 MODEL = Ddpm

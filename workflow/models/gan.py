@@ -20,7 +20,9 @@ from workflow.models.layers.adversarial import (
 from workflow.models.layers.common import draw_classes, from_unit, to_unit
 from workflow.models.layers.noise import normal
 
-Objective = Literal["minimax", "non-saturating"]
+OfFakes = Literal["minimax", "non-saturating"]  # objectives that need the critic's outputs for fake images alone
+Objective = Literal[OfFakes, "relativistic"]
+RELATIVISTIC = "min_G max_D 𝔼ₓ,z[ log σ(D(x) − D(G(z))) ];  G maximises 𝔼ₓ,z[ log σ(D(G(z)) − D(x)) ]"
 
 
 class Gan(Model):
@@ -32,10 +34,14 @@ class Gan(Model):
         latents: size of the generator's noise vector.
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         features: size of the critic's last hidden layer, which `encode` returns.
-        objective: what the generator minimises: the paper's minimax game or its non-saturating variant (section 3).
+        objective: what the generator minimises: the paper's minimax game or its non-saturating variant (section 3); or
+            a game on differences between the critic's outputs for real and fake images (Jolicoeur-Martineau 2019, The
+            Relativistic Discriminator, eq. 3 and 4), which with r1 and r2 is that of R3GAN (Huang et al. 2024, The GAN
+            is dead; long live the GAN!, section 2), without its network.
         critic_steps: turns of the critic for each turn of the generator, the paper's k.
         r1: weight of the gradient penalty on real images (Mescheder et al. 2018, Which Training Methods for GANs do
             actually Converge?, eq. 9); 0 for the paper's GAN.
+        r2: likewise on fake images (eq. 10).
         classes: number of classes of p(x|y); 0 for p(x). The generator gets the class as well (Mirza & Osindero 2014,
             Conditional Generative Adversarial Nets), and the critic compares it with the image by an inner product
             (Miyato & Koyama 2018, cGANs with Projection Discriminator, eq. 3), so that its features depend only on the
@@ -78,17 +84,21 @@ class Gan(Model):
         unrolled_steps: Annotated[int, Field(ge=0)] = 0,
         unrolled_lr: Annotated[float, Field(ge=0)] = 0.0,
         network: Network = "convolutional",
+        r2: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
         if (unrolled_steps > 0) != (unrolled_lr > 0):
             raise ValueError("unrolled_steps and unrolled_lr go together: both above zero, or neither")
-        self.latents, self.r1, self.critic_steps, self.classes = latents, r1, critic_steps, classes
+        self.latents, self.r1, self.r2, self.critic_steps, self.classes = latents, r1, r2, critic_steps, classes
         self.unrolled_steps, self.unrolled_lr = unrolled_steps, unrolled_lr
         self.generator_objective: Objective = objective
-        extras = [objective, "R1" if r1 else "", "unrolled" if unrolled_steps else ""]
+        extras = [objective, "R1" if r1 else "", "R2" if r2 else "", "unrolled" if unrolled_steps else ""]
         self.title = f"GAN ({', '.join(filter(None, extras))})"
         self.generator = generator_network(shape, latents + classes, channels, network)
         self.critic = critic_network(shape, channels, features, 1 + classes, network)
+        if objective == "relativistic":
+            self.objective = RELATIVISTIC
+            self.critic[-1] = nn.Linear(features, 1 + classes, bias=False)  # a bias would cancel in the difference
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -106,8 +116,7 @@ class Gan(Model):
         if player == "generator":
             fake = self._fake(len(x), y, generator)
             weights = self._unrolled(real, fake, y)
-            loss = generator_loss(self._logit(fake, y, weights), self.generator_objective)
-            return {"loss": loss + F.logsigmoid(self._logit(real, y, weights)).mean() if weights else loss}
+            return {"loss": self._generator_loss(real, fake, y, weights)}
         with torch.no_grad():
             fake = self._fake(len(x), y, generator)
         return self._critic_terms(real, fake, y, {})
@@ -120,7 +129,10 @@ class Gan(Model):
         fake = self._fake(VALIDATION_SAMPLES, y_fake, generator)
         shown = to_unit(from_unit(fake, self.levels), self.levels)
         distance = self._energy_distance((real + 1) / 2, y, (shown + 1) / 2, y_fake)
-        return {"loss": distance, **accuracy(self._logit(real, y, {}), self._logit(fake, y_fake, {}))}
+        on_real, on_fake = self._logit(real, y, {}), self._logit(fake, y_fake, {})
+        if self.generator_objective == "relativistic":
+            return {"loss": distance, "accuracy": self._share_above(on_real, y, on_fake, y_fake)}
+        return {"loss": distance, **accuracy(on_real, on_fake)}
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
@@ -172,6 +184,26 @@ class Gan(Model):
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         return outputs[:, :1] + outputs[:, 1:].gather(1, y.unsqueeze(1)) if self.classes else outputs
 
+    def _generator_loss(self, real: Tensor, fake: Tensor, y: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """The generator's loss; arguments as of `_critic_terms`."""
+        on_fake = self._logit(fake, y, weights)
+        if self.generator_objective == "relativistic":
+            return relativistic_loss(on_fake, self._logit(real, y, weights))
+        loss = generator_loss(on_fake, self.generator_objective)
+        return loss + F.logsigmoid(self._logit(real, y, weights)).mean() if weights else loss
+
+    def _share_above(self, on_real: Tensor, y: Tensor, on_fake: Tensor, y_fake: Tensor) -> Tensor:
+        """The share of pairs, of equal class if there are any, in which the critic puts the real image higher.
+
+        Args:
+            on_real: the critic's outputs, (N, 1).
+            y: the real images' classes, int64 (N,).
+            on_fake: the critic's outputs, (M, 1).
+            y_fake: likewise, int64 (M,).
+        """
+        above = on_real > on_fake.T
+        return (above[y[:, None] == y_fake] if self.classes else above).float().mean()
+
     def _critic_terms(self, real: Tensor, fake: Tensor, y: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """The critic's loss and its terms.
 
@@ -182,11 +214,19 @@ class Gan(Model):
             weights: replace the critic's own, by name.
         """
         real = real.detach().requires_grad_(self.r1 > 0)
+        if self.r2 > 0 and not fake.requires_grad:  # if unrolled, it has come from the generator
+            fake = fake.detach().requires_grad_()
         on_real, on_fake = self._logit(real, y, weights), self._logit(fake, y, weights)
-        terms = {"loss": critic_loss(on_real, on_fake), **accuracy(on_real, on_fake)}
+        if self.generator_objective == "relativistic":
+            terms = {"loss": relativistic_loss(on_real, on_fake), "accuracy": (on_real > on_fake).float().mean()}
+        else:
+            terms = {"loss": critic_loss(on_real, on_fake), **accuracy(on_real, on_fake)}
         if self.r1 > 0:
             terms["r1"] = gradient_penalty(on_real, real)
             terms["loss"] = terms["loss"] + self.r1 / 2 * terms["r1"]
+        if self.r2 > 0:
+            terms["r2"] = gradient_penalty(on_fake, fake)
+            terms["loss"] = terms["loss"] + self.r2 / 2 * terms["r2"]
         return terms
 
     def _unrolled(self, real: Tensor, fake: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -210,15 +250,25 @@ def critic_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
     return -F.logsigmoid(on_real).mean() - F.logsigmoid(-on_fake).mean()
 
 
-def generator_loss(on_fake: Tensor, objective: Objective) -> Tensor:
+def generator_loss(on_fake: Tensor, objective: OfFakes) -> Tensor:
     """E[log(1 - D(G(z)))], or -E[log D(G(z))], which has a gradient even where the critic is certain (section 3)."""
     if objective == "minimax":
         return F.logsigmoid(-on_fake).mean()
     return -F.logsigmoid(on_fake).mean()
 
 
+def relativistic_loss(higher: Tensor, lower: Tensor) -> Tensor:
+    """-E[log sigmoid(D(a) - D(b))], each real image paired with a fake one (Huang et al. 2024, eq. 2).
+
+    Args:
+        higher: outputs for the images a that the player wants to be higher, (N, 1): the critic the real ones.
+        lower: outputs for the others, (N, 1).
+    """
+    return -F.logsigmoid(higher - lower).mean()
+
+
 def gradient_penalty(logits: Tensor, x: Tensor) -> Tensor:
-    """E ‖∇ₓ logit(x)‖², differentiable (Mescheder et al. 2018, eq. 9).
+    """E ‖∇ₓ logit(x)‖², differentiable (Mescheder et al. 2018, eq. 9 and 10).
 
     Args:
         logits: (N, 1), computed from x.

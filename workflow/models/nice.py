@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers.flow import Flow, Step, logits
+from workflow.models.layers.flow import LayeredFlow, Step, logits
 from workflow.models.layers.noise import normal, uniform
 
 Prior = Literal["logistic", "gaussian"]
 PRIOR_STD = {"logistic": math.pi / math.sqrt(3), "gaussian": 1.0}
 
 
-class Nice(Flow):
+class Nice(LayeredFlow):
     """Additive coupling layers, a diagonal scaling, and a factorised prior.
 
     Args:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.base import Model
+from workflow.models.base import Choose, Model
 from workflow.models.layers import context
 from workflow.models.layers.common import (
     categorical_log_prob,
@@ -184,6 +184,12 @@ class PixelCNN(Model):
         """Draw one image of each class y, int64 (N,), pixel by pixel: uint8 (N, C, H, W)."""
         blank = torch.zeros(len(y), *self.shape, dtype=torch.long, device=self.device)
         return self.network.sample(blank, 0, generator, y=y).to(torch.uint8)
+
+    @torch.no_grad()
+    def in_order(self, n: int, choose: Choose) -> Tensor:
+        """As in `HasOrder`."""
+        blank = torch.zeros(n, *self.shape, dtype=torch.long, device=self.device)
+        return self.network.in_order(blank, 0, choose).to(torch.uint8)
 
     @torch.no_grad()
     def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:

@@ -3,12 +3,34 @@
 from typing import Literal, get_args
 
 Family = Literal[
-    "autoregressive", "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion", "external"
+    "autoregressive",
+    "flow",
+    "autoencoder",
+    "variational",
+    "vector-quantised",
+    "adversarial",
+    "diffusion",
+    "energy-based",
+    "generative stochastic network",
+    "external",
 ]
-Likelihood = Literal["exact", "bound", "implicit"]  # what `log_prob` gives
+Likelihood = Literal["exact", "bound", "estimate", "implicit"]  # what `log_prob` gives
 # Goodfellow's tree, and what has no place there: images whose model is unknown.
-Taxonomy = Literal["explicit tractable", "explicit approximate", "implicit", "external"]
-BitsKind = Literal["exact", "upper bound"]  # of bits/dim
+Taxonomy = Literal[
+    "explicit tractable",
+    "explicit approximate",
+    "explicit Markov chain",
+    "implicit",
+    "implicit Markov chain",
+    "external",
+]
+BitsKind = Literal["exact", "upper bound", "estimate"]  # of bits/dim
 
 TAXONOMY: tuple[Taxonomy, ...] = get_args(Taxonomy)  # in the order in which the report shows the models
-BITS_KINDS: dict[Likelihood, BitsKind | None] = {"exact": "exact", "bound": "upper bound", "implicit": None}
+BITS_KINDS: dict[Likelihood, BitsKind | None] = {
+    "exact": "exact",
+    "bound": "upper bound",
+    "estimate": "estimate",
+    "implicit": None,
+}
+BITS_MARKS: dict[str, str] = {"upper bound": "≤ ", "estimate": "≈ "}  # in print, before a value of that kind

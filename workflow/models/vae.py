@@ -138,6 +138,15 @@ class Vae(Model):
         mean, log_variance = self.encode_layers(to_unit(x, self.levels)).float().chunk(2, dim=1)
         return mean, log_variance
 
+    @property
+    def standard_prior(self) -> bool:
+        """As in `HasPosterior`."""
+        return not self.components
+
+    def levels_given(self, z: Tensor) -> Tensor:
+        """As in `HasPosterior`."""
+        return self.pixels.log_levels(self.decode_layers(z))
+
     def code(self, z: Tensor, y: Tensor) -> Tensor:
         """The decoder's input: z (N, latents) and, if there are classes, y, int64 (N,), one-hot."""
         return torch.cat([z, F.one_hot(y, self.classes).to(z.dtype)], 1) if self.classes else z

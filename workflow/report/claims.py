@@ -1,13 +1,15 @@
 """Claims of lectures and papers about the families, compared with the results: claim, metric, verdict."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
-from workflow.evaluation.comparison import Measurement, decides, orders
+from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, orders
 from workflow.evaluation.measurements import Measurements
+from workflow.evaluation.statistics import holm
+from workflow.evaluation.trust import COPIES
 from workflow.report import budgets
 from workflow.report.tables import DECODED, in_words, labels
 
@@ -62,6 +64,11 @@ CLAIMS = (
         ("diffusion",), "lower", ("adversarial",), "fid",
     ),
     Claim(
+        "Flow matching draws better samples than diffusion.",
+        "Lipman et al. 2023",
+        ("flow_matching",), "lower", ("ddpm",), "fid",
+    ),
+    Claim(
         "An autoencoder with a mixture fitted to its latents draws better samples than a VAE.",
         "Ghosh et al. 2020",
         ("autoencoder",), "lower", ("variational",), "fid",
@@ -81,7 +88,15 @@ CLAIMS = (
         "Autoregressive models are the slowest to sample from.",
         "van den Oord et al. 2016",
         ("autoregressive",), "higher",
-        ("flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion"), "passes_in_sequence",
+        (
+            "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion", "energy-based",
+            "generative stochastic network",
+        ), "passes_in_sequence",
+    ),
+    Claim(
+        "Markov chains make samples more expensive than a GAN’s.",
+        "Goodfellow 2016, NIPS tutorial, section 2.3",
+        ("energy-based", "generative stochastic network"), "higher", ("adversarial",), "gflops_per_sample",
     ),
     Claim(
         "Diffusion models are slower to sample from than GANs.",
@@ -89,14 +104,39 @@ CLAIMS = (
         ("diffusion",), "higher", ("adversarial",), "passes_in_sequence",
     ),
     Claim(
+        "Transformers reach better likelihoods than convolutional networks.",
+        "Parmar et al. 2018",
+        ("pixeltransformer",), "lower", ("pixelcnn",), "bits_per_dim",
+    ),
+    Claim(
+        "Filling in masks draws better samples than going through pixels in a fixed order.",
+        "Chang et al. 2022",
+        ("mask_diffusion",), "lower", ("autoregressive",), "fid",
+    ),
+    Claim(
+        "On discrete pixels, diffusion by masks reaches better likelihoods than diffusion by Gaussian noise.",
+        "Austin et al. 2021",
+        ("mask_diffusion",), "lower", ("ddpm",), "bits_per_dim",
+    ),
+    Claim(
         "Recurrent networks reach better likelihoods than convolutional ones.",
         "van den Oord et al. 2016, table 4",
         ("pixelrnn",), "lower", ("pixelcnn",), "bits_per_dim",
     ),
     Claim(
+        "Convolutional and recurrent autoregressive networks reach better likelihoods than dense ones.",
+        "van den Oord et al. 2016, table 4",
+        ("pixelcnn", "pixelrnn"), "lower", ("made",), "bits_per_dim",
+    ),
+    Claim(
         "Affine couplings reach better likelihoods than NICE’s additive couplings.",
         "Dinh et al. 2017",
         ("realnvp", "glow"), "lower", ("nice",), "bits_per_dim",
+    ),
+    Claim(
+        "Autoregressive flows reach better likelihoods than flows of affine couplings.",
+        "Papamakarios et al. 2017, table 2",
+        ("maf",), "lower", ("realnvp",), "bits_per_dim",
     ),
     Claim(
         "Flows are exact but reach worse likelihoods than autoregressive models.",
@@ -137,9 +177,21 @@ class Finding:
 
 def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
     """All claims that the models here have numbers for."""
-    compared = (_compare(claim, summary, found) for claim in CLAIMS)
-    findings = (*compared, _likelihood_and_samples(summary, found), _budget_or_family(summary, found), _fooled(summary))
-    return [finding for finding in findings if finding]
+    compared = [(claim.key, _compare(claim, summary, found)) for claim in CLAIMS]
+    findings = [
+        *compared,
+        ("fid", _likelihood_and_samples(summary, found)),
+        ("fid", _budget_or_family(summary, found)),
+        ("c_t", _memorised(summary, found)),
+        (OUT_OF_DISTRIBUTION.key, _fooled(summary)),
+    ]
+    refused = summary["audit"]["unfit"]
+    return [_unless_refused(finding, refused.get(key)) for key, finding in findings if finding]
+
+
+def _unless_refused(finding: Finding, why: str | None) -> Finding:
+    """The finding, or that nothing is decided by a measure that the audit refused; why: it did, None if it did not."""
+    return replace(finding, verdict="not decided", why=f"the measure {why}") if why else finding
 
 
 def _compare(claim: Claim, summary: dict[str, Any], found: Measurements) -> Finding | None:
@@ -192,7 +244,11 @@ def _verdict(signs: list[int]) -> tuple[Verdict, str]:
     right, wrong, open_pairs = (signs.count(sign) for sign in (1, -1, 0))
     why = f"in {right} of {len(signs)} pairs" if len(signs) > 1 else ""
     if open_pairs:
-        undecided = f"{open_pairs} undecided" if len(signs) > 1 else "the difference may be due to chance or to a bound"
+        undecided = (
+            f"{open_pairs} undecided"
+            if len(signs) > 1
+            else "the difference may be due to chance, a bound or an estimate"
+        )
         why = ", ".join(filter(None, (why, undecided)))
     if open_pairs == len(signs):
         return "not decided", why
@@ -269,6 +325,24 @@ def _budget_or_family(summary: dict[str, Any], found: Measurements) -> Finding |
         verdict,
         why,
     )
+
+
+def _memorised(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Which models draw samples that are nearer to training images than test images are, beyond doubt."""
+    column, names = COLUMNS["c_t"], labels(summary["models"])
+    known = {name: estimate for name, one in found[column.key].items() if (estimate := one.estimate)}
+    if len(known) < 2:
+        return None
+    unsure = holm({name: estimate.p_value for name, estimate in known.items()})
+    copy = [name for name, estimate in known.items() if estimate.mean < 0 and unsure[name] < SIGNIFICANT]
+    lowest = sorted(known, key=lambda name: known[name].mean)[:3]
+    evidence = ", ".join(f"{names[n]} {in_words(column, summary['models'][n], column.key)}" for n in copy or lowest)
+    verdict: Verdict = "holds here" if len(copy) == len(known) else "mixed" if copy else "does not hold here"
+    why = f"{', '.join(names[name] for name in copy)}: {len(copy)} of {len(known)} models" if copy else "none does"
+    if not summary["audit"]["notices"].get(column.key, {}).get(COPIES, {}).get("way"):
+        verdict, why = "not decided", "the measure does not notice planted copies in these data"
+    says = "Generative models memorise: their samples are nearer to training images than unseen images are."
+    return Finding(says, "Meehan et al. 2020", f"{column.title} below 0", (evidence,), verdict, why)
 
 
 def _fooled(summary: dict[str, Any]) -> Finding | None:

@@ -20,8 +20,9 @@ SHOWN = {
     "probe_accuracy": "probe\naccuracy",
     "gflops_per_sample": "GFLOPs\nper image",
 }
-BOUND: BitsKind = "upper bound"  # printed as ≤
+ESTIMATE: BitsKind = "estimate"
 LEGEND = "* best in its column; bits/dim: an upper bound (≤) is only ranked if it is below an exact value"
+ESTIMATED = "≈ an estimate of bits/dim: it may be too high or too low, and is not ranked"
 TIED = "~ tied: best, or not distinguishable from the best (95 %, Holm)"
 SEVERAL = "mean ± standard deviation over seeds"
 
@@ -34,6 +35,7 @@ def table(summary: dict[str, Any]) -> Table:
     title = f"{summary['data']['name']}, test split, {'mean of seeds' if several else 'seed'} {seeds}"
     cells = [cell for row in rows for cell in row.cells]
     tied = any(cell.tied for cell in cells)
+    estimated = any(cell.kind == ESTIMATE for cell in cells)
     intervals = [f"below each value its 95 % interval, {covers(summary)}"] * any(cell.ends for cell in cells)
     missing = [f"missing, no results yet: {', '.join(summary['missing'])}"] if summary["missing"] else []
     swept = [
@@ -41,7 +43,9 @@ def table(summary: dict[str, Any]) -> Table:
         for base, sweep in summary["sweeps"].items()
         if sweep["best"]
     ]
-    legend = "\n".join([*missing, *swept, LEGEND, *[TIED] * tied, *[SEVERAL] * several, *intervals])
+    legend = "\n".join(
+        [*missing, *swept, LEGEND, *[ESTIMATED] * estimated, *[TIED] * tied, *[SEVERAL] * several, *intervals]
+    )
     made = Table(
         title=title, caption=legend, title_justify="left", caption_justify="left", box=None, padding=(0, 1, 0, 0)
     )
@@ -64,5 +68,5 @@ def _printed(row: Row) -> list[Text]:
 def _cell(cell: Cell) -> Text:
     mark = "~" if cell.tied else "*" if cell.best else " "
     spread = cell.spread.replace(" ", "") if cell.ends else ""
-    text = Text(f"{'≤ ' if cell.kind == BOUND else ''}{cell.text}{spread}{mark}", style="bold" if cell.best else "")
+    text = Text(f"{cell.marked}{spread}{mark}", style="bold" if cell.best else "")
     return text.append(f"\n{cell.ends[0]}–{cell.ends[1]} ", style="not bold dim") if cell.ends else text

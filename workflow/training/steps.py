@@ -142,13 +142,14 @@ class Steps:
     def _in_parts(self, x: Tensor, y: Tensor, player: str, parameters: list[nn.Parameter]) -> dict[str, Tensor]:
         """Average gradients and terms over the parts of the batch; the number of processes makes no difference.
 
-        Buffers that the loss updates (running averages over batches) are updated by each part as if it were the only
-        one; the mean of these updates is applied.
+        Buffers that the loss updates are updated by each part as if it were the only one. Of running averages over
+        batches, the mean of these updates is applied; of buffers of whole numbers (counts, states of chains), which
+        have no mean, that of the first part.
         """
         parts, buffers = self.settings.parts, list(self.model.buffers())
         before = [buffer.clone() for buffer in buffers]
-        averaged = [pair for pair in zip(buffers, before, strict=True) if pair[0].is_floating_point()]
-        changes = [torch.zeros_like(buffer) for buffer, _ in averaged]
+        updated = [pair for pair in zip(buffers, before, strict=True) if pair[0].dtype != torch.bool]
+        changes = [torch.zeros_like(buffer) for buffer, _ in updated]
         means: dict[str, Tensor] = {}
         self._turns += 1
         for part in self.group.share(parts):
@@ -160,10 +161,13 @@ class Steps:
             (terms["loss"] / parts).backward()
             for term, value in terms.items():
                 means[term] = means.get(term, 0.0) + value.detach() / parts
-            for change, (buffer, value) in zip(changes, averaged, strict=True):
-                change += (buffer - value) / parts
+            for change, (buffer, value) in zip(changes, updated, strict=True):
+                if buffer.is_floating_point():
+                    change += (buffer - value) / parts
+                elif part == 0:
+                    change += buffer - value
         self.group.add_up([*(p.grad for p in parameters if p.grad is not None), *means.values(), *changes])
-        for change, (buffer, value) in zip(changes, averaged, strict=True):
+        for change, (buffer, value) in zip(changes, updated, strict=True):
             buffer.copy_(value + change)
         return means
 

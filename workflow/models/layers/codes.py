@@ -146,12 +146,22 @@ class CausalTransformer(nn.Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """Logits of each code given those before it, (N, codes, length). indices: int64 (N, length)."""
-        start = self.start.expand(len(indices), 1, -1)
-        h = torch.cat([start, self.embedding(indices[:, :-1])], 1) + self.positions
-        for layer in self.layers:
-            h = layer(h)
-        logits: Tensor = self.head(h)
+        logits: Tensor = self.head(self.hidden(indices, len(self.layers)))
         return logits.transpose(1, 2)
+
+    def hidden(self, indices: Tensor, depth: int) -> Tensor:
+        """Features after the first `depth` layers, (N, i, width), each of the codes before it.
+
+        indices: int64 (N, i), of which the last code is not looked at.
+        """
+        h = self._embedded(indices)
+        for layer in self.layers[:depth]:
+            h = layer(h)
+        return h
+
+    def _embedded(self, indices: Tensor) -> Tensor:
+        start = self.start.expand(len(indices), 1, -1)
+        return torch.cat([start, self.embedding(indices[:, :-1])], 1) + self.positions[: indices.shape[1]]
 
     @property
     def passes_in_sequence(self) -> int:
@@ -159,16 +169,21 @@ class CausalTransformer(nn.Module):
         return self.length
 
     @torch.no_grad()
-    def sample(self, n: int, generator: Generator, allowed: Tensor) -> Tensor:
+    def sample(self, n: int, generator: Generator, allowed: Tensor, given: Tensor | None = None) -> Tensor:
         """Draw n sequences, int64 (n, length).
 
         Args:
             n: number of sequences.
             generator: on the device of `allowed`.
             allowed: codes that may be drawn at each position, bool (codes, length).
+            given: the codes that the sequences begin with, int64 (n, i).
         """
         drawn, caches = torch.zeros(n, self.length, dtype=torch.long, device=allowed.device), self.caches(n)
-        for i in range(self.length):
+        start = 0 if given is None else given.shape[1]
+        if given is not None and start:
+            drawn[:, :start] = given
+            self.read(given, caches)
+        for i in range(start, self.length):
             logits = self.step(drawn[:, :i], caches).masked_fill(~allowed[:, i], -torch.inf)
             drawn[:, i] = draw_categorical(logits, generator)
         return drawn
@@ -177,6 +192,13 @@ class CausalTransformer(nn.Module):
         """Empty caches for the keys and values of n sequences, one per layer, (2, n, heads, length, HEAD)."""
         size = (2, n, self.width // HEAD, self.length, HEAD)
         return [self.positions.new_zeros(size) for _ in self.layers]
+
+    def read(self, given: Tensor, caches: list[Tensor]) -> None:
+        """Add the keys and values of all steps that draw `given`, int64 (N, i), i > 0, to empty caches."""
+        h = self._embedded(given)
+        for layer, cache in zip(cast(Sequence[TransformerLayer], self.layers), caches, strict=True):
+            _, cache[0, :, :, : given.shape[1]], cache[1, :, :, : given.shape[1]] = layer.project(h)
+            h = layer(h)
 
     def step(self, drawn: Tensor, caches: list[Tensor]) -> Tensor:
         """Logits of the next code, (N, codes), equal to those of `forward`.

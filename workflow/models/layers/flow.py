@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,7 +22,7 @@ class Flow(Model):
     family = "flow"
     taxonomy = "explicit tractable"
     likelihood = "bound"
-    unranked = ("dequantisation_samples",)  # one noise is enough to validate
+    unranked: ClassVar[tuple[str, ...]] = ("dequantisation_samples",)  # one noise is enough to validate
     dequantisation_samples: int  # K draws of noise in `log_prob`: a tighter bound at K times the cost
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,23 +59,6 @@ class Flow(Model):
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw latents from the prior and map them to images, uint8 (n, C, H, W)."""
         return self._to_images(self.inverse(self.draw_latents(n, generator)))
-
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """Latents h (N, D) of the centres of the cells."""
-        h: Tensor = self(((x + 0.5) / self.levels).flatten(1))[0]
-        return h
-
-    @torch.no_grad()
-    def decode(self, h: Tensor) -> Tensor:
-        """Images of latents h (N, D): uint8 (N, C, H, W)."""
-        return self._to_images(self.inverse(h))
-
-    @torch.no_grad()
-    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
-        """Interpolate linearly between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
-        h = walk(self.encode(a), self.encode(b), steps)
-        return self._to_images(self.inverse(h.flatten(0, 1))).view(len(a), steps, *self.shape)
 
     def dequantised(self, x: Tensor, generator: Generator) -> Tensor:
         """Uniform draws from the cells of images x, uint8 (N, C, H, W): float (N, D) in [0, 1]."""
@@ -146,7 +129,28 @@ class Squeeze(Step):
         return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4).flatten(2, 3)
 
 
-class MultiScaleFlow(Flow):
+class LayeredFlow(Flow):
+    """A flow of finitely many layers, whose latents are a space to look at: features, maps, paths between images."""
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Latents h (N, D) of the centres of the cells."""
+        h: Tensor = self(((x + 0.5) / self.levels).flatten(1))[0]
+        return h
+
+    @torch.no_grad()
+    def decode(self, h: Tensor) -> Tensor:
+        """Images of latents h (N, D): uint8 (N, C, H, W)."""
+        return self._to_images(self.inverse(h))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int) -> Tensor:
+        """Interpolate linearly between the latents of a and b: uint8 (N, steps, C, H, W), from a itself to b itself."""
+        h = walk(self.encode(a), self.encode(b), steps)
+        return self._to_images(self.inverse(h.flatten(0, 1))).view(len(a), steps, *self.shape)
+
+
+class MultiScaleFlow(LayeredFlow):
     """Invertible steps in groups; after each group but the last, half of the channels become latents.
 
     Dinh et al. 2017, section 3.6. groups: a ModuleList of ModuleLists of `Step`s. last: shape (C, H, W) of the output

@@ -1,13 +1,15 @@
 """The gated PixelCNN over pixels or codes in raster order, and fast sampling from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from workflow.models.base import Choose
 from workflow.models.layers import context
 from workflow.models.layers.common import draw_categorical, to_unit
 from workflow.models.layers.masks import group_mask
@@ -145,6 +147,11 @@ def _plus(x: Tensor, bias: Tensor | None) -> Tensor:
     return x if bias is None else x + bias
 
 
+def _values_at(x: Tensor, place: tuple[int, int, int]) -> Tensor:
+    """Of images (N, C, H, W), at one colour channel, row and column."""
+    return x[:, place[0], place[1], place[2]]
+
+
 class GatedPixelCNN(nn.Module):
     """p(x) of integer images as a product over pixels in raster order, and over colour channels within a pixel.
 
@@ -259,10 +266,6 @@ class GatedPixelCNN(nn.Module):
     ) -> Tensor:
         """Draw the pixels of row `row` and below, given the rows above: int64 (N, C, H, W).
 
-        Features of drawn pixels are cached, so that a pixel costs a few small matrix products instead of a whole
-        forward pass: the same logits, many times faster (cf. Ramachandran et al. 2017, Fast Generation for
-        Convolutional Autoregressive Models).
-
         Args:
             given: integers, (N, C, H, W).
             row: the first row to draw.
@@ -270,10 +273,33 @@ class GatedPixelCNN(nn.Module):
             allowed: levels that may be drawn, bool (levels,); all if None.
             y: classes of the images, int64 (N,).
         """
+
+        def draw(logits: Tensor, _: Callable[[Tensor], Tensor]) -> Tensor:
+            return draw_categorical(logits, generator)
+
+        return self.in_order(given, row, draw, allowed, y)
+
+    @torch.no_grad()
+    def in_order(
+        self, given: Tensor, row: int, choose: Choose, allowed: Tensor | None = None, y: Tensor | None = None
+    ) -> Tensor:
+        """Let `choose` fix the pixels of row `row` and below, given the rows above: int64 (N, C, H, W).
+
+        Features of drawn pixels are cached, so that a pixel costs a few small matrix products instead of a whole
+        forward pass: the same logits, many times faster (cf. Ramachandran et al. 2017, Fast Generation for
+        Convolutional Autoregressive Models).
+
+        Args:
+            given: integers, (N, C, H, W).
+            row: the first row to fix.
+            choose: chooses levels by their logits.
+            allowed: levels that may be chosen, bool (levels,); all if None.
+            y: classes of the images, int64 (N,).
+        """
         x = given.long().clone()
         x[:, :, row:] = 0
         _, height, width = self.shape
-        pen = _Pen(self, len(x), generator, allowed)
+        pen = _Pen(self, len(x), choose, allowed)
         # Padded input of each layer's vertical stack, filled in row by row.
         sizes = [(self.inputs if layer.first else self.features, layer.reach) for layer in self.gated]
         dtype = self.head.weight.dtype
@@ -350,12 +376,12 @@ class _Pen:
     Args:
         network: to draw from.
         n: number of images.
-        generator: on the network's device.
-        allowed: levels that may be drawn, bool (levels,); all if None.
+        choose: chooses levels by their logits.
+        allowed: levels that may be chosen, bool (levels,); all if None.
     """
 
-    def __init__(self, network: GatedPixelCNN, n: int, generator: Generator, allowed: Tensor | None) -> None:
-        self.network, self.generator, self.allowed = network, generator, allowed
+    def __init__(self, network: GatedPixelCNN, n: int, choose: Choose, allowed: Tensor | None) -> None:
+        self.network, self.choose, self.allowed = network, choose, allowed
         colours, _, width = network.shape
         self.head = (network.head.weight * network.head_mask)[..., 0, 0]
         self.to_logits = (network.to_logits.weight * network.logits_mask)[..., 0, 0].unflatten(0, (colours, -1))
@@ -381,7 +407,7 @@ class _Pen:
                 logits = self._logits(self.h[-1][:, j], colour)
                 if self.allowed is not None:
                     logits = logits.masked_fill(~self.allowed, -torch.inf)
-                x[:, colour, i, j] = draw_categorical(logits, self.generator)
+                x[:, colour, i, j] = self.choose(logits, partial(_values_at, place=(colour, i, j)))
                 # Deeper features of a pixel do not depend on its last colour, but pixels to its right do.
                 self.h[0][:, j + self.reaches[0]] = self.network.embed(x[:, :, i, j, None, None]).flatten(1)
 

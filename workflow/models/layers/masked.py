@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from workflow.models.base import Choose
 from workflow.models.layers import context
 from workflow.models.layers.common import to_unit
 from workflow.models.layers.masks import group_mask
@@ -246,6 +247,18 @@ class MaskedNetwork(nn.Module):
             return choices_at(wave.of(marks)[..., colour].flatten(), probabilities.flatten(0, 1)).view(logits.shape[:2])
 
         return self.draw_by_waves(given, row, draw, y)
+
+    @torch.no_grad()
+    def in_order(self, given: Tensor, row: int, choose: Choose) -> Tensor:
+        """Let `choose` fix the pixels of row `row` and below; `given` as of `draw_by_waves`."""
+
+        def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
+            def at(x: Tensor) -> Tensor:
+                return wave.of(x.permute(0, 2, 3, 1))[..., colour].flatten()
+
+            return choose(logits.flatten(0, 1), at).view(logits.shape[:2])
+
+        return self.draw_by_waves(given, row, draw)
 
     @torch.no_grad()
     def draw_by_waves(self, given: Tensor, row: int, draw: Draw, y: Tensor | None = None) -> Tensor:

@@ -39,6 +39,13 @@ class PixelDistribution:
             return categorical_log_prob(numbers, x)
         return logistic_log_prob(numbers[:, 0], numbers[:, 1], x, self.levels).flatten(1).sum(1)
 
+    def log_levels(self, numbers: Tensor) -> Tensor:
+        """log-probability of each level of each pixel, nats (N, levels, C, H, W)."""
+        if self.decoder == "categorical":
+            return numbers.float().log_softmax(1)
+        levels = torch.arange(self.levels, device=numbers.device).view(1, -1, 1, 1, 1)
+        return logistic_log_prob(numbers[:, :1], numbers[:, 1:], levels, self.levels)
+
     def draw(self, numbers: Tensor, generator: Generator) -> Tensor:
         """A draw, uint8 (N, C, H, W)."""
         if self.decoder == "categorical":

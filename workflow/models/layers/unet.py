@@ -1,4 +1,4 @@
-"""The U-Net of diffusion models."""
+"""The U-Net of diffusion models and of flow matching."""
 
 import math
 
@@ -10,7 +10,9 @@ GROUPS = 4  # of channels that are normalised together
 
 
 class UNet(nn.Module):
-    """Predicts the noise, at three resolutions (appendix B of the paper, but smaller: one block each way at each).
+    """Predicts an image from an image and a time, such as the noise in it, at three resolutions.
+
+    After appendix B of Ho et al. 2020, but smaller: one block each way at each resolution.
 
     Args:
         colours: channels of an image.
@@ -20,15 +22,18 @@ class UNet(nn.Module):
         patch: side of the squares of pixels that are read, and predicted, as one position with more channels (Luhman &
             Luhman 2022, Improving Diffusion Model Efficiency Through Patching): 1 or 2. With 2, there are no blocks at
             full resolution.
+        outputs: channels of what is predicted; 0 for as many as an image has.
     """
 
     frequencies: Tensor
 
-    def __init__(self, colours: int, channels: int, dropout: float, classes: int, patch: int = 1) -> None:
+    def __init__(
+        self, colours: int, channels: int, dropout: float, classes: int, patch: int = 1, outputs: int = 0
+    ) -> None:
         super().__init__()
         self.patch = patch
         wide, embedding = 2 * channels, 4 * channels
-        sizes, inputs = (channels, wide)[patch - 1 :], colours * patch**2
+        sizes, inputs, outputs = (channels, wide)[patch - 1 :], colours * patch**2, (outputs or colours) * patch**2
         self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.embed_class = nn.Embedding(classes, embedding) if classes else None
         frequencies = torch.exp(-math.log(1e4) * torch.arange(channels // 2) / (channels // 2))
@@ -40,14 +45,14 @@ class UNet(nn.Module):
         self.attention = Attention(wide)
         self.enlarge = nn.ModuleList(nn.ConvTranspose2d(wide, c, 4, stride=2, padding=1) for c in sizes)
         self.up = nn.ModuleList(Block(2 * c, c, embedding, dropout) for c in sizes)
-        self.last = nn.Sequential(nn.GroupNorm(GROUPS, sizes[0]), nn.SiLU(), nn.Conv2d(sizes[0], inputs, 3, padding=1))
+        self.last = nn.Sequential(nn.GroupNorm(GROUPS, sizes[0]), nn.SiLU(), nn.Conv2d(sizes[0], outputs, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
-        """The noise in x_t, (N, C, H, W).
+        """What is predicted for x_t, such as the noise in it, (N, C, H, W).
 
         Args:
             x: x_t, (N, C, H, W).
-            t: times, int64 (N,).
+            t: times, (N,); sinusoids of wavelengths from 2π to nearly 20,000π tell them apart.
             y: classes, int64 (N,); None for the average of their embeddings.
         """
         embedding = self.embed(t, y)
@@ -64,7 +69,7 @@ class UNet(nn.Module):
         return F.silu(embedding)
 
     def sinusoids(self, t: Tensor) -> Tensor:
-        """Sinusoidal embedding of times t, int64 (N,): (N, channels) (Vaswani et al. 2017, section 3.5)."""
+        """Sinusoidal embedding of times t, (N,): (N, channels) (Vaswani et al. 2017, section 3.5)."""
         angles = t[:, None] * self.frequencies
         return torch.cat([angles.sin(), angles.cos()], 1)
 

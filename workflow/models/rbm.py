@@ -1,0 +1,283 @@
+"""RBM: Smolensky 1986, Information Processing in Dynamical Systems: Foundations of Harmony Theory; trained as in Hinton
+2002 (contrastive divergence) or Tieleman 2008 (persistent chains).
+"""
+
+import itertools
+import math
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from workflow.models.base import Model
+from workflow.models.layers.noise import uniform
+from workflow.models.layers.pixels import categorical_draw
+
+ENUMERATED = 20  # hidden units, at most, over whose states log Z is summed: a million of them
+STATES = 2**13  # of the hidden units that are summed at once
+INITIAL_STD = 0.01  # of the weights (Hinton 2012, A Practical Guide to Training RBMs, section 8)
+QUICK = 10  # a validation takes this share of the intermediate distributions
+
+
+class Rbm(Model):
+    """Pixels and hidden units that depend on each other, but not among themselves.
+
+    A pixel of L levels is the number of those that are on among L-1 binary units, which share their weights (Teh &
+    Hinton 2001, Rate-coded Restricted Boltzmann Machines for Face Recognition). With x in 0..L-1 and h in {0, 1},
+    p(x, h) ∝ Π binomial(L-1, xᵢ) · exp(b·x + c·h + h·Wx), so that x given h is binomial. With two levels it is the
+    binary RBM.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+        hidden: number of hidden units. With 20 or fewer, log Z is computed, and the likelihood is exact.
+        k: Gibbs steps before each gradient.
+        chains: number of persistent chains that these steps continue (Tieleman 2008); 0 for contrastive divergence,
+            which starts them at the training images (Hinton 2002).
+        sampling_steps: Gibbs steps to draw an image, from independent pixels.
+        ais_chains: independent runs of annealed importance sampling, from which log Z and its error are estimated.
+        ais_steps: intermediate distributions of each run.
+    """
+
+    title = "RBM"
+    paper = "Tieleman 2008, Training Restricted Boltzmann Machines using Approximations to the Likelihood Gradient"
+    family = "energy-based"
+    taxonomy = "explicit Markov chain"
+    unranked = ("sampling_steps", "ais_chains", "ais_steps")  # unseen; the others belong to the estimate
+    objective = "min 𝔼ₓ[ F(x) ] − 𝔼ₓ′[ F(x′) ],  F(x) = −b·x − Σⱼ log(1 + exp(cⱼ + Wⱼ·x)),  x′ from a Gibbs chain"
+    about = (
+        "Hidden binary units and pixels have a joint energy, in which each pixel is linked to each hidden unit. The "
+        "density is explicit up to its normalising constant Z, whose gradient needs samples from the model: a Gibbs "
+        "chain provides them, either restarted at the data (contrastive divergence) or continued throughout training. "
+        "Z itself is estimated by annealed importance sampling, or summed if there are few hidden units. Drawing "
+        "an image takes many steps of the chain. Features are the probabilities of the hidden units."
+    )
+    base_rates: Tensor
+    log_z: Tensor
+    log_z_error: Tensor
+    chain: Tensor
+    multiplicity: Tensor
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        levels: int,
+        *,
+        hidden: Annotated[int, Field(ge=1)],
+        k: Annotated[int, Field(ge=1)],
+        chains: Annotated[int, Field(ge=0)],
+        sampling_steps: Annotated[int, Field(ge=1)],
+        ais_chains: Annotated[int, Field(ge=2)] = 100,
+        ais_steps: Annotated[int, Field(ge=1)] = 1000,
+    ) -> None:
+        super().__init__(shape, levels)
+        self.title = f"RBM ({'PCD' if chains else 'CD'}-{k})"
+        self.likelihood = "exact" if hidden <= ENUMERATED else "estimate"
+        self.k, self.sampling_steps = k, sampling_steps
+        self.ais_chains, self.ais_steps = ais_chains, ais_steps
+        d, most = math.prod(shape), levels - 1
+        self.weight = nn.Parameter(torch.randn(hidden, d) * (INITIAL_STD / most))
+        self.hidden_bias, self.pixel_bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(d))
+        self.register_buffer("base_rates", torch.zeros(d))
+        for name in ("log_z", "log_z_error"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+        self.register_buffer("chain", torch.zeros(chains, d, dtype=torch.uint8))
+        level = torch.arange(levels, dtype=torch.float64)
+        ways = math.lgamma(levels) - (level + 1).lgamma() - (most - level + 1).lgamma()
+        self.register_buffer("multiplicity", ways.float(), persistent=False)
+        self.log_z.copy_(self._base_log_z())
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Begin with pixels that are as bright as in images x, uint8 (N, C, H, W), and independent of each other.
+
+        Persistent chains begin there as well.
+        """
+        units = len(x) * (self.levels - 1)  # as if each had been on once and off once more
+        rates = (x.flatten(1).double().sum(0) + 1) / (units + 2)
+        self.base_rates.copy_(rates.logit())
+        self.pixel_bias.copy_(self.base_rates)
+        self.log_z.copy_(self._base_log_z())
+        self.chain.copy_(self._base_draw(len(self.chain), generator))
+
+    def free_energy(self, x: Tensor) -> Tensor:
+        """F(x), up to a constant -log p of one configuration of the units behind the pixels, nats (N,).
+
+        x: pixels (N, D), of any type.
+        """
+        values = x.to(self.weight.dtype)
+        return -F.softplus(self._to_hidden(values)).sum(1) - (values * self.pixel_bias).sum(1)
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        """Mean free energy of images less that of the chain's, nats per image.
+
+        Its gradient is that of contrastive divergence, an estimate of the gradient of -log p(x). Its value is no
+        likelihood.
+        """
+        images = x.flatten(1)
+        state = self.chain if len(self.chain) else images
+        for _ in range(self.k):
+            state = self.gibbs(state, generator)
+        if len(self.chain) and self.training:
+            self.chain.copy_(state)
+        return {"loss": self.free_energy(images).mean() - self.free_energy(state).mean()}
+
+    @torch.no_grad()
+    def calibrate(self, x: Tensor, generator: Generator) -> None:
+        """Compute log Z for a validation; if it is estimated, from fewer distributions than `finish` takes.
+
+        Such an estimate is most likely too low, and validation losses with it: they serve to compare weights.
+        """
+        self._normalise(max(1, self.ais_steps // QUICK), generator)
+
+    @torch.no_grad()
+    def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
+        """Compute log Z and its standard error."""
+        self._normalise(self.ais_steps, generator)
+
+    @torch.no_grad()
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        """Negative log-likelihood by the current log Z, nats per image."""
+        return {"loss": -self.log_prob(x, generator).mean()}
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        """log p(x), nats, float64 (N,): exact with few hidden units, otherwise as exact as log Z."""
+        images = x.flatten(1)
+        return self.multiplicity[images.long()].sum(1) - self.free_energy(images) - self.log_z
+
+    @property
+    def log_prob_error(self) -> float:
+        """Standard error of `log_prob`, nats: that of log Z, over chains."""
+        return float(self.log_z_error)
+
+    @torch.no_grad()
+    def exact_log_z(self) -> Tensor:
+        """log Z, summed over the states of the hidden units, float64 ()."""
+        weight, bias, pixel_bias = (p.double() for p in (self.weight, self.hidden_bias, self.pixel_bias))
+        places = torch.arange(len(bias), device=self.device)
+        parts = []
+        for states in torch.arange(2 ** len(bias), device=self.device).split(STATES):
+            h = (states[:, None] >> places & 1).double()
+            pixels = F.softplus(h @ weight + pixel_bias).sum(1)
+            parts.append((h @ bias + (self.levels - 1) * pixels).logsumexp(0))
+        return torch.stack(parts).logsumexp(0)
+
+    @torch.no_grad()
+    def annealed_log_z(self, steps: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """An estimate of log Z by annealed importance sampling, and its standard error over chains, float64 () each.
+
+        Salakhutdinov & Murray 2008, On the Quantitative Analysis of Deep Belief Networks, section 4.1: from independent
+        pixels at the base rates, along a geometric path with evenly spaced inverse temperatures. The estimate of Z is
+        unbiased; if the chains do not reach all modes, it is most likely too low, and its error as well.
+
+        Args:
+            steps: intermediate distributions of each chain.
+            generator: on the model's device.
+        """
+        x = self._base_draw(self.ais_chains, generator)
+        tilt, log_weight = self.pixel_bias - self.base_rates, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for low, high in itertools.pairwise(i / steps for i in range(steps + 1)):
+            values = x.to(self.weight.dtype)
+            inputs = self._to_hidden(values)
+            rise = F.softplus(high * inputs) - F.softplus(low * inputs)
+            log_weight += ((high - low) * (values @ tilt) + rise.sum(1)).double()
+            on = self._switch(high * inputs, generator)
+            x = self._draw(torch.lerp(self.base_rates, self._to_pixels(on), high), generator)
+        total = log_weight.logsumexp(0)
+        weights = (log_weight - total).exp() * len(x)  # of mean 1
+        return self._base_log_z() + total - math.log(len(x)), weights.std() / math.sqrt(len(x))
+
+    @property
+    def passes_in_sequence(self) -> int:
+        """Two per Gibbs step: the hidden units, then the pixels."""
+        return 2 * self.sampling_steps
+
+    @property
+    def note(self) -> str:
+        """How samples are drawn, and how log Z was found."""
+        drawn = f"Samples are the last states of chains of {self.sampling_steps:,} Gibbs steps, one for each image."
+        if self.likelihood == "exact":
+            return f"{drawn} Log Z is a sum over all states of the hidden units, so the likelihood is exact."
+        reach = 1.96 * self.log_prob_error
+        return (
+            f"{drawn} Log Z is {float(self.log_z):.2f} ± {reach:.2f} nats (95 % over {self.ais_chains} chains of "
+            "annealed importance sampling); the interval of bits/dim includes this. If the chains miss modes of the "
+            "model, its likelihood is overestimated."
+        )
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        """Run a chain for each image from independent pixels at the base rates, uint8 (n, C, H, W)."""
+        state = self._base_draw(n, generator)
+        for _ in range(self.sampling_steps):
+            state = self.gibbs(state, generator)
+        return state.view(n, *self.shape)
+
+    @torch.no_grad()
+    def complete(self, x: Tensor, rows: int, generator: Generator) -> Tensor:
+        """Keep the first `rows` rows of x, uint8 (N, C, H, W), and run the chain of the other pixels."""
+        known, state = x[:, :, :rows], self._base_draw(len(x), generator).view(x.shape)
+        for _ in range(self.sampling_steps):
+            state = torch.cat([known, state[:, :, rows:]], 2)
+            state = self.gibbs(state.flatten(1), generator).view(x.shape)
+        return torch.cat([known, state[:, :, rows:]], 2)
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """Probabilities of the hidden units, (N, hidden)."""
+        return self._to_hidden(x.flatten(1).to(self.weight.dtype)).sigmoid()
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """The mean image given the probabilities of the hidden units, rounded, uint8 (N, C, H, W)."""
+        mean = self._to_pixels(self.encode(x)).sigmoid() * (self.levels - 1)
+        return mean.round().to(torch.uint8).view(x.shape)
+
+    @torch.no_grad()
+    def gibbs(self, x: Tensor, generator: Generator) -> Tensor:
+        """Draw the hidden units given pixels x, uint8 (N, D), and new pixels given these: uint8 (N, D)."""
+        on = self._switch(self._to_hidden(x.to(self.weight.dtype)), generator)
+        return self._draw(self._to_pixels(on), generator)
+
+    def _to_hidden(self, x: Tensor) -> Tensor:
+        """Log-odds of the hidden units, (N, hidden), given pixels, (N, D)."""
+        return _precise(F.linear(x, self.weight, self.hidden_bias))
+
+    def _to_pixels(self, h: Tensor) -> Tensor:
+        """Log-odds of the units behind the pixels, (N, D), given hidden units, (N, hidden)."""
+        return _precise(F.linear(h, self.weight.t(), self.pixel_bias))
+
+    def _switch(self, log_odds: Tensor, generator: Generator) -> Tensor:
+        """A draw of the hidden units, 0 or 1, (N, hidden)."""
+        noise = uniform(log_odds.shape, generator, log_odds.device, log_odds.dtype)
+        return (noise < log_odds.sigmoid()).to(self.weight.dtype)
+
+    def _draw(self, log_odds: Tensor, generator: Generator) -> Tensor:
+        """A draw of binomial pixels, uint8 (N, D), given the log-odds (N, D) of the units behind them."""
+        level = torch.arange(self.levels, device=log_odds.device)
+        return categorical_draw((self.multiplicity + log_odds[..., None] * level).movedim(-1, 1), generator)
+
+    def _base_draw(self, n: int, generator: Generator) -> Tensor:
+        """n images of independent pixels at the base rates, uint8 (n, D)."""
+        return self._draw(self.base_rates.expand(n, -1), generator)
+
+    def _base_log_z(self) -> Tensor:
+        """log Z without weights and hidden biases, and with the base rates as pixel biases, float64 ()."""
+        pixels = (self.levels - 1) * F.softplus(self.base_rates.double()).sum()
+        return pixels + len(self.hidden_bias) * math.log(2)
+
+    def _normalise(self, steps: int, generator: Generator) -> None:
+        exact = self.likelihood == "exact"
+        found = (self.exact_log_z(), torch.zeros(())) if exact else self.annealed_log_z(steps, generator)
+        self.log_z.copy_(found[0])
+        self.log_z_error.copy_(found[1])
+
+
+def _precise(numbers: Tensor) -> Tensor:
+    """In single precision at least, whatever precision the product was computed in."""
+    return numbers.to(torch.promote_types(numbers.dtype, torch.float32))
+
+
+MODEL = Rbm
