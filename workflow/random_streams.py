@@ -39,6 +39,10 @@ class Stream(IntEnum):
     """Images that somebody draws for other uses (`stages/draw.py`)."""
     SPECTRUM = 14
     """Noise between the levels of pixels, where the spectrum of a model's scales is compared with that of PCA."""
+    TRAINING_LIKELIHOOD = 15
+    """Noise in the bounds of log p(x) of training images."""
+    AUDIT = 16
+    """What is damaged, and how, when measures are audited."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

@@ -69,7 +69,7 @@ def test_the_page_of_a_copy_is_of_its_own_files(
 ) -> None:
     copy = shutil.copytree(mirrored, tmp_path / "copy")
     monkeypatch.chdir(copy)
-    ui.address(5000)  # before anything has been mirrored there
+    ui.check_store()  # before anything has been mirrored there
     assert all(_place(run.info.artifact_uri).is_relative_to(copy / "mlartifacts") for run in runs())
 
 

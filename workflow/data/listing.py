@@ -15,12 +15,12 @@ from pathlib import Path
 
 from workflow.errors import BakeoffError
 from workflow.files import sha256, sha256_of_json
-from workflow.paths import EXTRACTOR, INDEX, LEDGER, PREPARED, RAW, REFERENCE, SUMMARY
+from workflow.paths import AUDIT, EXTRACTOR, INDEX, LEDGER, PREPARED, RAW, REFERENCE, SUMMARY
 
 # What systems and file browsers leave in any folder. It is no part of a data set, and counting it would change the
 # card, and so train every model again, each time somebody opens the folder in a file browser.
 SYSTEM = frozenset(("__macosx", "__pycache__", "thumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin"))
-OUTPUTS = (RAW, PREPARED, EXTRACTOR.parent, REFERENCE.parent, INDEX, LEDGER, SUMMARY.parent, Path("runs"))
+OUTPUTS = (RAW, PREPARED, EXTRACTOR.parent, REFERENCE.parent, AUDIT.parent, INDEX, LEDGER, SUMMARY.parent, Path("runs"))
 NAMED = 3  # files that a message names; it counts the others
 
 

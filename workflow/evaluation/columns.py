@@ -280,6 +280,31 @@ GENERATION = (
         note="It is free of the bias from the number of samples, but not of that from the number of test images. It "
         "scatters more than FID, and may be negative by chance.",
     ),
+    Column(
+        key="c_t",
+        path="copying.c_t",
+        limits=(-math.inf, math.inf),
+        title="C_T",
+        form=2,
+        on_features=True,
+        measures="Whether samples lie nearer to training images than unseen images do (Meehan et al. 2020): z-score of "
+        "the distances to the nearest training image, samples against test images, averaged over regions of feature "
+        "space. 0 is as near as test images, far below 0 is copying, far above 0 means samples unlike the data.",
+        note="A few copies among many bad samples can go unnoticed, as the two cancel, and so do copies that the "
+        "features do not recognise. At most 50,000 training images, evenly spaced, are searched.",
+    ),
+    Column(
+        key="authentic",
+        path="copying.authentic",
+        limits=SHARE,
+        title="authentic",
+        form="percent",
+        on_features=True,
+        measures="Share of samples that are not nearer to a training image than that image is to any other training "
+        "image (Alaa et al. 2022).",
+        note="Real unseen images do not reach 100 %: compare it with the copycats' table, whose first row they are. "
+        "Samples unlike the data do reach it.",
+    ),
 )
 UNDERSTANDING = (
     Column(
@@ -293,7 +318,8 @@ UNDERSTANDING = (
         measures="Bits that the model needs per pixel and channel of a test image, −log₂ p(x) / D, always for the "
         "discrete image: how well it predicts unseen data.",
         note="An upper bound lies above the true value by an unknown gap, so exact values and bounds are not ranked "
-        "against each other. Good bits/dim do not imply good samples, nor the reverse (Theis et al. 2016).",
+        "against each other. An estimate, whose normalising constant is known only by sampling, may be off to either "
+        "side and is not ranked at all. Good bits/dim do not imply good samples, nor the reverse (Theis et al. 2016).",
     ),
     Column(
         key="nats",
@@ -328,6 +354,17 @@ UNDERSTANDING = (
         measures="Mean squared error of a test image after encoding and decoding, pixels in [0, 1].",
         note="The wider the bottleneck, the smaller the error: an invertible map has an error of 0 and need not have "
         "learned anything.",
+    ),
+    Column(
+        key="bits_gap",
+        title="overfitting in bits/dim",
+        form=3,
+        limits=(-math.inf, math.inf),
+        missing_for="models without a density",
+        measures="Bits/dim of test images less those of as many training images: how much better the model predicts "
+        "what it was trained on. 0 is none.",
+        note="Of upper bounds it also contains the difference of their slack. A model that has learned nothing has "
+        "none.",
     ),
 )
 COST = (

@@ -19,6 +19,7 @@ from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs
 from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.latents import FITTED, STEPS, plane, principal_axes, principal_lengths
 from workflow.evaluation.metrics.baseline import PixelHistogram
+from workflow.evaluation.metrics.copying import Training, fit_training, most_kept, nearest_points
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
@@ -32,6 +33,7 @@ from workflow.models.base import (
     HasHold,
     HasInterpolate,
     HasLogProb,
+    HasLogProbError,
     HasReconstruct,
     HasSampleGiven,
     HasScales,
@@ -41,7 +43,7 @@ from workflow.models.base import (
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
 from workflow.params import Evaluate, Params
-from workflow.paths import BITS, EXTRACTOR, PER_IMAGE, SPECTRUM
+from workflow.paths import BITS, EXTRACTOR, PER_IMAGE, SHARED_ERROR, SPECTRUM
 from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
@@ -100,7 +102,23 @@ class Evaluator:
         """Of the test images, by each extractor."""
         if self.measured:
             return self.measured
-        return [fit_real(found, self.settings.neighbours) for found in self.outputs(self.test.images)]
+        found = self.outputs(self.test.images)
+        pairs = zip(found, self.trainings(found[0].features.shape[1]), strict=True)
+        return [fit_real(one, self.settings.neighbours, training) for one, training in pairs]
+
+    def searched(self, features: int) -> Tensor | slice:
+        """Index of the training images whose features are searched for neighbours; features: of an image."""
+        return spread(len(self.train), most_kept(len(self.train), features))
+
+    def trainings(self, features: int) -> list[Training]:
+        """Those training images as each extractor sees them; features: of an image."""
+        return [fit_training(one.features) for one in self.outputs(self.train.images[self.searched(features)])]
+
+    def nearest_by_features(self, images: Tensor) -> Tensor:
+        """The training image nearest to each image by the first extractor's features, uint8 (N, C, H, W) both."""
+        points = self.real[0].memory.training.points
+        index = nearest_points(self.extractors[0].outputs(images, self.settings.batch_size).features, points)[1]
+        return self.train.images[torch.arange(len(self.train))[self.searched(points.shape[1])][index]]
 
     def scores(self, draws: Sequence[Tensor]) -> Scores:
         """The measures that need samples alone, uint8 (N, C, H, W) a draw, against the test images."""
@@ -215,10 +233,13 @@ def evaluate(
 
 @torch.no_grad()
 def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """bits/dim of the test images, how well it detects out-of-distribution inputs, and the bits/dim of each kind."""
+    """bits/dim of the test images, how much fewer training images need, how well it detects out-of-distribution inputs,
+    and the bits/dim of each kind of input.
+    """
     kind = BITS_KINDS[model.likelihood]
     if not isinstance(model, HasLogProb):
-        return {"bits_per_dim": None, "bits_per_dim_kind": kind, "bits_per_dim_sem": None, "oddity": None}, {}
+        absent = dict.fromkeys(("bits_per_dim", "bits_per_dim_sem", "bits_gap", "oddity"))
+        return {**absent, "bits_per_dim_kind": kind}, {}
     generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images
     inputs = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
     outside = out_of_distribution_inputs(test, evaluator.train.images, evaluator.card.levels, OUTSIDE, inputs)
@@ -226,14 +247,29 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
     for name, images in {"test images": test, **outside}.items():
         bits[name] = bits_per_dim(evaluator.over(model, model.log_prob, images, generator).double(), model.shape)
     inside = bits["test images"]
+    gap = inside - _bits_of_training(model, evaluator, seed)
     metrics = {
         "bits_per_dim": float(inside.mean()),
         "bits_per_dim_kind": kind,
         "bits_per_dim_sem": float(inside.std() / len(inside) ** 0.5),
+        "bits_gap": float(gap.mean()),
         "oddity": {name: auroc(-inside, -bits[name]) for name in outside},
     }
+    if kind == "estimate" and isinstance(model, HasLogProbError):
+        error = torch.tensor(-model.log_prob_error, dtype=torch.float64)
+        metrics[f"bits_per_dim{SHARED_ERROR}"] = float(bits_per_dim(error, model.shape))
     pictures = {f"{BITS}{name}": values.float() for name, values in bits.items()}
-    return metrics, pictures | {f"{PER_IMAGE}bits_per_dim": inside.float()}
+    per_image = {"bits_per_dim": inside, "bits_gap": gap}
+    return metrics, pictures | {f"{PER_IMAGE}{key}": values.float() for key, values in per_image.items()}
+
+
+def _bits_of_training(model: HasLogProb, evaluator: Evaluator, seed: int) -> Tensor:
+    """bits/dim of as many training images, evenly spaced, as there are test images, float64 (N,)."""
+    assert isinstance(model, Model)
+    count, train = len(evaluator.test), evaluator.train.images
+    generator = make_generator(model.device, seed, Stream.TRAINING_LIKELIHOOD)
+    images = train[torch.arange(count) * len(train) // count]
+    return bits_per_dim(evaluator.over(model, model.log_prob, images, generator).double(), model.shape)
 
 
 @torch.no_grad()
@@ -315,7 +351,11 @@ def _gflops_per_sample(model: Model, n: int = 8) -> float:
 @torch.no_grad()
 def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) -> dict[str, Tensor]:
     shown, train = samples[:SHOWN], evaluator.train.images
-    pictures = {"neighbours_samples": shown, "neighbours_train": train[nearest(shown, train, evaluator.card.levels)[1]]}
+    pictures = {
+        "neighbours_samples": shown,
+        "neighbours_train": train[nearest(shown, train, evaluator.card.levels)[1]],
+        "neighbours_by_features": evaluator.nearest_by_features(shown),
+    }
     x = evaluator.test.images[:: max(1, len(evaluator.test) // SHOWN)][:SHOWN].to(model.device)
     if isinstance(model, HasReconstruct):
         pictures |= {"reconstruct_originals": x, "reconstructions": model.reconstruct(x)}

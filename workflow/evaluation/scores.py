@@ -13,6 +13,7 @@ from torch import Tensor
 
 from workflow.data.tensors import read_tensors, write_tensors
 from workflow.evaluation.classifier import Outputs
+from workflow.evaluation.metrics.copying import Memory, Training, copying, fit_memory
 from workflow.evaluation.metrics.extrapolation import infinite_fid
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance, frechet_influence
 from workflow.evaluation.metrics.inception import inception_score
@@ -37,7 +38,7 @@ class Real:
     """What there is to know of the test images' features from one extractor, the same for all models and seeds.
 
     classes: int64 (N,), None if the extractor does not know them. others: int64 (N, k), the nearest of the others of
-    each image. kernels: float64 (N,), its mean kernel with all others.
+    each image. kernels: float64 (N,), its mean kernel with all others. memory: of the training images.
     """
 
     gaussian: Gaussian
@@ -45,6 +46,7 @@ class Real:
     classes: Tensor | None
     others: Tensor
     kernels: Tensor
+    memory: Memory
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,13 @@ def _numbers(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, float(value)
 
 
-def fit_real(found: Outputs, neighbours: int) -> Real:
-    """Of what an extractor makes of the test images."""
+def fit_real(found: Outputs, neighbours: int, training: Training) -> Real:
+    """Of what an extractor makes of the test images and of training images."""
     points = found.features
     manifold = fit_manifold(points, neighbours)
     others = nearest_others(points, neighbours)
-    return Real(fit_gaussian(points), manifold, found.classes, others, mean_other_kernels(points))
+    memory = fit_memory(training, points)
+    return Real(fit_gaussian(points), manifold, found.classes, others, mean_other_kernels(points), memory)
 
 
 def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
@@ -121,6 +124,11 @@ def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
             "factor": real.gaussian.factor,
             "others": real.others,
             "kernels": real.kernels,
+            "training": real.memory.training.points,
+            "apart": real.memory.training.apart,
+            "centres": real.memory.centres,
+            "distances": real.memory.distances,
+            "cells": real.memory.cells,
         }
         classes = {} if real.classes is None else {"classes": real.classes}
         tensors |= {f"{place}/{name}": tensor for name, tensor in (own | classes).items()}
@@ -136,7 +144,8 @@ def read_real() -> list[Real]:
         own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
         gaussian = Gaussian(own["mean"], own["factor"], len(own["features"]))
         manifold = Manifold(own["features"], own["squared_radii"])
-        found.append(Real(gaussian, manifold, own.get("classes"), own["others"], own["kernels"]))
+        memory = Memory(Training(own["training"], own["apart"]), own["centres"], own["distances"], own["cells"])
+        found.append(Real(gaussian, manifold, own.get("classes"), own["others"], own["kernels"], memory))
     return found
 
 
@@ -160,6 +169,7 @@ def of_draw(fake: Outputs, real: Real, settings: Evaluate, classes: int) -> Cell
         "modes": None,
     }
     influence = manifold_influence(found, real.others)
+    scores["copying"], influence["copying.c_t"] = copying(fake.features, real.memory)
     if classes and fake.classes is not None and real.classes is not None:
         scores["modes"] = mode_coverage(fake.classes, real.classes, classes)
         influence["modes.kl"] = kl_influence(fake.classes, real.classes, classes)

@@ -14,7 +14,7 @@ from workflow.evaluation.measurements import Measured, Measurements, measurement
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
-from workflow.paths import EXTRACTOR_METRICS, REFERENCE, RunFiles
+from workflow.paths import AUDIT, EXTRACTOR_METRICS, REFERENCE, RunFiles
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
 ABOUT = (
@@ -78,6 +78,7 @@ class Results:
         card: describes the data.
         extractor: describes the feature extractor.
         reference: scores of real images and baselines.
+        audit: what the measures make of damaged real images.
         runs: ordered by the models' place in the taxonomy, then by seed. Of each sweep, only the trial with the lowest
             validation loss is among them, in place of the model that the sweep started from.
         missing: models that have no results yet and that a partial report leaves out.
@@ -90,6 +91,7 @@ class Results:
     card: Card
     extractor: dict[str, Any]
     reference: dict[str, Any]
+    audit: dict[str, Any]
     runs: tuple[Run, ...]
     missing: tuple[str, ...] = ()
     sweeps: dict[str, tuple[Trial, ...]] = field(default_factory=dict)
@@ -129,7 +131,7 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     extractor = read_json(EXTRACTOR_METRICS)
     reference = read_json(REFERENCE)
     reference["histogram_model"] = with_nats(reference["histogram_model"], card)
-    return Results(settings, card, extractor, reference, tuple(runs), missing, sweeps, best)
+    return Results(settings, card, extractor, reference, read_json(AUDIT), tuple(runs), missing, sweeps, best)
 
 
 def _trials(base: str, settings: Params, missing: tuple[str, ...]) -> tuple[Trial, ...]:

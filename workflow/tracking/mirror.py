@@ -15,9 +15,10 @@ from workflow.evaluation.columns import MEASURED
 from workflow.evaluation.comparison import Verdict
 from workflow.evaluation.derived import complete
 from workflow.evaluation.measurements import Measured, measurements, verdicts
+from workflow.evaluation.trust import unfit
 from workflow.files import read_json, sha256
 from workflow.params import Params, own_title
-from workflow.paths import REFERENCE, RunFiles
+from workflow.paths import AUDIT, REFERENCE, RunFiles
 from workflow.sweeps.trials import least_valid_loss
 from workflow.tracking import moved
 from workflow.tracking.identity import content_tag
@@ -69,7 +70,9 @@ def _show_best_models(store: Store, settings: Params) -> None:
     files = {n: [RunFiles(n, seed) for seed in settings.seeds] for n in settings.models if n not in trials}
     measured = {n: [Measured(read_json(one.metrics), one.pictures) for one in of] for n, of in files.items()}
     conditional = {n for n in files if settings.models[n].hyperparameters.get("classes", 0) > 0}
-    judged = verdicts(measurements(measured, read_json(REFERENCE)["histogram_model"]), MEASURED, conditional)
+    refused = unfit(read_json(AUDIT))
+    ranking = [column for column in MEASURED if column.key not in refused]
+    judged = verdicts(measurements(measured, read_json(REFERENCE)["histogram_model"]), ranking, conditional)
     titles = {column.key: title(column) for column in MEASURED}
     for name in files:
         best = [_in_words(titles[key], name, one) for key, one in judged.items() if name in one.best and one.decided]
@@ -158,7 +161,7 @@ def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
     metrics: the content of `metrics.json`. times: what each stage measured, as `timing.read` returns it.
     """
     found = {path: value for path, value in metrics.items() if path != "seed"}
-    for group in ("modes", "nearest_neighbour"):
+    for group in ("modes", "nearest_neighbour", "copying"):
         found |= {f"{group}.{key}": value for key, value in (metrics[group] or {}).items()}
     named = {metric(path, metrics["extractor"]["name"]): value for path, value in found.items()}
     for stage, facts in times.items():
