@@ -42,9 +42,10 @@ cluster: .venv/installed  ## install clients for Slurm, Kubernetes, S3 and Postg
 ui: .venv/installed  ## serve the MLflow UI on this machine (PORT=5001 uses another port)
 	@python -m workflow.tracking.ui $(PORT)
 
-clean:  ## remove outputs, DVC's cache and the MLflow store (keeps data/own, data/external, data/fetched and the figures that git has)
-	rm -rf runs report/*.html report/speed.json report/charts report/curves dvc_plots data/raw data/prepared data/index data/ledger data/extractor
-	rm -rf data/reference data/checked.json data/tracked.json timings states .locks logs
+clean:  ## remove outputs, DVC's cache and the MLflow store (keeps what is yours or was downloaded, and what git has)
+	rm -rf runs report/*.html report/speed.json report/charts report/curves report/figures report/summary.md
+	rm -rf report/summary.tex report/methods.txt dvc_plots data/raw data/prepared data/index data/ledger data/extractor
+	rm -rf data/reference data/audit data/checked.json data/tracked.json timings states .locks logs
 	rm -rf .dvc/cache .dvc/tmp .snakemake mlflow.db* mlartifacts
 
 lock: .venv/installed  ## update the lock files to the newest versions

@@ -13,18 +13,20 @@ from workflow.engines import stage_lock
 from workflow.engines.command import reader
 from workflow.errors import BakeoffError, one_line
 from workflow.files import read_json, write_json, write_text
-from workflow.paths import CHARTS, CURVES, METRICS, PAGE, SUMMARY, TABLE
+from workflow.paths import CHARTS, CURVES, FIGURES, LATEX, MARKDOWN, METHODS, METRICS, PAGE, SUMMARY, TABLE
 from workflow.report import plots_page, speed
 from workflow.report.results import read_results
 from workflow.report.summary import fingerprint, summarise, to_csv
 
 
 def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Read the results of all models except `missing` ones; write the summary, its tables, the pages and the plots.
+    """Read the results of all models except `missing` ones; write the pages, tables, plots and figures.
 
     Returns the summary.
     """
-    from workflow.report import for_dvc  # loads matplotlib, which showing does not need
+    from workflow.report import for_dvc, paper  # loads matplotlib, which showing does not need
+    from workflow.report.budget_section import budgets
+    from workflow.report.figures import figures, write_figures
     from workflow.report.model_views import model_views
     from workflow.report.page import render
 
@@ -38,6 +40,10 @@ def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
     for_dvc.write_folder(METRICS, for_dvc.metrics(summary))
     for_dvc.write_folder(CURVES, for_dvc.curves(results))
     for_dvc.write_folder(CHARTS, for_dvc.charts(views, summary))
+    write_figures(FIGURES, figures(summary, results, views, budgets(summary, results.measurements)))
+    write_text(LATEX, paper.latex(summary))
+    write_text(MARKDOWN, paper.markdown(summary))
+    write_text(METHODS, paper.methods(summary, results))
     plots_page.keep_library()
     speed.write(summary)
     return summary
@@ -61,14 +67,14 @@ def show() -> None:
 def unfinished() -> tuple[str, ...]:
     """The models that have an evaluation that is out of date or has not been run.
 
-    Raises BakeoffError if the data, the feature extractor or the reference values are out of date.
+    Raises BakeoffError if the data, the feature extractor, the reference values or the audit are out of date.
     """
     from workflow.engines.snakemake import Graph
 
     settings = params.load()
     changed = {stage.name for stage in Graph(settings).stages if stage.changed}
-    if behind := changed & {"prepare", "extractor", "reference"}:
-        raise BakeoffError(f"out of date: {', '.join(sorted(behind))}; first run `dvc repro reference`")
+    if behind := changed & {"prepare", "extractor", "reference", "audit"}:
+        raise BakeoffError(f"out of date: {', '.join(sorted(behind))}; first run `dvc repro reference audit`")
     return tuple(n for n in settings.models if any(f"evaluate@{n}-{seed}" in changed for seed in settings.seeds))
 
 

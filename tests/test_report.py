@@ -28,6 +28,7 @@ from workflow import params
 from workflow.data.arrays import read_arrays, write_arrays
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import DASH, GENERATION, MEASURED, significant
+from workflow.report import markdown
 from workflow.report.answers import answers
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.curves import panels
@@ -98,8 +99,9 @@ def test_summary_of_one_seed_holds_what_was_measured(project: Path) -> None:
 
 
 def test_csv_has_a_row_a_run_and_empty_fields_for_what_is_missing(hostile: Path) -> None:
-    rows = list(csv.DictReader((hostile / "report/summary.csv").open()))
-    runs = summary_of(hostile)["runs"]
+    found = list(csv.DictReader((hostile / "report/summary.csv").open()))
+    runs, models = summary_of(hostile)["runs"], summary_of(hostile)["models"]
+    rows, means = found[: len(runs)], found[len(runs) :]
     assert [(row["name"], int(row["seed"])) for row in rows] == [(run["name"], run["seed"]) for run in runs]
     assert len(rows) == 15
     for row, run in zip(rows, runs, strict=True):
@@ -107,6 +109,10 @@ def test_csv_has_a_row_a_run_and_empty_fields_for_what_is_missing(hostile: Path)
             assert (float(row[column.key]) if row[column.key] else None) == run[column.key]
     assert rows[-1]["name"] == "gan"
     assert rows[-1]["bits_per_dim"] == rows[-1]["probe_accuracy"] == ""
+    assert [(row["name"], row["seed"]) for row in means] == [(n, of) for n in models for of in ("mean", "low", "high")]
+    vae = {row["seed"]: row for row in means if row["name"] == "vae"}
+    assert float(vae["mean"]["fid"]) == models["vae"]["mean"]["fid"]
+    assert [float(vae[end]["fid"]) for end in ("low", "high")] == models["vae"]["interval"]["fid"]
 
 
 def test_aggregates_are_mean_and_sample_deviation_over_seeds(hostile: Path) -> None:
@@ -128,6 +134,32 @@ def test_a_bound_is_ranked_only_below_an_exact_value(project: Path, exact: float
         scatter = np.linspace(-0.1, 0.1, 40) * (1 + len(name))
         write_arrays(path, {**arrays, "per_image/bits_per_dim": (value + scatter).astype(np.float32)})
     assert sorted(summary_now()["verdicts"]["bits_per_dim"]["best"]) == best
+
+
+def test_an_estimate_is_shown_with_its_mark_and_its_error_and_ranked_nowhere(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = summary_now()
+    edit(
+        project / "runs/gan/0/metrics.json",
+        taxonomy="explicit Markov chain", likelihood="estimate", bits_per_dim=0.5, bits_per_dim_kind="estimate",
+        bits_per_dim_error=0.05, oddity={"noise": 1.0, "plain grey": 0.3},
+    )  # fmt: skip
+    summary = summary_now()
+    assert summary["models"]["gan"]["interval"]["bits_per_dim"] == pytest.approx([0.402, 0.598], abs=1e-3)
+    assert summary["verdicts"].get("bits_per_dim") == before["verdicts"].get("bits_per_dim")
+    groups = dict(understanding(summary).groups)
+    (row,) = groups["Explicit density, approximate by a Markov chain"]
+    assert (row.cells[0].marked, row.cells[0].kind, row.cells[0].best) == ("≈ 0.500", "estimate", False)
+    assert "| GAN | ≈ 0.500 [0.402, 0.598] |" in markdown.table(summary)
+    report.build()
+    report.show()
+    page = Reader((project / "report/index.html").read_text(encoding="utf-8")).text
+    assert "≈ 0.500" in page
+    printed = capsys.readouterr().out
+    assert re.search(r"GAN +≈ 0\.500 ", printed)
+    assert "≈ an estimate of bits/dim" in printed
+    assert "an estimate" in page
 
 
 def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Path) -> None:
@@ -221,7 +253,7 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"
     real = dict(generation(summary).groups)["Reference values"][0]
     assert (real.label, real.cells[0].text, real.cells[3].text) == ("Real images", "0.40", "0.980")
-    assert [cell.text for cell in real.cells[-3:]] == [DASH, DASH, "0.26"]  # training images are their own neighbours
+    assert [cell.text for cell in real.cells[-5:]] == [DASH, DASH, "0.26", DASH, DASH]  # training images are copies
 
 
 def test_leftovers_in_runs_change_nothing(project: Path) -> None:
@@ -240,6 +272,7 @@ def test_leftovers_in_runs_change_nothing(project: Path) -> None:
         ("runs/vae/0/history.jsonl", "dvc repro train@vae-0"),
         ("runs/gan/0/samples.safetensors", "dvc repro"),
         ("data/reference/reference.json", "dvc repro"),
+        ("data/audit/audit.json", "dvc repro"),
     ],
 )
 def test_a_missing_file_is_named_with_what_to_run_and_nothing_is_written(project: Path, file: str, remedy: str) -> None:
@@ -276,7 +309,10 @@ class Reader(HTMLParser):
 def test_the_page_needs_nothing_but_itself(hostile: Path) -> None:
     text = (hostile / "report/index.html").read_text(encoding="utf-8")
     page = Reader(text)
-    allowed = {"src": ("data:image/png;base64,",), "href": ("#", "data:,", "speed.html")}
+    allowed = {
+        "src": ("data:image/png;base64,",),
+        "href": ("#", "data:,", "speed.html", "figures/", "summary.", "methods.txt"),
+    }
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
     assert script == (ROOT / "workflow/report/templates/page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -307,9 +343,8 @@ def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg" and attributes["class"] == "chart"]
-    assert (
-        len(charts) == 4 + 3 + 5 + 4 + 2 + 1
-    )  # curves, the GAN's, class histograms, out of distribution, quality against cost, spectrum
+    # Curves, the GAN's, class histograms, out of distribution, quality against cost, spectrum, the audit.
+    assert len(charts) == 4 + 3 + 5 + 4 + 2 + 1 + 15
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 
@@ -355,6 +390,36 @@ def test_a_page_without_claims_to_judge_has_no_place_for_them(project: Path) -> 
     assert not {("section", "claims"), ("a", "#claims")} & {
         (tag, value) for tag, attributes in page.elements for value in attributes.values()
     }
+
+
+def test_the_page_says_which_measures_can_be_trusted(project: Path) -> None:
+    path = project / "data/audit/audit.json"
+    audit = json.loads(path.read_text(encoding="utf-8"))
+    report.build()
+    text = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert "Every measure that ranks models tells both noise and independent pixels from real images" in text
+    assert "from 20 %ρ +0.87" in text
+    assert "fid" in summary_of(project)["verdicts"]
+    audit["controls"]["noise"]["fid"] = audit["clean"]["fid"]
+    write(path, audit)
+    report.build()
+    text = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert "classifier FID cannot tell noise from real images." in text
+    assert "Not ranked, as the audit found: classifier FID cannot tell noise from real images." in text
+    summary = summary_of(project)
+    assert "fid" not in summary["verdicts"]
+    assert not any(row.cells[0].best for row in model_rows(summary, "fid"))
+    assert "No measure that rests on features can be trusted here" not in text
+    audit["controls"] = dict.fromkeys(audit["controls"], audit["clean"])
+    write(path, audit)
+    report.build()
+    text = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert "No measure that rests on features can be trusted here" in text
+    write(path, {**audit, "clean": {}, "controls": {}, "damages": {}})
+    report.build()
+    text = " ".join(Reader((project / "report/index.html").read_text(encoding="utf-8")).text.split())
+    assert "There are too few test images to try the measures on damaged ones" in text
+    assert "fid" in summary_of(project)["verdicts"]
 
 
 def test_a_critics_distance_has_a_chart_of_its_own(project: Path) -> None:

@@ -11,14 +11,18 @@ EXTERNAL = Path("data/external")  # images made elsewhere, which an entry of `mo
 FETCHED = Path("data/fetched")  # downloads, which `make clean` keeps
 EXTRACTOR, EXTRACTOR_METRICS = Path("data/extractor/model.safetensors"), Path("data/extractor/metrics.json")
 REFERENCE, REAL_FEATURES = Path("data/reference/reference.json"), Path("data/reference/real.safetensors")
+AUDIT = Path("data/audit/audit.json")
 INDEX, LEDGER = Path("data/index"), Path("data/ledger")
 SUMMARY, TABLE, PAGE = Path("report/summary.json"), Path("report/summary.csv"), Path("report/index.html")
 METRICS, CURVES, CHARTS = Path("report/metrics"), Path("report/curves"), Path("report/charts")
+FIGURES, METHODS = Path("report/figures"), Path("report/methods.txt")
+LATEX, MARKDOWN = Path("report/summary.tex"), Path("report/summary.md")
 
 # How the names of tensors in a run's `pictures.safetensors` begin.
 BITS = "bits of "  # bits/dim of each image of a kind, such as the test images
 SPECTRUM = "spectrum of "  # standard deviations along the axes of a model or of a PCA, descending
 PER_IMAGE = "per_image/"  # how far each test image moves a measure
+SHARED_ERROR = "_error"  # after a measure's key in `metrics.json`: standard error that all test images share
 
 # What stands beside the outputs: never tracked by DVC, and made again where it is missing.
 SPEED_PAGE, SPEED = Path("report/speed.html"), Path("report/speed.json")

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from workflow.evaluation.columns import COST, GENERATION, UNDERSTANDING, Column, named
 from workflow.evaluation.comparison import Measurement, orders
 from workflow.evaluation.measurements import Measurements
 from workflow.report.budgets import Curves, Square, curves_of, series, squares
 from workflow.report.charts import DASHES
 from workflow.report.marks import colour, point
-from workflow.report.svg import INK, MUTED, chart, log_ticks
+from workflow.report.svg import INK, MUTED, Chart, chart, log_ticks
 from workflow.report.tables import Row, Table, cell
 from workflow.report.trade_off import CROWD, FULL, WIDE, Ends, within_reach
 
@@ -62,7 +60,7 @@ class Budgets:
 
     """
 
-    charts: tuple[Markup, ...]
+    charts: tuple[Chart, ...]
     says: tuple[str, ...]
     table: Table
     bounds: bool
@@ -165,7 +163,7 @@ def _table(summary: dict[str, Any], columns: tuple[Column, ...]) -> Table:
     return Table(columns, tuple(groups))
 
 
-def quality_against_budget(column: Column, curves: Sequence[Line], floor: float | None) -> Markup:
+def quality_against_budget(column: Column, curves: Sequence[Line], floor: float | None) -> Chart:
     """The lines over a logarithmic axis of budgets; floor: of a distance, whose axis is then logarithmic too."""
     what = f"{column.title} against {GFLOPS.title}, a line each for {', '.join(line.label for line in curves)}"
     logarithmic = floor is not None and min(floor, *(value for line in curves for value in line.values)) > 0

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from workflow.report.marks import PAPER, colour
 from workflow.report.seeds import interval
-from workflow.report.svg import INK, MUTED, SMALL, chart, legend_above, log_ticks
+from workflow.report.svg import INK, MUTED, SMALL, Chart, chart, legend_above, log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +41,7 @@ def learning_curve(
     up: str,
     selected: Sequence[float] = (),
     share: bool = False,
-) -> Markup:
+) -> Chart:
     """Curves over training steps.
 
     Args:
@@ -107,7 +105,7 @@ def class_shares(
     classes: Sequence[str],
     series: int,
     top: float,
-) -> Markup:
+) -> Chart:
     """A bar per class for the mean share of the samples, with a line across it at the share of the test images.
 
     Args:
@@ -169,7 +167,7 @@ def _ends(rows: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
     return [max(0.0, low) for low, _ in found], [min(1.0, high) for _, high in found]
 
 
-def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -> Markup:
+def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -> Chart:
     """Histograms of bits/dim, one below the other on a common axis, the first one in the model's colour."""
 
     def paint(axes: "Axes") -> None:
@@ -194,7 +192,7 @@ def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -
     return chart(label, SMALL, paint, left=116, top=8)
 
 
-def spectrum(label: str, lengths: dict[str, Sequence[float]], series: int) -> Markup:
+def spectrum(label: str, lengths: dict[str, Sequence[float]], series: int) -> Chart:
     """Standard deviations along axes, from the longest to the shortest, the first ones in the model's colour."""
 
     def paint(axes: "Axes") -> None:
@@ -212,7 +210,7 @@ def spectrum(label: str, lengths: dict[str, Sequence[float]], series: int) -> Ma
     return chart(label, SMALL, paint)
 
 
-def trials_over(label: str, trials: Sequence[Tried], series: int, titles: tuple[str, str]) -> Markup:
+def trials_over(label: str, trials: Sequence[Tried], series: int, titles: tuple[str, str]) -> Chart:
     """The mean loss of each trial against its value, with a line over the range of the seeds; the best one in ink.
 
     Numbers are on an axis, a logarithmic one if they span more than a decade; other values are categories.

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from markupsafe import Markup
-
 from workflow.report.charts import Curve, learning_curve
 from workflow.report.results import Run
+from workflow.report.svg import Chart
 
 History = list[dict[str, float]]
 
@@ -15,7 +14,7 @@ class Panel:
     """A chart and its caption."""
 
     title: str
-    chart: Markup
+    chart: Chart
 
 
 def panels(runs: list[Run], label: str, series: int) -> list[Panel]:

@@ -22,6 +22,5 @@ def _line(row: Row) -> list[str]:
 
 
 def _cell(cell: Cell) -> str:
-    value = ("≤ " if cell.kind == "upper bound" else "") + cell.text
     interval = f" [{cell.ends[0]}, {cell.ends[1]}]" if cell.ends else ""
-    return f"**{value}**{interval}" if cell.best else f"{value}{interval}"
+    return f"**{cell.marked}**{interval}" if cell.best else f"{cell.marked}{interval}"

@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
 from workflow.paths import BITS, SPECTRUM
@@ -14,6 +12,7 @@ from workflow.report.charts import bits_histograms, class_shares, spectrum
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
 from workflow.report.strips import PLANE, Strip, over_training, strip
+from workflow.report.svg import Chart
 from workflow.report.tables import labels
 
 SHOWN = 24  # samples of each model that are shown, one row of them before a reader enlarges it
@@ -48,13 +47,13 @@ class ModelView:
     facts: dict[str, Any]
     samples: Strip
     panels: list[Panel]
-    classes: Markup | None
-    ood: Markup | None
+    classes: Chart | None
+    ood: Chart | None
     training: Strip | None
     training_steps: list[int]
     pictures: dict[str, Strip]
     remarks: dict[str, str]
-    spectrum: Markup | None
+    spectrum: Chart | None
 
 
 def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView]:
@@ -96,7 +95,7 @@ def _greatest_share(results: Results) -> float:
     return max((share for one in modes for share in (*one["histogram"], *one["test_histogram"])), default=1.0)
 
 
-def _classes(runs: list[Run], label: str, classes: tuple[str, ...], series: int, top: float) -> Markup | None:
+def _classes(runs: list[Run], label: str, classes: tuple[str, ...], series: int, top: float) -> Chart | None:
     """The class histogram; None for data without classes that the extractor knows."""
     modes = [run.metrics["modes"] for run in runs]
     if not modes[0]:
@@ -106,7 +105,7 @@ def _classes(runs: list[Run], label: str, classes: tuple[str, ...], series: int,
     return class_shares(text, shares, modes[0]["test_histogram"], classes, series, top)
 
 
-def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) -> Markup | None:
+def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) -> Chart | None:
     """Histograms of the bits/dim of test images and out-of-distribution inputs; None for a model without a density."""
     bits = {name.removeprefix(BITS): found.tolist() for name, found in pictures.items() if name.startswith(BITS)}
     kinds = sorted(bits, key=lambda kind: (kind != "test images", kind))
@@ -114,7 +113,7 @@ def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) ->
     return bits_histograms(text, {kind: bits[kind] for kind in kinds}, series) if bits else None
 
 
-def _spectrum(pictures: dict[str, Array], label: str, series: int) -> Markup | None:
+def _spectrum(pictures: dict[str, Array], label: str, series: int) -> Chart | None:
     """The lengths of the axes of the model, in its colour, and of a PCA; None for a model without such axes."""
     lengths = {key.removeprefix(SPECTRUM): one.tolist() for key, one in pictures.items() if key.startswith(SPECTRUM)}
     if not lengths:
@@ -136,7 +135,7 @@ def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Stri
     pairs = {
         "reconstructions": ("reconstruct_originals", "reconstructions"),
         "completions": ("completions_originals", "completions"),
-        "neighbours": ("neighbours_samples", "neighbours_train"),
+        "neighbours": ("neighbours_samples", "neighbours_train", "neighbours_by_features"),
     }
     for kind, names in pairs.items():
         if all(name in pictures for name in names):

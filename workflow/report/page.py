@@ -21,6 +21,7 @@ from workflow.report.model_views import ModelView, first_images
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
 from workflow.report.trade_off import CROWD, quality_against
+from workflow.report.trust_section import trust
 
 ABILITIES = (  # key, heading and caption of what only some models can show
     (
@@ -89,6 +90,7 @@ def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) ->
         in_words=tables.in_words,
         parts=tables.parts,
         claims=claims.judge(summary, results.measurements),
+        trust=trust(summary, results.audit),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],

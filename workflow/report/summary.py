@@ -12,12 +12,15 @@ import numpy as np
 from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import verdicts
+from workflow.evaluation.trust import notices, unfit
 from workflow.params import Entry, own_title
 from workflow.report.budgets import find_curves
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std
 from workflow.sweeps.trials import VALID, least_valid_loss
+
+FACTS = ("kind", "title", "taxonomy", "bits_per_dim_kind")  # of a model, in each row of the CSV file
 
 
 def summarise(results: Results) -> dict[str, Any]:
@@ -29,6 +32,8 @@ def summarise(results: Results) -> dict[str, Any]:
     }
     budgets = find_curves(results.settings, models)
     conditional = {name for name, model in models.items() if model["told_classes"]}
+    refused = unfit(results.audit)
+    ranking = [column for column in MEASURED if column.key not in refused]
     return {
         "data": {
             "name": own_title(results.settings.data) or results.card.name,
@@ -43,12 +48,19 @@ def summarise(results: Results) -> dict[str, Any]:
         "reference": results.reference,
         "models": models,
         "varied": _varied(results),
-        "verdicts": {key: asdict(one) for key, one in verdicts(found, MEASURED, conditional).items()},
-        "ranking": rankings(models, MEASURED, seeds),
+        "verdicts": {key: asdict(one) for key, one in verdicts(found, ranking, conditional).items()},
+        "ranking": rankings(models, ranking, seeds),
+        "audit": {"counts": results.audit["counts"], "unfit": refused, "notices": _notices(results)},
         "runs": [_run(run) for run in results.runs],
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
         **({"budgets": budgets} if budgets else {}),
     }
+
+
+def _notices(results: Results) -> dict[str, Any]:
+    """What each measure makes of each damage, by the column's key and the damage's name."""
+    found = notices(results.audit)
+    return {key: {damage: asdict(one) for damage, one in of.items()} for key, of in found.items()}
 
 
 def _sweep(base: str, results: Results) -> dict[str, Any]:
@@ -120,17 +132,32 @@ def _out_of_distribution(runs: list[Run]) -> dict[str, Any]:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    facts = {key: run.metrics[key] for key in ("kind", "title", "taxonomy", "bits_per_dim_kind")}
+    facts = {key: run.metrics[key] for key in FACTS}
     spreads = {column.spread: run.metrics.get(column.spread) for column in MEASURED if column.spread}
     return {"name": run.name, "seed": run.seed, **facts, **{c.key: c.read(run.metrics) for c in MEASURED}, **spreads}
 
 
 def to_csv(summary: dict[str, Any]) -> str:
-    """The runs as comma-separated values, one row per run; a missing value is an empty field."""
+    """The results as comma-separated values; a missing value is an empty field.
+
+    A row for each run, then three for each model: with `mean` in place of the seed its means over seeds, with `low` and
+    `high` the ends of their 95 % intervals.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(summary["runs"][0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(summary["runs"])
+    for name, model in summary["models"].items():
+        about = {"name": name} | {key: model[key] for key in FACTS}
+        ends = {key: interval for key, interval in model["interval"].items() if interval}
+        for row, values in (
+            ("mean", model["mean"]),
+            ("low", {key: low for key, (low, _) in ends.items()}),
+            ("high", {key: high for key, (_, high) in ends.items()}),
+        ):
+            writer.writerow(
+                about | {"seed": row} | {key: value for key, value in values.items() if key in writer.fieldnames}
+            )
     return text.getvalue()
 
 

@@ -7,24 +7,27 @@ import io
 import re
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
 from workflow.evaluation.columns import significant
-from workflow.report.marks import PAPER
+from workflow.report.marks import COLOURS, PAPER, colour
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 Size = tuple[float, float]  # width and height in points; a chart is scaled to the page
 INK, MUTED, RULE = "#010101", "#020202", "#030303"
 SMALL: Size = (300.0, 206.0)
 STYLE: Any = {
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "svg.hashsalt": "bakeoff",
     "text.parse_math": False,
     "font.size": 10.5,
@@ -76,7 +79,14 @@ def legend_above(axes: "Axes") -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=max(1, len(handles)), frameon=False, borderpad=0)
 
 
-def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float = 56, top: float = 24) -> Markup:
+class Chart(Markup):
+    """A chart as an SVG element of the page, with what it shows in words, and matplotlib's figure."""
+
+    label: str
+    figure: "Figure"
+
+
+def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float = 56, top: float = 24) -> Chart:
     """A chart as an SVG element.
 
     Args:
@@ -87,14 +97,10 @@ def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float =
         top: space for a legend or a title.
 
     """
-    import matplotlib
     from matplotlib.figure import Figure
 
     width, height = size
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # regardless of the user's own matplotlibrc
-        matplotlib.rcParams.update(STYLE)
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
+    with _style():
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         right, bottom = 8, 38
         box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
@@ -103,18 +109,69 @@ def chart(label: str, size: Size, paint: Callable[["Axes"], None], left: float =
         figure.savefig(
             file, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
-    return _for_the_page(file.getvalue(), label)
+    drawn = Chart(_for_the_page(file.getvalue(), label))
+    drawn.label, drawn.figure = label, figure
+    return drawn
+
+
+def pdf(drawn: Chart) -> bytes:
+    """A chart of the page as a PDF file, in the light colours of the page's style sheet."""
+    from matplotlib.colors import to_hex
+
+    light = {to_hex(colour(series)): _light(f"series-{series}") for series in range(COLOURS)}
+    for placeholder, variable in ((INK, "ink"), (MUTED, "muted"), (RULE, "rule"), (PAPER, "paper")):
+        light[to_hex(placeholder)] = _light(variable)
+    for artist in drawn.figure.findobj():
+        _repaint(artist, light)
+    file = io.BytesIO()
+    with _style():
+        drawn.figure.savefig(file, format="pdf", transparent=True, metadata={"CreationDate": None, "Producer": None})
+    return file.getvalue()
+
+
+def _repaint(artist: Any, colours: Mapping[str, str]) -> None:
+    """Replace the colours of a part of a figure, "#rrggbb" by "#rrggbb", and leave its opacity."""
+    from matplotlib.colors import to_hex, to_rgba, to_rgba_array
+
+    for what in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+        read, write = getattr(artist, f"get_{what}", None), getattr(artist, f"set_{what}", None)
+        if read and write and any(to_hex(one) in colours for one in to_rgba_array(read())):
+            found = [to_rgba(colours.get(to_hex(one), to_hex(one)), alpha=one[3]) for one in to_rgba_array(read())]
+            write(found[0] if len(found) == 1 else found)
 
 
 def standalone(drawn: Markup) -> str:
     """A chart of the page as an SVG file, in the light colours of the page's style sheet, on its paper."""
-    style = (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
-    colours = style[: style.index("}") + 1]
+    colours = _light_colours()
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawn)
     assert view  # matplotlib always begins there
     text = "svg { color: var(--ink); background: var(--paper); font-family: var(--sans); }"
     size = f'xmlns="http://www.w3.org/2000/svg" width="{view[1]}" height="{view[2]}"'
     return str(drawn).replace("<svg ", f"<svg {size} ", 1).replace(">", f"><style>{colours} {text}</style>", 1) + "\n"
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """matplotlib in the style of the page, regardless of the user's own matplotlibrc."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
+        yield
+
+
+def _light_colours() -> str:
+    """The first rule of the page's style sheet."""
+    style = (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")
+    return style[: style.index("}") + 1]
+
+
+def _light(variable: str) -> str:
+    found = re.search(rf"--{variable}: ([^;]+);", _light_colours())
+    assert found, variable
+    return found[1]
 
 
 def _for_the_page(svg: str, label: str) -> Markup:

@@ -4,11 +4,10 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from workflow.report.budgets import series
 from workflow.report.charts import Tried, trials_over
 from workflow.report.results import Results, Trial
+from workflow.report.svg import Chart
 from workflow.sweeps.trials import in_print
 
 LONG = 20  # trials shown, the best ones; the others are folded away
@@ -53,7 +52,7 @@ class Sweep:
     unit: str
     rows: tuple[Row, ...]
     folded: tuple[Row, ...]
-    charts: tuple[tuple[str, Markup], ...]
+    charts: tuple[tuple[str, Chart], ...]
 
 
 def shown(summary: dict[str, Any], results: Results) -> list[Sweep]:

@@ -8,13 +8,15 @@ from itertools import pairwise
 from typing import Any
 
 from workflow.evaluation.columns import DASH, GENERATION, UNDERSTANDING, Column, named
-from workflow.models.taxonomy import TAXONOMY, Taxonomy
+from workflow.models.taxonomy import BITS_MARKS, TAXONOMY, Taxonomy
 from workflow.report.budgets import series
 
 PLACES: dict[Taxonomy, str] = {
     "explicit tractable": "Explicit density, tractable",
     "explicit approximate": "Explicit density, approximate",
+    "explicit Markov chain": "Explicit density, approximate by a Markov chain",
     "implicit": "Implicit density",
+    "implicit Markov chain": "Implicit density, sampled by a Markov chain",
     "external": "Images made elsewhere",
 }
 SCALE = "Reference values"
@@ -47,6 +49,11 @@ class Cell:
     ends: tuple[str, str] | None = None
     remark: str = ""
     number: float | None = None
+
+    @property
+    def marked(self) -> str:
+        """The value, and before it what sort of value it is if it is not exact: "≤ 1.860"."""
+        return f"{BITS_MARKS.get(self.kind, '')}{self.text}"
 
     @property
     def small_print(self) -> str:
@@ -248,7 +255,7 @@ def reference_values(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
     reference = summary["reference"]
     return {
         # Training images: each is its own nearest neighbour.
-        "Real images": {**reference["real"], "nearest_neighbour": {}},
+        "Real images": {**reference["real"], "nearest_neighbour": {}, "copying": {}},
         "Independent pixels": reference["histogram_model"],
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
         "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},

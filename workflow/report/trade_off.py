@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
 from workflow.evaluation.columns import GENERATION, Column, named
 from workflow.report.budgets import series
 from workflow.report.marks import colour, point
-from workflow.report.svg import INK, MUTED, Size, chart, log_ticks
+from workflow.report.svg import INK, MUTED, Chart, Size, chart, log_ticks
 from workflow.report.tables import labels
 
 if TYPE_CHECKING:
@@ -35,7 +33,7 @@ class Point:
     y_ends: Ends
 
 
-def quality_against(column: Column, summary: dict[str, Any]) -> Markup | None:
+def quality_against(column: Column, summary: dict[str, Any]) -> Chart | None:
     """FID of each model against a column, with the floor of real images; None if no model has a value there."""
     models, names = summary["models"], labels(summary["models"])
     number, crowded, points = series(summary), len(models) > CROWD, []
@@ -64,7 +62,7 @@ def within_reach(ends: Ends | None, value: float) -> Ends:
 
 def quality_against_cost(
     label: str, points: Sequence[Point], floor: float, titles: tuple[str, str], crowded: bool
-) -> Markup:
+) -> Chart:
     """Labelled points. The horizontal axis is logarithmic, the vertical one too if all its values are positive.
 
     Args:
