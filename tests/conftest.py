@@ -30,6 +30,18 @@ LONGEST = (
     "test_sweep_runs.py",
     "test_storage.py",
 )
+# Tests over every model that take a quarter of a minute and more for one that solves an equation whenever it is asked
+# for a density: one of its entries is enough for the fast ones.
+COSTLY = (
+    "test_training_improves_it_and_repeats_to_the_byte_even_if_it_was_cut_off[lectures-flow_matching]",
+    "test_a_batch_that_does_not_fit_gives_the_same_in_halves[grey-lectures-flow_matching]",
+    "test_a_batch_that_does_not_fit_gives_the_same_in_halves[grey-lectures-flow_matching_ot]",
+    "test_a_batch_that_does_not_fit_gives_the_same_in_halves[grey-colour-flow_matching]",
+    "test_a_batch_that_does_not_fit_gives_the_same_in_halves[colour-lectures-mask_diffusion]",
+    "test_every_family_trains_and_does_all_it_can_on_a_gpu[lectures-flow_matching]",
+    "test_every_family_trains_and_does_all_it_can_on_a_gpu[lectures-flow_matching_ot]",
+    "test_every_family_trains_and_does_all_it_can_on_a_gpu[colour-flow_matching]",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +128,6 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.name in COSTLY:
+            item.add_marker(pytest.mark.slow)

@@ -12,7 +12,8 @@ from torch import Tensor
 from workflow import params
 from workflow.data.arrays import write_prepared
 from workflow.data.tensors import ImageSet, write_tensors
-from workflow.evaluation.columns import look_up
+from workflow.evaluation.columns import GENERATION, look_up
+from workflow.evaluation.trust import COPIES
 from workflow.files import sha256
 
 ROOT = Path(params.__file__).parents[1]
@@ -33,13 +34,25 @@ PASSES = {"gan": 1, "vae": 1, "nice": 1, "pixelcnn": 36, "vqvae": 5}
 DECODED = ("vae", "vqvae")  # models with images of the mode and the mean of their decoder's distributions
 COUNT, DRAWS, SEEDS = 1000, 3, [0, 1, 2]  # images in a draw, draws, seeds of the extractors
 REPEATED = (
+    *("copying.c_t", "copying.authentic"),
     *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage"),
     *("modes.kl", "modes.found", "sharpness", "nearest_neighbour.samples", "nearest_neighbour.ratio"),
     "nearest_neighbour.copies",
 )
 WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour")
-PER_IMAGE = ("fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "modes.kl", "sharpness")
-PER_IMAGE_MEANS = ("recall", "density", "coverage", "bits_per_dim", "probe_accuracy", "reconstruction_mse")
+PER_IMAGE = (
+    "copying.c_t",
+    "fid",
+    "fid_infinity",
+    "kid",
+    "precision",
+    "recall",
+    "density",
+    "coverage",
+    "modes.kl",
+    "sharpness",
+)
+PER_IMAGE_MEANS = ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse")
 
 
 def make_project(
@@ -72,6 +85,7 @@ def make_project(
         **{f"real/{key}": values for key, values in per_image(real, len(images), 98).items()},
         **{f"histogram_model/{key}": values for key, values in per_image(baseline, len(images), 99).items()},
     })  # fmt: skip
+    write(folder / "data/audit/audit.json", audited())
     extractor = {"name": "classifier", "accuracy": 0.991, "valid_accuracy": 0.99, "features": 64, "sha256": "ab" * 32}
     extractor |= {"about": "a small classifier", "comparable": "nothing outside this page"}
     extractor["classifiers"] = [
@@ -84,6 +98,24 @@ def make_project(
             make_run(folder / "runs" / name / str(seed), name, seed, images, levels, shares, about)
 
 
+def audited() -> dict[str, Any]:
+    """An audit in which every measure notices all that it should."""
+    columns = [column for column in GENERATION if column.key not in ("high_quality", "class_accuracy")]
+
+    def moved(by: float) -> dict[str, list[list[float]]]:
+        values = {c.key: 0.5 + (by if c.better == "lower" else -by) for c in columns}
+        return {key: [[value + 0.01 * split] * 3 for split in range(5)] for key, value in values.items()}
+
+    shifted = {"strengths": [0.02, 0.2], "in_pixels": False, "values": [moved(0.0), moved(0.3)]}
+    copied = {"strengths": [0.1, 0.5, 1.0], "in_pixels": False, "values": [moved(0.1), moved(0.2), moved(0.3)]}
+    return {
+        "counts": {"images": 13, "training": 60, "splits": 5},
+        "clean": moved(0.0),
+        "controls": {name: moved(0.4) for name in ("noise", "independent pixels")},
+        "damages": {"mean shift": shifted, COPIES: copied},
+    }
+
+
 def measured(fid: float, shares: list[float]) -> dict[str, Any]:
     return {
         "fid": fid, "fid_infinity": 0.9 * fid - 0.1, "kid": fid / 100 - 0.004, "kid_std": 0.002,
@@ -92,6 +124,7 @@ def measured(fid: float, shares: list[float]) -> dict[str, Any]:
         "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "found": len(shares)},
         "sharpness": 1 - fid / 20,
         "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
+        "copying": {"c_t": fid - 2.0, "authentic": 0.6 + fid / 100},
     }  # fmt: skip
 
 
@@ -137,7 +170,12 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     values = measured(fid * wobble, [share / sum(tilted) for share in tilted])
     values["modes"]["test_histogram"] = shares
     number = 10 * list(MODELS).index(name) + seed
-    theory = {"bits_per_dim": bits and bits * wobble, "probe_accuracy": probe, "reconstruction_mse": mse}
+    theory = {
+        "bits_per_dim": bits and bits * wobble,
+        "bits_gap": bits and 0.02 * wobble,
+        "probe_accuracy": probe,
+        "reconstruction_mse": mse,
+    }
     decoded = {
         way: {k: v for k, v in measured(fid * wobble * factor, shares).items() if k != "nearest_neighbour"}
         for way, factor in (("mode", 0.6), ("mean", 1.3))
@@ -181,7 +219,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     drawn = torch.cat([like(COUNT), like((DRAWS - 1) * COUNT, further)])
     others = {way: like(COUNT, further) for way in decoded}
     write_tensors(folder / "samples.safetensors", {"images": drawn, **others})
-    pictures = {"neighbours_samples": like(16), "neighbours_train": like(16)}
+    pictures = {f"neighbours_{what}": like(16) for what in ("samples", "train", "by_features")}
     if mse is not None:
         pictures |= {"reconstruct_originals": images[:16], "reconstructions": like(16)}
         pictures["interpolations"] = like(60).unflatten(0, (6, 10))

@@ -183,7 +183,13 @@ def test_the_images_have_the_shape_that_models_are_tried_with(name: Any, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "file", [ROOT / "params.yaml", *sorted((ROOT / "presets").rglob("*.yaml"))], ids=lambda f: f.stem
+    "file",
+    [
+        ROOT / "params.yaml",
+        *sorted((ROOT / "presets").glob("*.yaml")),
+        *(pytest.param(file, marks=pytest.mark.slow) for file in sorted((ROOT / "presets").glob("*/*.yaml"))),
+    ],
+    ids=lambda file: file.stem,
 )
 def test_our_own_models_can_be_built(file: Path) -> None:
     settings = params.load(file)

@@ -13,9 +13,10 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.tiny_models import tiny_ddpm
 from workflow.models import ddpm
-from workflow.models.ddpm import Ddpm, Variances, great_circle
+from workflow.models.ddpm import Ddpm, Variances
 from workflow.models.layers.common import to_unit
 from workflow.models.layers.diffusion import Schedule, noise_schedule, spread_times
+from workflow.models.layers.interpolation import great_circle
 from workflow.models.layers.pixels import gaussian_log_prob
 from workflow.models.layers.unet import UNet
 

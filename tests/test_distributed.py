@@ -27,7 +27,10 @@ CPU = torch.device("cpu")
 COMPUTE = Compute(device="cpu", threads=1)
 # One player; several, and an average of weights; a codebook and batch statistics, which no gradient moves; a look at
 # data before the first step; a part fitted before each validation.
-KINDS = ("vae", "gan", "vqvae", "nice", "autoencoder")
+KINDS: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in ("vae", "gan", "vqvae", "nice", "autoencoder")},
+    "rbm": {"hidden": 8, "chains": 6, "sampling_steps": 5},  # whose chains go on from step to step
+}
 
 
 def _settings(parts: int) -> Train:
@@ -52,8 +55,8 @@ def _fit(kind: str, group: ProcessGroup, parts: int, **changes: Any) -> tuple[di
 
 def _work(group: ProcessGroup, device: torch.device, folder: Path) -> None:
     assert device == CPU
-    for kind in KINDS:
-        state, history = _fit(kind, group, 2)
+    for kind, changes in KINDS.items():
+        state, history = _fit(kind, group, 2, **changes)
         if not group.rank:
             write_tensors(folder / f"{kind}.safetensors", state, json.dumps(history))
 
@@ -69,8 +72,8 @@ def _die(group: ProcessGroup, device: torch.device, how: str) -> None:
 
 def test_two_processes_come_to_the_weights_of_one(tmp_path: Path) -> None:
     together(_work, [CPU, CPU], COMPUTE, tmp_path)
-    for kind in KINDS:
-        state, history = _fit(kind, ProcessGroup(), 2)
+    for kind, changes in KINDS.items():
+        state, history = _fit(kind, ProcessGroup(), 2, **changes)
         of_two, history_of_two = read_tensors(tmp_path / f"{kind}.safetensors")
         torch.testing.assert_close(of_two, state, rtol=1e-5, atol=1e-6)
         logged = json.loads(history_of_two)

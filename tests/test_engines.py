@@ -24,6 +24,7 @@ ALLOWED = {
     "prepare": set[str](),
     "extractor": {"torch", "PIL"},
     "reference": {"torch", "PIL", "scipy"},
+    "audit": {"torch", "PIL", "scipy"},
     "train": {"torch", "PIL"},  # MLflow only if there is time to watch
     "sample": {"torch", "PIL"},
     "evaluate": {"torch", "PIL", "scipy"},

@@ -20,6 +20,7 @@ from tests.evaluated import (
     SHAPE,
     TEST,
     TRAIN,
+    Estimated,
     Everything,
     Exact,
     OnlySamples,
@@ -29,6 +30,7 @@ from workflow.data.arrays import Mixture
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
 from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.metrics.copying import copying, fit_memory, fit_training
 from workflow.evaluation.metrics.extrapolation import infinite_fid
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
@@ -73,9 +75,9 @@ def test_every_model_is_reported_by_the_same_keys(evaluator: Evaluator, samples:
 def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: Evaluator, samples: Tensor) -> None:
     metrics, pictures = measure(OnlySamples(), samples, evaluator, 0)
     absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
-    absent |= {"oddity", "class_accuracy", "high_quality"}
+    absent |= {"oddity", "class_accuracy", "high_quality", "bits_gap"}
     assert {key for key, value in metrics.items() if value is None} == absent
-    assert _shown(pictures).keys() == {"neighbours_samples", "neighbours_train"}
+    assert _shown(pictures).keys() == {"neighbours_samples", "neighbours_train", "neighbours_by_features"}
     full, _ = measure(Everything(), samples, evaluator, 0)
     assert {key for key, value in full.items() if value is None} == {"high_quality"}  # of points alone
     repeats = full.pop("repeats")
@@ -85,12 +87,15 @@ def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: 
 
 
 @pytest.mark.parametrize(
-    ("model", "kind"), [(Exact(), "exact"), (Everything(), "upper bound"), (OnlySamples(), None)], ids=repr
+    ("model", "kind"),
+    [(Exact(), "exact"), (Everything(), "upper bound"), (Estimated(), "estimate"), (OnlySamples(), None)],
+    ids=repr,
 )
 def test_says_what_its_bits_are(evaluator: Evaluator, samples: Tensor, model: Model, kind: str | None) -> None:
     metrics, _ = measure(model, samples, evaluator, 0)
     assert metrics["bits_per_dim_kind"] == kind
     assert (metrics["bits_per_dim"] is None) == (kind is None)
+    assert metrics.get("bits_per_dim_error") == (pytest.approx(1 / (64 * math.log(2))) if kind == "estimate" else None)
 
 
 def test_bits_and_their_standard_error_are_those_of_the_test_images(evaluator: Evaluator, samples: Tensor) -> None:
@@ -98,6 +103,15 @@ def test_bits_and_their_standard_error_are_those_of_the_test_images(evaluator: E
     bits = evaluator.test.images.numpy().mean((1, 2, 3))
     assert metrics["bits_per_dim"] == pytest.approx(bits.mean(), rel=1e-6)
     assert metrics["bits_per_dim_sem"] == pytest.approx(bits.std(ddof=1) / math.sqrt(TEST), rel=1e-5)
+
+
+def test_overfitting_is_what_training_images_need_less(evaluator: Evaluator, samples: Tensor) -> None:
+    metrics, pictures = measure(Everything(), samples, evaluator, 0)
+    train = evaluator.train.images[torch.arange(TEST) * TRAIN // TEST]
+    bits = [images.numpy().mean((1, 2, 3)) for images in (evaluator.test.images, train)]
+    assert metrics["bits_gap"] == pytest.approx(bits[0].mean() - bits[1].mean(), abs=1e-6)
+    variance = pictures[f"{PER_IMAGE}bits_gap"].var().item()
+    assert variance == pytest.approx((bits[0] - bits[1]).var(ddof=1), rel=1e-4)
 
 
 def test_probe_and_reconstruction_are_those_of_the_models_features(evaluator: Evaluator, samples: Tensor) -> None:
@@ -133,7 +147,8 @@ def test_repeats_and_depends_on_its_seed_alone(evaluator: Evaluator, samples: Te
     (first, pictures), (again, pictures_again), (other, pictures_other) = results
     assert first == again
     assert first["bits_per_dim"] != other["bits_per_dim"]
-    assert {key for key in first if first[key] != other[key]} == {"bits_per_dim", "bits_per_dim_sem", "oddity"}
+    changed_keys = {"bits_per_dim", "bits_per_dim_sem", "bits_gap", "oddity"}
+    assert {key for key in first if first[key] != other[key]} == changed_keys
     assert all(torch.equal(pictures[name], pictures_again[name]) for name in pictures)
     changed = {n for n in pictures if not torch.equal(pictures[n], pictures_other[n])}
     assert _shown(dict.fromkeys(changed)).keys() == {"completions"}
@@ -212,7 +227,7 @@ def test_pictures_are_images_that_fit_in_a_file(evaluator: Evaluator, samples: T
     row = (16, *SHAPE)
     assert {name: picture.shape for name, picture in pictures.items()} == {
         **dict.fromkeys(["neighbours_samples", "neighbours_train", "reconstruct_originals", "reconstructions"], row),
-        **dict.fromkeys(["completions_originals", "completions"], row),
+        **dict.fromkeys(["completions_originals", "completions", "neighbours_by_features"], row),
         "interpolations": (6, 10, *SHAPE),
         "class_grid": (6, 4, *SHAPE),
         "latent_map": (7, 7, *SHAPE),
@@ -241,6 +256,9 @@ def test_pictures_show_what_they_say(evaluator: Evaluator, samples: Tensor) -> N
     assert torch.equal(
         shown["neighbours_train"], evaluator.train.images[nearest(samples[:16], evaluator.train.images, LEVELS)[1]]
     )
+    drawn, train = (evaluator.outputs(x)[0].features for x in (samples[:16], evaluator.train.images))
+    by_features = evaluator.train.images[torch.cdist(drawn, train).argmin(1)]
+    assert torch.equal(shown["neighbours_by_features"], by_features)
     originals = shown["reconstruct_originals"]
     assert torch.equal(originals, images[:: TEST // 16][:16])
     assert torch.equal(shown["reconstructions"], (originals + 1).clamp(max=16))
@@ -259,6 +277,7 @@ def test_the_digits_that_a_number_is_spelt_with_are_the_channels_classes(evaluat
 
 def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: Tensor) -> None:
     (fake,), (real,) = evaluator.outputs(samples), evaluator.outputs(evaluator.test.images)
+    (train,) = evaluator.outputs(evaluator.train.images)
     torch.testing.assert_close(fake.features, evaluator.extractors[0].outputs(samples, 1000).features)
     assert fake.logits is not None
     assert fake.classes is not None
@@ -272,6 +291,7 @@ def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: T
         "fid_infinity": infinite_fid(fake.features, fit_gaussian(real.features)),
         **manifold_scores(overlap(fit_manifold(fake.features, 3), fit_manifold(real.features, 3)), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
+        "copying": copying(fake.features, fit_memory(fit_training(train.features), real.features))[0],
         "high_quality": None,
         "sharpness": _sharp(samples) / _sharp(evaluator.test.images),
     }
@@ -305,7 +325,7 @@ def test_real_images_are_measured_once_and_the_same_from_a_file(
 
     monkeypatch.setattr(Classifier, "outputs", outputs)
     assert measure(OnlySamples(), samples, replace(evaluator, measured=read_real()), 0)[0].keys() == MEASURES
-    assert seen == [len(samples)]
+    assert seen == [len(samples), 16]  # those that are shown with their neighbours
     assert measure(Everything(), samples, replace(evaluator, measured=read_real()), 0)[0] == expected
 
 

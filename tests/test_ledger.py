@@ -132,7 +132,7 @@ def test_pages_are_written_only_where_they_change_and_go_with_what_they_are_of(
 def expected(file: Path) -> set[str]:
     """The stages that are to run if this file says something else: by the closures above, and all behind them."""
     of_scripts = {name for name in SCRIPTS if file in closure(f"stages.{name}")}
-    stages = of_scripts & {"check", "download", "prepare", "extractor", "reference", "track", "report"}
+    stages = of_scripts & {"check", "download", "prepare", "extractor", "reference", "audit", "track", "report"}
     for model, kind in SMALL.items():
         own = file in closure(f"workflow.models.{kind}")
         stages |= {f"{stage}@{model}-0" for stage in CHAIN if own or stage in of_scripts}
@@ -144,9 +144,10 @@ def expected(file: Path) -> set[str]:
 
 BEHIND = [  # in the order of the graph, so that one pass suffices
     ("download", {"prepare"}),
-    ("prepare", {"extractor", "reference", "track", "report", *(f"{s}@{m}-0" for m in SMALL for s in CHAIN)}),
-    ("extractor", {"reference", "report", *(f"evaluate@{m}-0" for m in SMALL)}),
+    ("prepare", {"extractor", "reference", "audit", "track", "report", *(f"{s}@{m}-0" for m in SMALL for s in CHAIN)}),
+    ("extractor", {"reference", "audit", "track", "report", *(f"evaluate@{m}-0" for m in SMALL)}),
     ("reference", {"report", *(f"evaluate@{m}-0" for m in SMALL)}),
+    ("audit", {"track", "report"}),
     *((f"train@{m}-0", {f"sample@{m}-0", f"evaluate@{m}-0"}) for m in SMALL),
     *((f"sample@{m}-0", {f"evaluate@{m}-0"}) for m in SMALL),
     *((f"evaluate@{m}-0", {"track", "report"}) for m in SMALL),

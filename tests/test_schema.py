@@ -113,4 +113,4 @@ def test_a_row_of_the_page() -> None:
     assert "| `gflops` | number > 0 | none | how long to train, in 10⁹ floating-point operations " in page
     assert "| `channels` | whole number ≥ 4, a multiple of 4 |  | of the convolutions " in page
     assert "| `classes` | whole number ≥ 0 | `0` | number of classes of p(x\\|y), " in page
-    assert "| `objective` | `minimax` or `non-saturating` |  | what the generator minimises: " in page
+    assert "| `objective` | `minimax`, `non-saturating` or `relativistic` |  | " in page

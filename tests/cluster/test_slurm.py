@@ -56,7 +56,7 @@ def test_same_bytes_as_here_and_nothing_left_to_do(projects: tuple[Project, Proj
 def test_each_stage_was_a_job_with_what_its_meta_asks_for(projects: tuple[Project, Project, list[Job]]) -> None:
     ran = projects[2]
     chains = {f"{stage}_gan_{seed}" for stage in ("train", "sample", "evaluate") for seed in (0, 1)}
-    assert {job.rule for job in ran} == {"prepare", "extractor", "reference", "track", "report", *chains}
+    assert {job.rule for job in ran} == {"prepare", "extractor", "reference", "audit", "track", "report", *chains}
     assert {job.state for job in ran} == {"COMPLETED"}
     assert {job.mem_mb for job in ran if job.rule in chains} == {4000}
     assert {job.gpus for job in ran if job.rule in chains} == {1}

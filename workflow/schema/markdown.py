@@ -15,7 +15,7 @@ comes `params.schema.json`, by which editors with a YAML language server complet
 of `params.yaml` names it. For a preset, map `presets/**` to it in the editor's settings. Rules on several values at
 once (`valid` + `test` below 1, `epochs` or `gflops`) are left to `python -m stages.check`, with which every run begins.
 
-A key without a default must be there. For whole files, see the [presets](../README.md#presets-other-questions)."""
+A key without a default must be there. For whole files, see the [presets](presets.md)."""
 BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 NUMBERS = {"integer": ("whole number", "whole numbers"), "number": ("number", "numbers")}
 

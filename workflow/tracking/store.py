@@ -37,7 +37,7 @@ Deep generative models on the same data, with the same evaluation. Built from th
 `python -m stages.track` builds it again.
 
 - `train/…`, `valid/…`: what each family minimises, over training steps; not comparable between families.
-- `bits per dim`: bits; `exact` or an upper bound, as the tag `bits_per_dim_kind` says.
+- `bits per dim`: bits; exact, an upper bound or an estimate, as the tag `bits_per_dim_kind` says.
 - `classifier/…`, `rotation network/…`: measured on the features of a network that this project trained; not \
 comparable with figures in papers. `Inception/…`: on the features of the standard network.
 - `least validation loss`: of the checkpoint that was kept; a sweep ranks its trials by it.
