@@ -3,7 +3,7 @@ UV_VERSION := 0.13.8
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE # otherwise every stage recompiles torch's byte code
-PYTEST = python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadfile --no-loadscope-reorder
+PYTEST = python -m pytest -n $$(python -c "import os; print(os.cpu_count() + 2)") --dist loadgroup --no-loadscope-reorder
 LOCKING := uv pip compile --universal --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help repro verify test test-all check bench cluster ui clean lock

@@ -131,3 +131,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.name in COSTLY:
             item.add_marker(pytest.mark.slow)
+        if item.path.name != "test_models.py":  # the longest, whose tests share nothing: any process takes the next one
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
