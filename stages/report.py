@@ -29,18 +29,20 @@ def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
     from workflow.report.figures import figures, write_figures
     from workflow.report.model_views import model_views
     from workflow.report.page import render
+    from workflow.report.trade_off import qualities
 
     results = read_results(params.load(), missing)
     summary = summarise(results)
     views = list(model_views(summary, results))
-    page = render(summary, results, views)
+    costs, spent = qualities(summary), budgets(summary, results.measurements)
+    page = render(summary, results, views, costs, spent)
     write_json(SUMMARY, summary)
     write_text(TABLE, to_csv(summary))
     write_text(PAGE, page)
     for_dvc.write_folder(METRICS, for_dvc.metrics(summary))
     for_dvc.write_folder(CURVES, for_dvc.curves(results))
-    for_dvc.write_folder(CHARTS, for_dvc.charts(views, summary))
-    write_figures(FIGURES, figures(summary, results, views, budgets(summary, results.measurements)))
+    for_dvc.write_folder(CHARTS, for_dvc.charts(views, costs))
+    write_figures(FIGURES, figures(summary, results, views, costs, spent))
     write_text(LATEX, paper.latex(summary))
     write_text(MARKDOWN, paper.markdown(summary))
     write_text(METHODS, paper.methods(summary, results))

@@ -1,13 +1,12 @@
 """Figures to take away: each chart as SVG and PDF, each grid of samples as PNG at print size, with captions."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, grid, png, scatter
-from workflow.evaluation.columns import COST
 from workflow.files import write_bytes
 from workflow.report import wall
 from workflow.report.budget_section import Budgets
@@ -15,7 +14,6 @@ from workflow.report.model_views import ModelView
 from workflow.report.results import Results
 from workflow.report.svg import Chart, pdf, standalone
 from workflow.report.tables import covers
-from workflow.report.trade_off import quality_against
 
 PRINTED = 1200  # least width of a grid of samples in pixels: ten centimetres at 300 dots per inch
 COLUMNS, ROWS = 16, 8
@@ -31,23 +29,26 @@ class Figure:
 
 
 def figures(
-    summary: dict[str, Any], results: Results, views: Iterable[ModelView], budgets: Budgets | None
+    summary: dict[str, Any],
+    results: Results,
+    views: Iterable[ModelView],
+    costs: Mapping[str, Chart],
+    budgets: Budgets | None,
 ) -> Iterator[Figure]:
-    """Every chart and every grid of samples of the page."""
+    """Every chart and every grid of samples of the page; costs: its charts of quality against cost, by name."""
     data, several = summary["data"]["name"], len(summary["seeds"]) > 1
     about = f"Data: {data}. Training seed{'s' * several}: {', '.join(map(str, summary['seeds']))}."
     intervals = f"{about} Bars are 95 % intervals {covers(summary)}."
-    for column in COST:
-        if column.better and (drawn := quality_against(column, summary)):
-            yield _chart(f"quality-{column.key}", drawn, intervals)
+    for name, drawn in costs.items():
+        yield _chart(name, drawn, intervals)
     for i, drawn in enumerate(budgets.charts if budgets else (), 1):
         yield _chart(f"budgets-{i}", drawn, intervals)
     for view in views:
         for i, panel in enumerate(view.panels, 1):
             yield _chart(f"{view.name}-curve-{i}", panel.chart, about)
-        for what, drawn in (("classes", view.classes), ("out-of-distribution", view.ood), ("scales", view.spectrum)):
-            if drawn:
-                yield _chart(f"{view.name}-{what}", drawn, about)
+        for what, chart in (("classes", view.classes), ("out-of-distribution", view.ood), ("scales", view.spectrum)):
+            if chart:
+                yield _chart(f"{view.name}-{what}", chart, about)
         yield _samples(view, results, about)
     rows = list(wall.rows(summary, results))
     text = f"The first {COLUMNS} images of each row, not chosen. {about}"

@@ -11,13 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.evaluation.columns import COST, MEASURED, NUMBERS
+from workflow.evaluation.columns import MEASURED, NUMBERS
 from workflow.files import write_text
 from workflow.report.model_views import ModelView
 from workflow.report.results import Results, Run
-from workflow.report.svg import standalone
+from workflow.report.svg import Chart, standalone
 from workflow.report.tables import reference_values
-from workflow.report.trade_off import quality_against
 from workflow.sweeps.trials import VALID
 
 Files = dict[str, str]  # content by name
@@ -43,11 +42,10 @@ def curves(results: Results) -> Files:
     return {f"{name}.csv": _curve(runs) for name, runs in trained.items()}
 
 
-def charts(views: Iterable[ModelView], summary: dict[str, Any]) -> Files:
-    """The page's learning curves and its charts of quality against cost, as images of their own."""
+def charts(views: Iterable[ModelView], costs: Mapping[str, Chart]) -> Files:
+    """The page's learning curves and its charts of quality against cost, `costs`, as images of their own."""
     found = {f"{view.name}-{i}": panel.chart for view in views for i, panel in enumerate(view.panels, 1)}
-    costs = {f"quality-{c.key}": chart for c in COST if c.better and (chart := quality_against(c, summary))}
-    return {f"{name}.svg": standalone(chart) for name, chart in (found | costs).items()}
+    return {f"{name}.svg": standalone(chart) for name, chart in {**found, **costs}.items()}
 
 
 def write_folder(folder: Path, files: Files) -> None:

@@ -1,5 +1,6 @@
 """The results page: `report/index.html`, a single file that needs no other."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,15 @@ from workflow.params import Entry, Params
 from workflow.paths import PREPARED
 from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
-from workflow.report.budget_section import budgets
+from workflow.report.budget_section import Budgets
 from workflow.report.charts import MANY
 from workflow.report.html import fill
 from workflow.report.marks import COLOURS, swatch
 from workflow.report.model_views import ModelView, first_images
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
-from workflow.report.trade_off import CROWD, quality_against
+from workflow.report.svg import Chart
+from workflow.report.trade_off import CROWD
 from workflow.report.trust_section import trust
 
 ABILITIES = (  # key, heading and caption of what only some models can show
@@ -57,8 +59,17 @@ class Card:
     variants: list[tuple[ModelView, str]]
 
 
-def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) -> str:
-    """The page as HTML, the same for the same results on every machine; images and charts are part of it."""
+def render(
+    summary: dict[str, Any],
+    results: Results,
+    shown: list[ModelView],
+    costs: Mapping[str, Chart],
+    spent: Budgets | None,
+) -> str:
+    """The page as HTML, the same for the same results on every machine; images and charts are part of it.
+
+    costs: charts of quality against cost, by name. spent: what is said of training budgets, if models differ in them.
+    """
     ood = OUT_OF_DISTRIBUTION
     return fill(
         "page.html.j2",
@@ -93,9 +104,9 @@ def render(summary: dict[str, Any], results: Results, shown: list[ModelView]) ->
         trust=trust(summary, results.audit),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
-        trade_offs=[chart for column in COST if column.better and (chart := quality_against(column, summary))],
+        trade_offs=list(costs.values()),
         crowded=len(shown) > CROWD,
-        budgets=budgets(summary, results.measurements),
+        budgets=spent,
         abilities=_abilities(shown),
         parameters=_parameters(),
     )

@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +163,7 @@ def _style() -> Iterator[None]:
         yield
 
 
+@cache
 def _light_colours() -> str:
     """The first rule of the page's style sheet."""
     style = (Path(__file__).parent / "templates/style.css").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workflow.evaluation.columns import GENERATION, Column, named
+from workflow.evaluation.columns import COST, GENERATION, Column, named
 from workflow.report.budgets import series
 from workflow.report.marks import colour, point
 from workflow.report.svg import INK, MUTED, Chart, Size, chart, log_ticks
@@ -31,6 +31,12 @@ class Point:
     y: float
     x_ends: Ends
     y_ends: Ends
+
+
+def qualities(summary: dict[str, Any]) -> dict[str, Chart]:
+    """FID of each model against each cost that has a better direction, by the names of the charts."""
+    drawn = {f"quality-{column.key}": quality_against(column, summary) for column in COST if column.better}
+    return {name: chart for name, chart in drawn.items() if chart}
 
 
 def quality_against(column: Column, summary: dict[str, Any]) -> Chart | None:
