@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -10,7 +11,7 @@ from torch import Generator, Tensor
 
 from workflow.models.glow import Glow
 from workflow.models.layers.common import halved
-from workflow.models.layers.flow import MultiScaleFlow
+from workflow.models.layers.flow import Equalise, MultiScaleFlow
 from workflow.models.realnvp import RealNvp
 
 Shape = tuple[int, int, int]
@@ -30,7 +31,7 @@ SMALLEST = pytest.mark.parametrize("setting", [SETTINGS[0], (Glow, (1, 2, 2), 1)
 
 
 def _model(
-    setting: tuple[type[MultiScaleFlow], Shape, int], levels: int = 17, *, alpha: float = 0.05
+    setting: tuple[type[MultiScaleFlow], Shape, int], levels: int = 17, *, alpha: float = 0.05, **others: bool
 ) -> MultiScaleFlow:
     """A flow far from the identity, as after training."""
     kind, shape, scales = setting
@@ -43,6 +44,7 @@ def _model(
         "dropout": 0.3,
         "alpha": alpha,
         "dequantisation_samples": 2,
+        **others,
     }
     model: MultiScaleFlow = kind(shape, levels, **settings)
     with torch.no_grad():
@@ -194,3 +196,35 @@ def test_sizes_that_cannot_be_halved_so_often_are_refused() -> None:
         _model((Glow, (1, 6, 8), 2))
     with pytest.raises(ValueError, match="halves images 3 times: 4x4 pixels are not multiples of 8"):
         _model((Glow, (1, 4, 4), 3))
+
+
+@torch.no_grad()
+def test_an_equalised_flow_begins_with_the_density_of_independent_pixels(digits: Tensor) -> None:
+    """Each level as frequent as in the images and in a hundred more that have the channel's frequencies everywhere."""
+    step = Equalise((1, 8, 8), 17).double()
+    step.fit(digits)
+    x = digits.flatten(1).numpy()
+    everywhere = (np.bincount(x.flatten(), minlength=17) + 1) / (x.size + 17)
+    counts = np.stack([np.bincount(column, minlength=17) for column in x.T])
+    probabilities = (counts + 100 * everywhere) / (len(x) + 100)
+
+    y = (digits.double() + torch.rand(digits.shape, dtype=torch.float64)) / 17
+    z, log_determinant = step(y)
+    expected = np.log(probabilities[np.arange(64), x]).sum(1) + 64 * math.log(17)
+    np.testing.assert_allclose(log_determinant.numpy(), expected)
+    torch.testing.assert_close(step.inverse(z), y, rtol=0, atol=1e-12)
+    drawn = (step.inverse(torch.rand(20_000, 1, 8, 8, dtype=torch.float64)) * 17).long().flatten(1)
+    shares = torch.stack([column.bincount(minlength=17) for column in drawn.T]) / 20_000
+    np.testing.assert_allclose(shares.numpy(), probabilities, atol=0.015)
+
+
+@torch.no_grad()
+def test_equalised_realnvp_is_still_invertible_and_its_density_integrates_to_one() -> None:
+    model = _model((RealNvp, (1, 1, 2), 1), levels=5, equalise=True, alpha=0.05)
+    y = _pixels(model, 50)
+    torch.testing.assert_close(model.inverse(model(y)[0]), y, rtol=0, atol=1e-9)
+    line = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    h, log_determinant = model(torch.cartesian_prod(line, line))
+    density = (torch.from_numpy(stats.norm.logpdf(h)).sum(1) + log_determinant).exp()
+    inside = (model.inverse(torch.randn(20_000, 2, dtype=torch.float64)) - 0.5).abs().amax(1) < 0.5
+    assert density.mean().item() == pytest.approx(inside.double().mean().item(), abs=0.01)

@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from workflow.models.layers.flow import Equalise
 from workflow.models.nice import Nice, Prior, draw_prior, prior_log_prob
 
 PRIORS: tuple[Prior, ...] = ("logistic", "gaussian")
@@ -15,17 +16,27 @@ DISTRIBUTIONS: dict[str, Any] = {"logistic": stats.logistic, "gaussian": stats.n
 
 
 ALPHAS = pytest.mark.parametrize("alpha", [0.0, 0.05], ids=["raw pixels", "logits"])
+EQUALISE = pytest.mark.parametrize("equalise", [False, True], ids=["as they are", "equalised"])
 
 
 def _model(
-    shape: tuple[int, int, int], levels: int, prior: Prior = "logistic", couplings: int = 4, *, alpha: float = 0.0
+    shape: tuple[int, int, int],
+    levels: int,
+    prior: Prior = "logistic",
+    couplings: int = 4,
+    *,
+    alpha: float = 0.0,
+    equalise: bool = False,
 ) -> Nice:
     """A flow far from the identity, as after training."""
     torch.manual_seed(0)
     model = Nice(
         shape, levels, prior=prior, couplings=couplings, width=16, depth=2, dropout=0.3, alpha=alpha,
-        dequantisation_samples=2,
+        dequantisation_samples=2, equalise=equalise,
     )  # fmt: skip
+    for step in model.first:
+        if isinstance(step, Equalise):
+            torch.nn.init.normal_(step.logits)
     with torch.no_grad():
         for coupling in model.couplings:
             for weight in coupling.parameters():
@@ -39,9 +50,10 @@ def _generator(seed: int = 0) -> torch.Generator:
 
 
 @ALPHAS
+@EQUALISE
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 1, 3)], ids=["even", "odd"])
-def test_inverse_undoes_forward(shape: tuple[int, int, int], alpha: float) -> None:
-    model = _model(shape, 17, alpha=alpha)
+def test_inverse_undoes_forward(shape: tuple[int, int, int], alpha: float, equalise: bool) -> None:
+    model = _model(shape, 17, alpha=alpha, equalise=equalise)
     y = torch.rand(20, math.prod(shape), dtype=torch.float64)
     h, _ = model(y)
     assert (h - y).abs().min() > 1e-6
@@ -50,8 +62,9 @@ def test_inverse_undoes_forward(shape: tuple[int, int, int], alpha: float) -> No
 
 
 @ALPHAS
-def test_log_determinant_is_that_of_autograds_jacobian(alpha: float) -> None:
-    model = _model((1, 2, 3), 17, alpha=alpha)
+@EQUALISE
+def test_log_determinant_is_that_of_autograds_jacobian(alpha: float, equalise: bool) -> None:
+    model = _model((1, 2, 3), 17, alpha=alpha, equalise=equalise)
     for y in torch.rand(5, 1, 6, dtype=torch.float64):
         jacobian = torch.autograd.functional.jacobian(lambda v: model(v)[0].squeeze(0), y).squeeze(1)
         torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, model(y)[1].squeeze())

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers.flow import LayeredFlow, Step, logits
+from workflow.models.layers.flow import Equalise, LayeredFlow, Step, fit_histograms, logits
 from workflow.models.layers.noise import normal, uniform
 
 Prior = Literal["logistic", "gaussian"]
@@ -30,6 +30,8 @@ class Nice(LayeredFlow):
         dropout: in these layers, during training.
         alpha: keeps pixels away from 0 and 1 before a logit, as in RealNVP; 0 for raw pixels, as in the paper.
         dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
+        equalise: whether each pixel first passes through its cumulative histogram, learned. A scale for each pixel
+            cannot follow a pixel that is black in most images and bright in some.
     """
 
     title = "NICE"
@@ -55,11 +57,12 @@ class Nice(LayeredFlow):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
         alpha: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+        equalise: bool = False,
     ) -> None:
         super().__init__(shape, levels)
         self.prior: Prior = prior
         self.dequantisation_samples = dequantisation_samples
-        self.first = nn.ModuleList(logits(alpha))
+        self.first = nn.ModuleList([*([Equalise(shape, levels)] if equalise else []), *logits(alpha)])
         d = math.prod(shape)
         self.couplings = nn.ModuleList(Coupling(d, i % 2, width, depth, dropout) for i in range(couplings))
         self.log_scale = nn.Parameter(torch.zeros(d))
@@ -83,7 +86,7 @@ class Nice(LayeredFlow):
         for coupling in reversed(self.couplings):
             assert isinstance(coupling, Coupling)
             y = coupling.inverse(y)
-        for step in cast(Sequence[Step], self.first):
+        for step in reversed(cast(Sequence[Step], self.first)):
             y = step.inverse(y)
         return y
 
@@ -110,7 +113,8 @@ class Nice(LayeredFlow):
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
-        """Scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W)."""
+        """Equalise, then scale each latent to the prior's standard deviation on images x, uint8 (N, C, H, W)."""
+        fit_histograms(self, x)
         h, _ = self(self.dequantised(x, generator))
         self.log_scale.add_(math.log(PRIOR_STD[self.prior]) - h.std(0).log())
 

@@ -6,10 +6,10 @@ from typing import Annotated
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from workflow.models.layers.common import halved
-from workflow.models.layers.flow import MultiScaleFlow, Squeeze, Step, logits
+from workflow.models.layers.flow import Equalise, MultiScaleFlow, Squeeze, Step, fit_histograms, logits
 
 Size = tuple[int, int, int]  # features, height, width
 
@@ -27,6 +27,7 @@ class RealNvp(MultiScaleFlow):
         dropout: in the blocks, during training.
         alpha: keeps pixels away from 0 and 1 before the logit (section 4.1); 0 for raw pixels.
         dequantisation_samples: K draws of noise in `log_prob`: a tighter bound at K times the cost.
+        equalise: whether each pixel first passes through its cumulative histogram, learned.
     """
 
     title = "RealNVP"
@@ -52,6 +53,7 @@ class RealNvp(MultiScaleFlow):
         dropout: Annotated[float, Field(ge=0, lt=1)],
         alpha: Annotated[float, Field(ge=0, lt=0.5)],
         dequantisation_samples: Annotated[int, Field(ge=1)],
+        equalise: bool = False,
     ) -> None:
         super().__init__(shape, levels)
         self.dequantisation_samples = dequantisation_samples
@@ -62,13 +64,18 @@ class RealNvp(MultiScaleFlow):
 
         colours, height, width = shape
         self.groups = nn.ModuleList()
+        first: list[Step] = [*([Equalise(shape, levels)] if equalise else []), *logits(alpha)]
         for i in range(scales):
             self.last = colours << i, height >> i, width >> i
-            steps = [*([] if i else logits(alpha)), *coupled(checkerboard, self.last)]
+            steps = [*([] if i else first), *coupled(checkerboard, self.last)]
             if i < scales - 1:
                 squeezed = colours << i + 2, height >> i + 1, width >> i + 1
                 steps += [Squeeze(), *coupled(channel_mask, squeezed)]
             self.groups.append(nn.ModuleList(steps))
+
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Equalise by the histograms of images x, uint8 (N, C, H, W)."""
+        fit_histograms(self, x)
 
 
 class Coupling(Step):

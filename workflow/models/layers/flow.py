@@ -8,8 +8,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Model
-from workflow.models.layers.common import log_mean_exp, walk
+from workflow.models.layers.common import log_frequencies, log_mean_exp, walk
 from workflow.models.layers.noise import normal, uniform
+
+PRIOR = 100  # images
 
 
 class Flow(Model):
@@ -110,6 +112,61 @@ class Logit(Step):
 def logits(alpha: float) -> list[Step]:
     """The first step of a flow: the logit of the pixels; for alpha 0 there is none, and the flow acts on raw pixels."""
     return [Logit(alpha)] if alpha else []
+
+
+class Equalise(Step):
+    """Each pixel through its own cumulative histogram, learned: piecewise linear, with a piece for each level.
+
+    Equalised images of independent pixels are uniform, so with nothing after it the flow has the density of independent
+    pixels. A linear spline as in Müller et al. 2019, Neural Importance Sampling, section 4.1, without a network.
+
+    Args:
+        shape: of an image, (C, H, W).
+        levels: pixel values are 0..levels-1.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.logits = nn.Parameter(torch.zeros(math.prod(shape), levels))  # of each level's probability
+
+    def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Equalised pixels in [0, 1], and the log-determinant (N,)."""
+        scaled = y.flatten(1).T * self.levels
+        level = scaled.detach().long().clamp(0, self.levels - 1)
+        p = self.logits.softmax(1)
+        here = p.gather(1, level)
+        below = p.cumsum(1).gather(1, level) - here
+        return (below + here * (scaled - level)).T.reshape_as(y), (here.log() + math.log(self.levels)).sum(0)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Undo `forward`; what is outside [0, 1] ends up outside [0, 1]."""
+        p = self.logits.softmax(1)
+        edges, flat = p.cumsum(1), z.flatten(1).T.contiguous()
+        level = torch.searchsorted(edges, flat, right=True).clamp(max=self.levels - 1)
+        here = p.gather(1, level)
+        return ((level + (flat - (edges.gather(1, level) - here)) / here) / self.levels).T.reshape_as(z)
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Begin with the histograms of images x, uint8 (N, C, H, W).
+
+        The frequencies of levels in the whole channel count as much as `PRIOR` images: few images leave most of a
+        pixel's 256 levels unseen.
+        """
+        frequencies = log_frequencies(x, self.levels).exp().repeat_interleave(x[0, 0].numel(), 0)
+        pixels = x.flatten(1).T.long()
+        counts = torch.zeros_like(self.logits).scatter_add_(
+            1, pixels, torch.ones(()).to(self.logits).expand(pixels.shape)
+        )
+        self.logits.copy_((counts + PRIOR * frequencies).log())
+
+
+def fit_histograms(flow: Flow, x: Tensor) -> None:
+    """Begin each `Equalise` of a flow with the histograms of images x, uint8 (N, C, H, W)."""
+    for module in flow.modules():
+        if isinstance(module, Equalise):
+            module.fit(x)
 
 
 class Squeeze(Step):
