@@ -4,7 +4,8 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -126,10 +127,25 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of them compiles all that it imports
 
 
+def _elsewhere(item: pytest.Item) -> tuple[str, str] | None:
+    """The test and the kind of model, if it is tried with more channels or on another device; None for all others."""
+    given: dict[str, Any] = getattr(item, "callspec", SimpleNamespace(params={})).params
+    if not (found := given.get("entry", given.get("on_cpu"))):
+        return None
+    shapes = (given.get("model", [()])[0], given.get("shape", ()))
+    colour = any(shape[:1] == (3,) for shape in shapes)
+    entry = found[1] if isinstance(found, tuple) else found
+    return (item.name.partition("[")[0], entry.kind) if colour or "on_cpu" in given else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    tried = set()
     for item in items:
-        if item.name in COSTLY:
+        case = _elsewhere(item)
+        if item.name in COSTLY or case in tried:  # elsewhere, the fast tests take the first entry of each kind
             item.add_marker(pytest.mark.slow)
+        elif case:
+            tried.add(case)
         if item.path.name != "test_models.py":  # the longest, whose tests share nothing: any process takes the next one
             item.add_marker(pytest.mark.xdist_group(item.path.name))
