@@ -127,23 +127,26 @@ def pytest_configure() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of them compiles all that it imports
 
 
-def _elsewhere(item: pytest.Item) -> tuple[str, str] | None:
-    """The test and the kind of model, if it is tried with more channels or on another device; None for all others."""
+def _once(item: pytest.Item) -> tuple[str, str] | None:
+    """The test and the kind of model, where one entry of each kind is enough for the fast tests; None elsewhere.
+
+    That is with more channels, on another device, and with batches that do not fit.
+    """
     given: dict[str, Any] = getattr(item, "callspec", SimpleNamespace(params={})).params
     if not (found := given.get("entry", given.get("on_cpu"))):
         return None
     shapes = (given.get("model", [()])[0], given.get("shape", ()))
-    colour = any(shape[:1] == (3,) for shape in shapes)
-    entry = found[1] if isinstance(found, tuple) else found
-    return (item.name.partition("[")[0], entry.kind) if colour or "on_cpu" in given else None
+    name, entry = item.name.partition("[")[0], found[1] if isinstance(found, tuple) else found
+    once = any(shape[:1] == (3,) for shape in shapes) or "on_cpu" in given or "does_not_fit" in name
+    return (name, entry.kind) if once else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
     tried = set()
     for item in items:
-        case = _elsewhere(item)
-        if item.name in COSTLY or case in tried:  # elsewhere, the fast tests take the first entry of each kind
+        case = _once(item)
+        if item.name in COSTLY or case in tried:
             item.add_marker(pytest.mark.slow)
         elif case:
             tried.add(case)
