@@ -4,16 +4,12 @@ Writes `runs/<name>/<seed>/test.code` with the weights of the first seed, decode
 size beside what the model says it should be and what other formats need.
 """
 
-import bz2
-import io
-import lzma
 import math
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from workflow import params
 from workflow.data.tensors import read_split
@@ -22,6 +18,7 @@ from workflow.engines import stage_lock
 from workflow.engines.command import ARGUMENTS, reader
 from workflow.errors import BakeoffError, one_line
 from workflow.evaluation.compression import HEADER, compress, expand
+from workflow.evaluation.metrics import formats
 from workflow.files import read_json, sha256, write_bytes
 from workflow.models import registry
 from workflow.models.base import Model
@@ -48,29 +45,14 @@ def check(name: str) -> None:
 def sizes(name: str) -> list[tuple[str, int]]:
     """What the file is made of, what the model says it should be, and what other formats need, in bytes."""
     files, images = RunFiles(name, params.load().seeds[0]), read_split("test").images
-    pixels = images.numpy().tobytes()
     bits = float(read_json(files.metrics)["bits_per_dim"]) * images.numel()
-    rows = math.ceil(len(images) ** 0.5)
-    sheet = torch.zeros(rows * rows, *images.shape[1:], dtype=torch.uint8)
-    sheet[: len(images)] = images
-    tiled = sheet.unflatten(0, (rows, rows)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).squeeze(2)
-    picture = Image.fromarray(tiled.numpy())
     return [
         (f"file, {8 * _place(files).stat().st_size / images.numel():.3f} bits/dim", _place(files).stat().st_size),
         ("of which header", HEADER.size),
         (f"what the model’s {bits / images.numel():.3f} bits/dim come to", math.ceil(bits / 8)),
-        ("pixels as bytes", len(pixels)),
-        ("bz2", len(bz2.compress(pixels))),
-        ("xz", len(lzma.compress(pixels))),
-        ("PNG, one sheet", _as(picture, "PNG", optimize=True)),
-        ("WebP, one sheet, lossless", _as(picture.convert("RGB"), "WEBP", lossless=True, quality=100)),
+        ("pixels as bytes", images.numel()),
+        *formats.sizes(images).items(),
     ]
-
-
-def _as(picture: Image.Image, form: str, **options: bool | int) -> int:
-    file = io.BytesIO()
-    picture.save(file, form, **options)
-    return len(file.getvalue())
 
 
 def _loaded(name: str) -> tuple[RunFiles, Model, str]:

@@ -21,7 +21,7 @@ from workflow.report import plots_page
 from workflow.sweeps.trials import VALID
 
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-REFERENCE = {"real-images", "independent-pixels", "uniform-noise", "raw-pixels"}
+REFERENCE = {"real-images", "independent-pixels", "best-lossless-format", "uniform-noise", "raw-pixels"}
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,14 @@
 """The real images' own row, the baseline of independent pixels, and what is measured of very many images."""
 
+import bz2
+import io
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tests.evaluated import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything, measure
@@ -13,7 +16,7 @@ from workflow.data.tensors import ImageSet
 from workflow.evaluation import evaluator as module
 from workflow.evaluation.columns import MEASURED
 from workflow.evaluation.evaluator import Evaluator, reference
-from workflow.evaluation.metrics import neighbours
+from workflow.evaluation.metrics import formats, neighbours
 from workflow.evaluation.scores import Scores
 
 
@@ -97,6 +100,8 @@ def test_reference_is_what_one_computes_by_hand(evaluator: Evaluator) -> None:
     probe = LogisticRegression(max_iter=1000).fit(scaler.transform(train), evaluator.train.labels)
     expected = (probe.predict(scaler.transform(test)) == evaluator.test.labels.numpy()).mean()
     assert found["pixel_probe_accuracy"] == pytest.approx(expected, abs=1.01 / TEST)
+    packed = bz2.compress(evaluator.test.images.numpy().tobytes())
+    assert found["formats"]["bz2"] == pytest.approx(8 * len(packed) / (TEST * 64), rel=1e-12)
 
 
 def test_the_probe_learns_from_some_training_images_evenly_spaced(
@@ -123,3 +128,20 @@ def test_the_page_tells_how_many_images_are_searched_and_probed() -> None:
     notes = {column.key: column.note for column in MEASURED}
     assert f"{neighbours.SEARCHED:,}" in notes["nearest_neighbour_ratio"]
     assert f"{module.PROBED:,}" in notes["probe_accuracy"]
+
+
+def test_general_formats_take_what_they_take_of_all_images_together(digits: Tensor) -> None:
+    images = digits[:10]
+    sheet = np.zeros((32, 32), np.uint8)  # four by four places
+    for i, image in enumerate(images.numpy()):
+        sheet[i // 4 * 8 : i // 4 * 8 + 8, i % 4 * 8 : i % 4 * 8 + 8] = image[0]
+    file = io.BytesIO()
+    Image.fromarray(sheet).save(file, "PNG", optimize=True)
+    found = formats.sizes(images)
+    assert list(found) == ["bz2", "xz", "PNG", "WebP"]
+    assert (found["bz2"], found["PNG"]) == (len(bz2.compress(images.numpy().tobytes())), len(file.getvalue()))
+    points = torch.randint(0, 256, (1000, 2, 1, 1), dtype=torch.uint8)
+    assert min(formats.sizes(points).values()) >= 2000  # noise cannot be packed, and points are no pictures
+    assert list(formats.sizes(points)) == ["bz2", "xz"]
+    colours = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
+    assert formats.sizes(colours)["PNG"] >= 5 * 48

@@ -18,6 +18,7 @@ from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifiers
 from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.latents import FITTED, STEPS, plane, principal_axes, principal_lengths
+from workflow.evaluation.metrics import formats
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.copying import Training, fit_training, most_kept, nearest_points
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
@@ -54,6 +55,7 @@ SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
 PROBED = 20_000  # training images that a linear probe is fitted to, at most
 CONVERTED = 2048  # images converted to float64 at once
+PACKED = 2000  # test images that are written in general formats, at most
 OUTSIDE = 100  # out-of-distribution inputs of each kind
 
 
@@ -393,6 +395,12 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
         "histogram_model": {**baseline.means, "repeats": baseline.repeats, "bits_per_dim": float(bits.mean())},
         "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
         "pixel_probe_accuracy": _accuracy(evaluator.probe(train, test)) if evaluator.card.classes else None,
+        "formats": _formats(evaluator.test.images[spread(len(evaluator.test), PACKED)]),
     }
     rows = {"real": real, "histogram_model": baseline}
     return found, {f"{row}/{name}": values for row, scores in rows.items() for name, values in scores.pictures.items()}
+
+
+def _formats(images: Tensor) -> dict[str, float]:
+    """bits/dim of images, uint8 (N, C, H, W), in each general lossless format."""
+    return {name: 8 * size / images.numel() for name, size in formats.sizes(images).items()}

@@ -257,6 +257,7 @@ def reference_values(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
         # Training images: each is its own nearest neighbour.
         "Real images": {**reference["real"], "nearest_neighbour": {}, "copying": {}},
         "Independent pixels": reference["histogram_model"],
+        "Best lossless format": {"bits_per_dim": min(reference["formats"].values())},
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
         "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
     }
