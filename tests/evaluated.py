@@ -24,11 +24,11 @@ MEASURES = {
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
     *("sharpness", "high_quality", "oddity", "class_accuracy", "fid_infinity", "repeats", "decoded"),
-    *("copying", "bits_gap"),
+    *("copying", "bits_gap", "vendi", "rke", "prd", "cas", "cas_of_real"),
 }
 SAMPLES_ALONE = MEASURES - {
     *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
-    *("oddity", "class_accuracy", "repeats", "decoded", "bits_gap"),
+    *("oddity", "class_accuracy", "repeats", "decoded", "bits_gap", "cas", "cas_of_real"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
 }
 
@@ -113,8 +113,9 @@ def make_evaluator(digits: Tensor, labels: Tensor, seeds: list[int]) -> Evaluato
     train = ImageSet(digits[:TRAIN], labels[:TRAIN])
     test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
     brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seeds=seeds)
+    few = brief.model_copy(update={"epochs": 1})  # of classifiers trained on samples
     classifiers = [fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"), seed=seed) for seed in seeds]
-    return Evaluator(classifiers, train, test, card(SHAPE, LEVELS, 10), SETTINGS)
+    return Evaluator(classifiers, train, test, card(SHAPE, LEVELS, 10), SETTINGS, few)
 
 
 def measure(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

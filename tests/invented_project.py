@@ -34,7 +34,7 @@ PASSES = {"gan": 1, "vae": 1, "nice": 1, "pixelcnn": 36, "vqvae": 5}
 DECODED = ("vae", "vqvae")  # models with images of the mode and the mean of their decoder's distributions
 COUNT, DRAWS, SEEDS = 1000, 3, [0, 1, 2]  # images in a draw, draws, seeds of the extractors
 REPEATED = (
-    *("copying.c_t", "copying.authentic"),
+    *("copying.c_t", "copying.authentic", "vendi", "rke", "prd.precision", "prd.recall"),
     *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage"),
     *("modes.kl", "modes.found", "sharpness", "nearest_neighbour.samples", "nearest_neighbour.ratio"),
     "nearest_neighbour.copies",
@@ -51,6 +51,8 @@ PER_IMAGE = (
     "coverage",
     "modes.kl",
     "sharpness",
+    "prd.precision",
+    "prd.recall",
 )
 PER_IMAGE_MEANS = ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse")
 
@@ -100,7 +102,7 @@ def make_project(
 
 def audited() -> dict[str, Any]:
     """An audit in which every measure notices all that it should."""
-    columns = [column for column in GENERATION if column.key not in ("high_quality", "class_accuracy")]
+    columns = [column for column in GENERATION if column.key not in ("high_quality", "class_accuracy", "cas")]
 
     def moved(by: float) -> dict[str, list[list[float]]]:
         values = {c.key: 0.5 + (by if c.better == "lower" else -by) for c in columns}
@@ -124,7 +126,10 @@ def measured(fid: float, shares: list[float]) -> dict[str, Any]:
         "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "found": len(shares)},
         "sharpness": 1 - fid / 20,
         "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
-        "copying": {"c_t": fid - 2.0, "authentic": 0.6 + fid / 100},
+        "copying": {"c_t": fid - 2.0, "authentic": 0.6 + fid / 100}, "vendi": 6.1 - fid / 10, "rke": 10.5 - fid / 3,
+        "prd": {"precision": 0.96 - fid / 50, "recall": 0.98 - fid / 25, "curve": {
+            "precision": [0.0, 0.9 - fid / 50, 0.97 - fid / 50], "recall": [0.99 - fid / 25, 0.9 - fid / 25, 0.0],
+        }},
     }  # fmt: skip
 
 

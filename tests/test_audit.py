@@ -63,6 +63,7 @@ def test_everything_is_measured_of_every_split(evaluator: Evaluator) -> None:
     assert found["counts"] == {"images": TEST // 3, "training": len(evaluator.train), "splits": 5}
     assert found["damages"].keys() == DAMAGES.keys()
     keys = {"fid", "kid", "precision", "recall", "density", "coverage", "c_t", "authentic", "sharpness", "copies"}
+    keys |= {"vendi", "rke", "prd_precision", "prd_recall"}
     assert keys <= found["clean"].keys()
     for name, damage in found["damages"].items():
         assert damage["strengths"] == sorted(damage["strengths"]), name

@@ -9,7 +9,8 @@ from workflow.evaluation.columns import MEASURED, keys_on_features
 def test_figures_on_features_are_known_by_name_with_their_spreads() -> None:
     assert keys_on_features() == {
         *("fid", "fid_infinity", "kid", "kid_std", "inception_score", "inception_score_std"),
-        *("precision", "recall", "density", "coverage", "c_t", "authentic"),
+        *("precision", "recall", "density", "coverage", "copying.c_t", "copying.authentic"),
+        *("vendi", "rke", "prd.precision", "prd.recall"),
     }
 
 

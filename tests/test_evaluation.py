@@ -31,6 +31,7 @@ from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
 from workflow.evaluation.evaluator import Evaluator, reference
 from workflow.evaluation.metrics.copying import copying, fit_memory, fit_training
+from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.extrapolation import infinite_fid
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
@@ -38,6 +39,7 @@ from workflow.evaluation.metrics.kernel import kernel_distance
 from workflow.evaluation.metrics.manifold import fit_manifold, manifold_scores, overlap
 from workflow.evaluation.metrics.modes import mode_coverage
 from workflow.evaluation.metrics.neighbours import nearest
+from workflow.evaluation.metrics.prd import precision_and_recall
 from workflow.evaluation.metrics.sharpness import sharpness
 from workflow.evaluation.scores import read_real, write_real
 from workflow.models.base import Model
@@ -75,13 +77,14 @@ def test_every_model_is_reported_by_the_same_keys(evaluator: Evaluator, samples:
 def test_a_model_that_only_samples_has_no_likelihood_and_no_features(evaluator: Evaluator, samples: Tensor) -> None:
     metrics, pictures = measure(OnlySamples(), samples, evaluator, 0)
     absent = {"bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "probe_accuracy", "reconstruction_mse"}
-    absent |= {"oddity", "class_accuracy", "high_quality", "bits_gap"}
+    absent |= {"oddity", "class_accuracy", "high_quality", "bits_gap", "cas", "cas_of_real"}
     assert {key for key, value in metrics.items() if value is None} == absent
     assert _shown(pictures).keys() == {"neighbours_samples", "neighbours_train", "neighbours_by_features"}
     full, _ = measure(Everything(), samples, evaluator, 0)
     assert {key for key, value in full.items() if value is None} == {"high_quality"}  # of points alone
     repeats = full.pop("repeats")
-    assert repeats.pop("class_accuracy") == [[full["class_accuracy"]]]
+    for key in ("class_accuracy", "cas", "cas_of_real"):
+        assert repeats.pop(key) == [[full[key]]]
     assert repeats == metrics["repeats"]
     assert {key: full[key] for key in full.keys() - absent} == {key: metrics[key] for key in full.keys() - absent}
 
@@ -292,6 +295,9 @@ def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: T
         **manifold_scores(overlap(fit_manifold(fake.features, 3), fit_manifold(real.features, 3)), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
         "copying": copying(fake.features, fit_memory(fit_training(train.features), real.features))[0],
+        "vendi": vendi_score(fake.features),
+        "rke": renyi_modes(fake.features, kernel_width(real.features)),
+        "prd": precision_and_recall(fake.features, real.features)[0],
         "high_quality": None,
         "sharpness": _sharp(samples) / _sharp(evaluator.test.images),
     }

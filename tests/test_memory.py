@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from tests.cards import card
 from tests.evaluated import SETTINGS, OnlySamples, measure
+from workflow.params import Extractor
 from workflow.evaluation import evaluator as module
 from workflow.evaluation.evaluator import Evaluator, reference
 from workflow.evaluation.classifier import Classifier
@@ -45,12 +46,13 @@ class Able(OnlySamples):
 
 extractor = Classifier(shape, 256, classes=classes, channels=2, features=8, dropout=0).eval()
 test = ImageSet(images[:50].clone(), labels[:50])
-evaluator = Evaluator([extractor], ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS)
+brief = Extractor(channels=2, features=8, dropout=0.0, epochs=1, batch_size=16, lr=0.01)
+evaluator = Evaluator([extractor], ImageSet(images, labels), test, card(shape, 256, classes), SETTINGS, brief)
 model = Able()
 samples = model.sample(60, torch.Generator().manual_seed(0))
 samples[:6] = images[-6:]
 # What is loaded and warmed up only once.
-measure(model, samples, Evaluator([extractor], test, test, evaluator.card, SETTINGS), 0)
+measure(model, samples, Evaluator([extractor], test, test, evaluator.card, SETTINGS, brief), 0)
 
 def data():
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()

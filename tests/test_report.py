@@ -176,6 +176,18 @@ def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Pa
     assert " ".join(page.text.split()).count("class-conditional, not ranked") == 1
 
 
+def test_what_real_images_are_good_for_stands_beside_what_samples_are(project: Path) -> None:
+    columns = {column.key for column in generation(summary_now()).columns}
+    assert {"vendi", "rke", "prd_precision", "prd_recall"} < columns
+    assert "cas" not in columns
+    edit(project / "runs/vae/0/metrics.json", cas=0.81, cas_of_real=0.93)
+    table = generation(summary_now())
+    place = [column.key for column in table.columns].index("cas")
+    cells = {row.label: row.cells[place].text for _, rows in table.groups for row in rows}
+    assert (cells["VAE"], cells["Real images"]) == ("81.0\N{NO-BREAK SPACE}%", "93.0\N{NO-BREAK SPACE}%")
+    assert cells["GAN"] == cells["Independent pixels"] == DASH
+
+
 def test_best_marks_follow_the_direction_and_ties_are_told(project: Path) -> None:
     verdicts = summary_now()["verdicts"]
     tops = {key: one["best"][0] for key, one in verdicts.items()}
@@ -343,8 +355,8 @@ def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg" and attributes["class"] == "chart"]
-    # Curves, the GAN's, class histograms, out of distribution, quality against cost, spectrum, the audit.
-    assert len(charts) == 4 + 3 + 5 + 4 + 2 + 1 + 15
+    # Curves, the GAN's, PRD, class histograms, out of distribution, quality against cost, spectrum, the audit.
+    assert len(charts) == 4 + 3 + 5 + 5 + 4 + 2 + 1 + 19
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 

@@ -13,10 +13,11 @@ from workflow.evaluation.evaluator import Evaluator, evaluate
 from workflow.evaluation.scores import combine, mean_of
 
 PER_DRAW = {"sharpness", "nearest_neighbour.samples", "nearest_neighbour.copies", "nearest_neighbour.ratio"}
-TOGETHER = {"fid_infinity", "class_accuracy"}  # of all draws, or of other images
+TOGETHER = {"fid_infinity", "class_accuracy", "cas", "cas_of_real"}  # of all draws, or of other images
 PER_IMAGE = {
     *("fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "modes.kl", "sharpness"),
     *("bits_per_dim", "bits_gap", "copying.c_t", "probe_accuracy", "reconstruction_mse"),
+    *("prd.precision", "prd.recall", "cas"),
 }
 
 
@@ -94,7 +95,7 @@ def test_the_first_draw_by_the_first_extractor_is_as_without_others(
     untouched = {"counts", "repeats", "decoded", "gflops_per_sample", "passes_in_sequence"}
     assert {key for key in alone.keys() - untouched if alone[key] != metrics[key]} == {
         *("fid", "fid_infinity", "kid", "kid_std", "inception_score", "inception_score_std", "precision", "recall"),
-        *("density", "coverage", "modes", "sharpness", "nearest_neighbour", "copying"),
+        *("density", "coverage", "modes", "sharpness", "nearest_neighbour", "copying", "vendi", "rke", "prd"),
     }
 
 
@@ -110,9 +111,10 @@ def test_influence_values_are_means_over_draws_and_extractors(two_eyes: Evaluato
     found = {name.removeprefix("per_image/"): x for name, x in pictures.items() if name.startswith("per_image/")}
     assert found.keys() == PER_IMAGE
     assert all(x.shape == (TEST,) and x.dtype == torch.float32 for x in found.values())
-    for path in ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse"):
+    means = ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse", "cas")
+    for path in means:
         assert found[path].double().mean().item() == pytest.approx(metrics[path], rel=1e-5), path
-    for path in ("fid", "fid_infinity", "kid", "modes.kl", "sharpness", "copying.c_t"):
+    for path in ("fid", "fid_infinity", "kid", "modes.kl", "sharpness", "copying.c_t", "prd.precision", "prd.recall"):
         assert found[path].double().mean().item() == pytest.approx(0, abs=0.02 * float(found[path].std())), path
     by_hand = [
         replace(two_eyes, extractors=[extractor]).scores([draw]).per_image["recall"]

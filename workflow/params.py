@@ -192,6 +192,8 @@ class Compute(Section):
 class Extractor(Section):
     """The networks that are trained on the same images for their features, if `evaluate.extractor` is trained.
 
+    The classifiers that are trained on samples of class-conditional models, for CAS, are of the same kind.
+
     Args:
         channels: of the first convolution.
         features: of an image, on which the metrics are computed.

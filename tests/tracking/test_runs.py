@@ -66,7 +66,8 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         for run in runs()
     }
     on_features = {"FID", "KID", "KID std", "Inception Score", "Inception Score std", "FID infinity"}
-    on_features |= {"precision", "recall", "density", "coverage"}
+    on_features |= {"precision", "recall", "density", "coverage", "Vendi score", "RKE", "PRD precision", "PRD recall"}
+    on_features |= {"C_T", "authentic"}
     for name, found in figures.items():
         assert {f"classifier/{key}" for key in on_features} <= set(found)
         assert not on_features & set(found)

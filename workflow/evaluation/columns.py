@@ -305,6 +305,69 @@ GENERATION = (
         note="Real unseen images do not reach 100 %: compare it with the copycats' table, whose first row they are. "
         "Samples unlike the data do reach it.",
     ),
+    Column(
+        key="vendi",
+        limits=(1.0, math.inf),
+        title="Vendi score",
+        form=2,
+        better="higher",
+        on_features=True,
+        measures="Diversity: the effective number of different images among the samples, by the cosines between their "
+        "features (Friedman & Dieng 2023). It is 1 if all samples are alike.",
+        note="It never looks at a real image, so bad samples that differ raise it: values above that of real images "
+        "are no merit. It depends on the features; at most 1,000 samples are compared.",
+    ),
+    Column(
+        key="rke",
+        limits=(1.0, math.inf),
+        title="RKE",
+        form=2,
+        better="higher",
+        on_features=True,
+        measures="Diversity: the number of modes by the Rényi kernel entropy of order 2 (Jalali et al. 2023), with a "
+        "Gaussian kernel. Its width is half of the median distance between test images, the same for all models. Of "
+        "k equally frequent groups that lie far apart, it is k.",
+        note="It never looks at a real image, either. Another width gives another number, so compare it with that of "
+        "real images only; at most 1,000 samples are compared.",
+    ),
+    Column(
+        key="prd_precision",
+        path="prd.precision",
+        limits=SHARE,
+        title="PRD precision",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="Fidelity from the precision-recall curve (Sajjadi et al. 2018): samples and test images are divided "
+        "into 20 clusters, and their shares of each are compared. It is the greatest F-score on the curve in which "
+        "precision counts eight times as much as recall, F⅛.",
+        note="What happens within a cluster it does not see: bad samples in the cluster of good ones go unnoticed.",
+    ),
+    Column(
+        key="prd_recall",
+        path="prd.recall",
+        limits=SHARE,
+        title="PRD recall",
+        form=3,
+        better="higher",
+        on_features=True,
+        measures="Diversity from the same curve: the greatest F-score in which recall counts eight times as much as "
+        "precision, F₈. A class that is dropped lowers it by its share of the test images.",
+        note="It says nothing about variety within a cluster.",
+    ),
+    Column(
+        key="cas",
+        limits=SHARE,
+        title="CAS",
+        form="percent",
+        better="higher",
+        missing_for="models that are not class-conditional, and data without classes",
+        measures="Classification accuracy score (Ravuri & Vinyals 2019): accuracy on real test images of a classifier "
+        "that was trained on the model's samples of each class alone, and so whether samples can replace real images. "
+        "In the row of real images: of the same classifier trained on as many real training images.",
+        note="A classifier forgives what looks wrong as long as classes stay apart. It is trained on as many samples "
+        "as the other measures look at, but on no more than there are training images.",
+    ),
 )
 UNDERSTANDING = (
     Column(
@@ -437,5 +500,6 @@ NUMBERS = (*MEASURED, LEAST_VALID_LOSS)  # all that DVC shows by their keys, and
 
 
 def keys_on_features() -> frozenset[str]:
-    """Keys of `metrics.json` whose values are measured on the extractor's features, those of their spread included."""
-    return frozenset(key for column in MEASURED if column.on_features for key in (column.key, column.spread) if key)
+    """Paths in `metrics.json` whose values are measured on the extractor's features, those of their spread included."""
+    paths = ((column.path or column.key, column.spread) for column in MEASURED if column.on_features)
+    return frozenset(path for pair in paths for path in pair if path)

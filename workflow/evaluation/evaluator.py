@@ -26,6 +26,7 @@ from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
+from workflow.evaluation.metrics.utility import hits_after_training_on
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.models.base import (
     HasComplete,
@@ -43,7 +44,7 @@ from workflow.models.base import (
 )
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
-from workflow.params import Evaluate, Params
+from workflow.params import Evaluate, Extractor, Params
 from workflow.paths import BITS, EXTRACTOR, PER_IMAGE, SHARED_ERROR, SPECTRUM
 from workflow.random_streams import Stream, make_generator
 
@@ -64,7 +65,8 @@ class Evaluator:
     """The extractors of features and the real images against which all samples are judged.
 
     extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
-    `evaluate` of the parameters. measured: the value of `real`, if it is known already.
+    `evaluate` of the parameters. classifier: the section `extractor`, for classifiers that are trained on samples.
+    measured: the value of `real`, if it is known already.
     """
 
     extractors: Sequence[FeatureExtractor]
@@ -72,6 +74,7 @@ class Evaluator:
     test: ImageSet
     card: Card
     settings: Evaluate
+    classifier: Extractor
     measured: Sequence[Real] | None = None
 
     def outputs(self, images: Tensor) -> list[Outputs]:
@@ -201,7 +204,8 @@ class Evaluator:
 def read_evaluator(settings: Params, device: torch.device, measured: Sequence[Real] | None = None) -> Evaluator:
     """The evaluator of the prepared data, with the extractors on `device`; raises BakeoffError if a file is missing."""
     extractors = [extractor.to(device) for extractor in LOADERS[settings.evaluate.extractor](EXTRACTOR)]
-    return Evaluator(extractors, read_split("train"), read_split("test"), read_card(), settings.evaluate, measured)
+    train, test = read_split("train"), read_split("test")
+    return Evaluator(extractors, train, test, read_card(), settings.evaluate, settings.extractor, measured)
 
 
 def evaluate(
@@ -215,10 +219,7 @@ def evaluate(
     counts = {"samples": len(draws[0]), "draws": len(draws), "train": len(evaluator.train), "test": len(evaluator.test)}
     scores = evaluator.scores(draws) | evaluator.memorisation(draws)
     density, bits = _density(model, evaluator, seed)
-    if evaluator.real[0].classes is None:
-        obedience, drawn = _conditional(model, evaluator, None, seed)
-    else:
-        obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
+    obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
     representation, errors = _representation(model, evaluator)
     scores |= obedience
     metrics = {
@@ -275,21 +276,40 @@ def _bits_of_training(model: HasLogProb, evaluator: Evaluator, seed: int) -> Ten
 
 
 @torch.no_grad()
-def _conditional(model: Model, evaluator: Evaluator, count: int | None, seed: int) -> tuple[Scores, dict[str, Tensor]]:
-    """Share of `count` images drawn of a class that the extractors put into it, and some of them, a column a class.
+def _conditional(model: Model, evaluator: Evaluator, count: int, seed: int) -> tuple[Scores, dict[str, Tensor]]:
+    """What `count` images drawn of given classes are worth, and some of them, a column a class.
 
-    count: None if the extractors do not know the classes.
+    That is, the share that the extractors put into that class, if they know the classes, and the accuracy of
+    classifiers trained on them.
     """
     if not (model.classes and isinstance(model, HasSampleGiven)):
-        return combine([[({"class_accuracy": None}, {})]]), {}
+        return combine([[({"class_accuracy": None, "cas": None, "cas_of_real": None}, {})]]), {}
     generator = make_generator(model.device, seed, Stream.CLASS_SAMPLES)
-    y = torch.arange(max(count, model.classes) if count else CLASS_ROWS * model.classes) % model.classes
+    y = torch.arange(max(count, model.classes)) % model.classes
     images = evaluator.over(model, model.sample_given, y, generator)
-    seen = [found.classes for found in evaluator.outputs(images)] if count else [None]
+    known = evaluator.real[0].classes is not None
+    seen = [found.classes for found in evaluator.outputs(images)] if known else [None]
     shares = [None if classes is None else float((classes == y).double().mean()) for classes in seen]
     columns = min(model.classes, COLUMNS)
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
-    return combine([[({"class_accuracy": share}, {}) for share in shares]]), {"class_grid": torch.stack(rows)}
+    scores = combine([[({"class_accuracy": share}, {}) for share in shares]])
+    return scores | _utility(ImageSet(images, y), evaluator, model.device), {"class_grid": torch.stack(rows)}
+
+
+def _utility(drawn: ImageSet, evaluator: Evaluator, device: torch.device) -> Scores:
+    """Accuracy on test images of classifiers trained on images of given classes, and on as many training images."""
+    count, train = min(len(drawn), len(evaluator.train)), evaluator.train
+    chosen = spread(len(train), count)
+    sets = [ImageSet(drawn.images[:count], drawn.labels[:count]), ImageSet(train.images[chosen], train.labels[chosen])]
+    cells = []
+    for seed in evaluator.classifier.seeds:
+        hits, of_real = (
+            hits_after_training_on(images, evaluator.test, evaluator.card, evaluator.classifier, device, seed)
+            for images in sets
+        )
+        accuracy, ceiling = (float(one.double().mean()) for one in (hits, of_real))
+        cells.append(({"cas": accuracy, "cas_of_real": ceiling}, {"cas": hits.double()}))
+    return combine([cells])
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from workflow.data.tensors import read_tensors, write_tensors
 from workflow.evaluation.classifier import Outputs
 from workflow.evaluation.metrics.copying import Memory, Training, copying, fit_memory
+from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.extrapolation import infinite_fid
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance, frechet_influence
 from workflow.evaluation.metrics.inception import inception_score
@@ -27,6 +28,7 @@ from workflow.evaluation.metrics.manifold import (
     overlap,
 )
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage
+from workflow.evaluation.metrics.prd import precision_and_recall
 from workflow.params import Evaluate
 from workflow.paths import PER_IMAGE, REAL_FEATURES
 
@@ -39,6 +41,7 @@ class Real:
 
     classes: int64 (N,), None if the extractor does not know them. others: int64 (N, k), the nearest of the others of
     each image. kernels: float64 (N,), its mean kernel with all others. memory: of the training images.
+    width: of the Gaussian kernel by which samples are alike.
     """
 
     gaussian: Gaussian
@@ -47,6 +50,7 @@ class Real:
     others: Tensor
     kernels: Tensor
     memory: Memory
+    width: float
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,8 @@ def fit_real(found: Outputs, neighbours: int, training: Training) -> Real:
     points = found.features
     manifold = fit_manifold(points, neighbours)
     others = nearest_others(points, neighbours)
-    memory = fit_memory(training, points)
-    return Real(fit_gaussian(points), manifold, found.classes, others, mean_other_kernels(points), memory)
+    memory, kernels = fit_memory(training, points), mean_other_kernels(points)
+    return Real(fit_gaussian(points), manifold, found.classes, others, kernels, memory, kernel_width(points))
 
 
 def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
@@ -129,6 +133,7 @@ def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
             "centres": real.memory.centres,
             "distances": real.memory.distances,
             "cells": real.memory.cells,
+            "width": torch.tensor([real.width], dtype=torch.float64),
         }
         classes = {} if real.classes is None else {"classes": real.classes}
         tensors |= {f"{place}/{name}": tensor for name, tensor in (own | classes).items()}
@@ -145,7 +150,8 @@ def read_real() -> list[Real]:
         gaussian = Gaussian(own["mean"], own["factor"], len(own["features"]))
         manifold = Manifold(own["features"], own["squared_radii"])
         memory = Memory(Training(own["training"], own["apart"]), own["centres"], own["distances"], own["cells"])
-        found.append(Real(gaussian, manifold, own.get("classes"), own["others"], own["kernels"], memory))
+        given = own.get("classes"), own["others"], own["kernels"]
+        found.append(Real(gaussian, manifold, *given, memory, float(own["width"])))
     return found
 
 
@@ -167,9 +173,13 @@ def of_draw(fake: Outputs, real: Real, settings: Evaluate, classes: int) -> Cell
         "inception_score_std": score_std,
         **manifold_scores(found, neighbours),
         "modes": None,
+        "vendi": vendi_score(fake.features),
+        "rke": renyi_modes(fake.features, real.width),
     }
     influence = manifold_influence(found, real.others)
     scores["copying"], influence["copying.c_t"] = copying(fake.features, real.memory)
+    scores["prd"], moved = precision_and_recall(fake.features, points)
+    influence |= {f"prd.{name}": values for name, values in moved.items()}
     if classes and fake.classes is not None and real.classes is not None:
         scores["modes"] = mode_coverage(fake.classes, real.classes, classes)
         influence["modes.kl"] = kl_influence(fake.classes, real.classes, classes)

@@ -1,7 +1,7 @@
 """The small charts of the page: learning curves, class histograms, histograms of bits/dim, trials of a sweep."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +190,22 @@ def bits_histograms(label: str, bits: dict[str, Sequence[float]], series: int) -
         log_ticks(axes.xaxis, fine=high < 100 * low)
 
     return chart(label, SMALL, paint, left=116, top=8)
+
+
+def precision_recall(label: str, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], series: int) -> Chart:
+    """Precision over recall, the first curve in the model's colour, the others for comparison.
+
+    curves: recall and precision at the same places, by what they are of.
+    """
+
+    def paint(axes: "Axes") -> None:
+        for place, (name, (recall, precision)) in enumerate(curves.items()):
+            ink = colour(series) if place == 0 else INK
+            axes.plot(recall, precision, color=ink, linestyle=DASHES[place], label=name)
+        axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+        legend_above(axes)
+
+    return chart(label, SMALL, paint)
 
 
 def spectrum(label: str, lengths: dict[str, Sequence[float]], series: int) -> Chart:

@@ -46,7 +46,8 @@ def figures(
     for view in views:
         for i, panel in enumerate(view.panels, 1):
             yield _chart(f"{view.name}-curve-{i}", panel.chart, about)
-        for what, chart in (("classes", view.classes), ("out-of-distribution", view.ood), ("scales", view.spectrum)):
+        own = {"precision-recall": view.prd, "classes": view.classes, "out-of-distribution": view.ood}
+        for what, chart in (own | {"scales": view.spectrum}).items():
             if chart:
                 yield _chart(f"{view.name}-{what}", chart, about)
         yield _samples(view, results, about)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from workflow.data.arrays import Array, read_arrays
 from workflow.data.pictures import PLANE_LEVELS, POINT, scatter
 from workflow.paths import BITS, SPECTRUM
 from workflow.report.budgets import series
-from workflow.report.charts import bits_histograms, class_shares, spectrum
+from workflow.report.charts import bits_histograms, class_shares, precision_recall, spectrum
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
 from workflow.report.strips import PLANE, Strip, over_training, strip
@@ -32,6 +33,7 @@ class ModelView:
         samples: its first samples.
         panels: its learning curves.
         classes: histogram of the classes of its samples, if the data have classes.
+        prd: its precision-recall curve, next to those of real images and of independent pixels.
         ood: histograms of the bits/dim of test images and out-of-distribution inputs, if it has a density.
         training: samples over training; None for images made elsewhere.
         training_steps: the training steps of these samples.
@@ -48,6 +50,7 @@ class ModelView:
     samples: Strip
     panels: list[Panel]
     classes: Chart | None
+    prd: Chart
     ood: Chart | None
     training: Strip | None
     training_steps: list[int]
@@ -73,6 +76,7 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             samples=first_images(samples["images"], levels),
             panels=panels(runs, label, number[name]),
             classes=_classes(runs, label, results.card.classes, number[name], 1.1 * top),
+            prd=_precision_recall(runs, label, number[name], results.reference),
             ood=_out_of_distribution(pictures, label, number[name]),
             training=over_training(snapshots["images"], levels) if len(snapshots["steps"]) else None,
             training_steps=snapshots["steps"].tolist(),
@@ -103,6 +107,19 @@ def _classes(runs: list[Run], label: str, classes: tuple[str, ...], series: int,
     text = f"{label}: share of each class among the samples and among the test images"
     shares = [one["histogram"] for one in modes]
     return class_shares(text, shares, modes[0]["test_histogram"], classes, series, top)
+
+
+def _precision_recall(runs: list[Run], label: str, series: int, reference: dict[str, Any]) -> Chart:
+    """The curve of the model, a mean over its seeds at each place, and those of the references that have one."""
+    beside = {"real": reference["real"], "pixels": reference["histogram_model"]}
+    measured = {"model": [run.metrics for run in runs]} | {name: [one] for name, one in beside.items() if "prd" in one}
+
+    def mean(scores: list[dict[str, Any]], what: str) -> list[float]:
+        return [fmean(place) for place in zip(*(one["prd"]["curve"][what] for one in scores), strict=True)]
+
+    curves = {name: (mean(scores, "recall"), mean(scores, "precision")) for name, scores in measured.items()}
+    text = f"{label}: precision over recall, next to real images and independent pixels"
+    return precision_recall(text, curves, series)
 
 
 def _out_of_distribution(pictures: dict[str, Array], label: str, series: int) -> Chart | None:

@@ -131,6 +131,9 @@ def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:
     extractor = read_json(EXTRACTOR_METRICS)
     reference = read_json(REFERENCE)
     reference["histogram_model"] = with_nats(reference["histogram_model"], card)
+    # The ceiling of CAS is measured where a model has one, as it takes training; it is the same for all of them.
+    ceilings = (run.metrics.get("cas_of_real") for run in runs)
+    reference["real"]["cas"] = next((ceiling for ceiling in ceilings if ceiling is not None), None)
     return Results(settings, card, extractor, reference, read_json(AUDIT), tuple(runs), missing, sweeps, best)
 
 

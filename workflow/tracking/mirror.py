@@ -161,7 +161,7 @@ def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
     metrics: the content of `metrics.json`. times: what each stage measured, as `timing.read` returns it.
     """
     found = {path: value for path, value in metrics.items() if path != "seed"}
-    for group in ("modes", "nearest_neighbour", "copying"):
+    for group in ("modes", "nearest_neighbour", "copying", "prd"):
         found |= {f"{group}.{key}": value for key, value in (metrics[group] or {}).items()}
     named = {metric(path, metrics["extractor"]["name"]): value for path, value in found.items()}
     for stage, facts in times.items():
