@@ -25,7 +25,9 @@ def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
     Returns the summary.
     """
     from workflow.report import for_dvc, paper  # loads matplotlib, which showing does not need
+    from workflow.report.bayes_section import bayes
     from workflow.report.budget_section import budgets
+    from workflow.report.few_labels import few_labels
     from workflow.report.figures import figures, write_figures
     from workflow.report.model_views import model_views
     from workflow.report.page import render
@@ -35,14 +37,16 @@ def build(missing: tuple[str, ...] = ()) -> dict[str, Any]:
     summary = summarise(results)
     views = list(model_views(summary, results))
     costs, spent = qualities(summary), budgets(summary, results.measurements)
-    page = render(summary, results, views, costs, spent)
+    few, by_rule = few_labels(summary), bayes(summary, results)
+    page = render(summary, results, views, costs, spent, few, by_rule)
+    charts = {**costs, **{name: one.chart for name, one in (("few-labels", few), ("bayes", by_rule)) if one}}
     write_json(SUMMARY, summary)
     write_text(TABLE, to_csv(summary))
     write_text(PAGE, page)
     for_dvc.write_folder(METRICS, for_dvc.metrics(summary))
     for_dvc.write_folder(CURVES, for_dvc.curves(results))
     for_dvc.write_folder(CHARTS, for_dvc.charts(views, costs))
-    write_figures(FIGURES, figures(summary, results, views, costs, spent))
+    write_figures(FIGURES, figures(summary, results, views, charts, spent))
     write_text(LATEX, paper.latex(summary))
     write_text(MARKDOWN, paper.markdown(summary))
     write_text(METHODS, paper.methods(summary, results))

@@ -38,8 +38,9 @@ REPEATED = (
     *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage"),
     *("modes.kl", "modes.found", "sharpness", "nearest_neighbour.samples", "nearest_neighbour.ratio"),
     "nearest_neighbour.copies",
+    *("few_labels.1", "few_labels.5", "few_labels.20"),
 )
-WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour")
+WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour", "few_labels")
 PER_IMAGE = (
     "copying.c_t",
     "fid",
@@ -54,7 +55,12 @@ PER_IMAGE = (
     "prd.precision",
     "prd.recall",
 )
-PER_IMAGE_MEANS = ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse")
+PER_IMAGE_MEANS = (
+    *("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse"),
+    *("few_labels.1", "few_labels.5", "few_labels.20"),
+    *("bayes.accuracy", "bayes.kept.confidence", "bayes.kept.density"),
+)
+BY_BAYES_RULE = "pixelcnn"  # the model that is a density of images given their class
 
 
 def make_project(
@@ -82,10 +88,13 @@ def make_project(
         "real": {**real, "repeats": repeats(real, 98, draws=1)},
         "histogram_model": {**baseline, "repeats": repeats(baseline, 99)},
         "uniform_bits_per_dim": math.log2(levels), "formats": {"bz2": 3.5, "PNG": 3.25}, "pixel_probe_accuracy": 0.95,
+        "pixel_few_labels": {"1": 0.4, "5": 0.7, "20": 0.8},
+        "naive_bayes": {"bayes": answered(0.8)}, "classifier": {"bayes": answered(0.97, ("confidence",))},
     })  # fmt: skip
     write_tensors(folder / "data/reference/real.safetensors", {
         **{f"real/{key}": values for key, values in per_image(real, len(images), 98).items()},
         **{f"histogram_model/{key}": values for key, values in per_image(baseline, len(images), 99).items()},
+        "classifier/kept by confidence": torch.linspace(1, 0.97, len(images)),
     })  # fmt: skip
     write(folder / "data/audit/audit.json", audited())
     extractor = {"name": "classifier", "accuracy": 0.991, "valid_accuracy": 0.99, "features": 64, "sha256": "ab" * 32}
@@ -116,6 +125,12 @@ def audited() -> dict[str, Any]:
         "controls": {name: moved(0.4) for name in ("noise", "independent pixels")},
         "damages": {"mean shift": shifted, COPIES: copied},
     }
+
+
+def answered(accuracy: float, scores: tuple[str, ...] = ("confidence", "density")) -> dict[str, Any]:
+    """What a classifier is measured by."""
+    kept = {score: (1 + accuracy) / 2 - 0.01 * place for place, score in enumerate(scores)}
+    return {"accuracy": accuracy, "kept": kept, "odd": {score: {"noise": 0.9, "plain grey": 0.4} for score in scores}}
 
 
 def measured(fid: float, shares: list[float]) -> dict[str, Any]:
@@ -180,6 +195,8 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "bits_gap": bits and 0.02 * wobble,
         "probe_accuracy": probe,
         "reconstruction_mse": mse,
+        "few_labels": {str(count): probe - 1 / (2 + count) for count in (1, 5, 20)} if probe else {},
+        "bayes": answered(0.91) if name == BY_BAYES_RULE else None,
     }
     decoded = {
         way: {k: v for k, v in measured(fid * wobble * factor, shares).items() if k != "nearest_neighbour"}
@@ -193,7 +210,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "note": "It has a note." if name == "gan" else "",
         "selected_step": 40, "steps": 60, "training_gflops": 400.25, "parameters": 123456,
         "counts": {"samples": COUNT, "draws": DRAWS, "train": 1259, "test": len(images)}, **values,
-        "repeats": repeats(values, number), "decoded": decoded,
+        "repeats": repeats(values | theory, number), "decoded": decoded,
         **theory, "bits_per_dim_kind": kind, "bits_per_dim_sem": bits and 0.01,
         "oddity": {"noise": 1.0, "plain grey": 0.3 + seed / 10} if bits else None,
         "gflops_per_sample": gflops, "passes_in_sequence": PASSES[name],
@@ -228,6 +245,8 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
     if mse is not None:
         pictures |= {"reconstruct_originals": images[:16], "reconstructions": like(16)}
         pictures["interpolations"] = like(60).unflatten(0, (6, 10))
+    if name == BY_BAYES_RULE:
+        pictures |= {f"kept by {score}": torch.linspace(1, 0.91, len(images)) for score in ("confidence", "density")}
     if kind == "exact":
         pictures |= {"completions_originals": images[:16], "completions": like(16)}
     if bits:

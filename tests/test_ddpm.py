@@ -275,7 +275,7 @@ def test_some_terms_of_the_bound_stand_for_all() -> None:
     error = math.hypot(exact.std().item() / math.sqrt(300), estimate.std().item() / math.sqrt(3000))
     assert abs(exact.mean() - estimate.mean()).item() < 4 * error
     assert error < 0.02 * abs(exact.mean()).item()
-    times, weights = some._bound_times(1000, _generator())
+    times, weights = some._bound_times(1000, some.bound_terms, _generator())
     assert (times[0] == 1).all()
     for part, drawn in enumerate(times[1:]):  # of 24 others, 8 in each part
         assert drawn.unique().tolist() == list(range(2 + 8 * part, 10 + 8 * part))

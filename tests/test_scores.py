@@ -17,7 +17,7 @@ TOGETHER = {"fid_infinity", "class_accuracy", "cas", "cas_of_real"}  # of all dr
 PER_IMAGE = {
     *("fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "modes.kl", "sharpness"),
     *("bits_per_dim", "bits_gap", "copying.c_t", "probe_accuracy", "reconstruction_mse"),
-    *("prd.precision", "prd.recall", "cas"),
+    *("prd.precision", "prd.recall", "cas", "few_labels.1", "few_labels.5"),
 }
 
 

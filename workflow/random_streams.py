@@ -43,6 +43,8 @@ class Stream(IntEnum):
     """Noise in the bounds of log p(x) of training images."""
     AUDIT = 16
     """What is damaged, and how, when measures are audited."""
+    LABELS = 17
+    """Which training images are labelled, where a probe learns from a few labels: the same for all models."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

@@ -430,6 +430,63 @@ UNDERSTANDING = (
         "none.",
     ),
 )
+BAYES = (
+    Column(
+        key="bayes_accuracy",
+        path="bayes.accuracy",
+        limits=SHARE,
+        title="Bayes accuracy",
+        form="percent",
+        better="higher",
+        missing_for="models that are not class-conditional or have no density, and data with more than 100 classes",
+        measures="Share of test images that the model puts into their class by Bayes’ rule: the class y with the "
+        "greatest p(x|y) p(y), where p(y) is its frequency in training.",
+        note="A bound stands in for p(x|y) where there is no exact value; how loose it is may differ between classes. "
+        "At most 500 test images, evenly spaced, are classified, and of many classes fewer.",
+    ),
+    Column(
+        key="kept_by_confidence",
+        path="bayes.kept.confidence",
+        limits=SHARE,
+        title="accuracy kept by confidence",
+        form="percent",
+        better="higher",
+        missing_for="models that are not class-conditional or have no density, and data with more than 100 classes",
+        measures="Accuracy on the images that the model is surest of, by p(y|x), as a mean over all shares of images "
+        "kept (Geifman & El-Yaniv 2017): high if it errs only where it is unsure.",
+        note="A model that errs less often scores better whatever it knows of its errors: compare it with the accuracy "
+        "on all images.",
+    ),
+    Column(
+        key="kept_by_density",
+        path="bayes.kept.density",
+        limits=SHARE,
+        title="accuracy kept by density",
+        form="percent",
+        better="higher",
+        missing_for="models that are not class-conditional or have no density, and data with more than 100 classes",
+        measures="The same if the images with the lowest p(x) are refused, which a classifier p(y|x) cannot do.",
+        note="A typical image may still be ambiguous: p(x) says whether it looks like the data, not whether its class "
+        "is clear.",
+    ),
+)
+FEW_LABELS = tuple(
+    Column(
+        key=f"few_labels_{count}",
+        path=f"few_labels.{count}",
+        limits=SHARE,
+        title=f"probe from {count} label{'s' * (count > 1)} a class",
+        form="percent",
+        better="higher",
+        unconditional=True,
+        missing_for="models without features, and data without classes or with fewer labels",
+        measures=f"Test accuracy of the linear probe if only {count} training image{'s' * (count > 1)} of each class "
+        f"{'are' if count > 1 else 'is'} labelled: a mean over five draws of these, the same for all models.",
+        note="Compare it with the same probe on raw pixels. There is no value where some class has fewer training "
+        "images, or where more than 5,000 labels would be needed in all.",
+    )
+    for count in (1, 5, 20, 100)
+)
 COST = (
     Column(
         key="parameters",
@@ -486,7 +543,13 @@ OUT_OF_DISTRIBUTION = Column(
     measures="Probability that log p(x) is higher for a test image than for an out-of-distribution input.",
     note="Log p(x) depends mostly on how simple an image is.",
 )
-MEASURED = (*GENERATION, *UNDERSTANDING, *COST)  # a value each in `metrics.json`, and so in the summary
+MEASURED = (
+    *GENERATION,
+    *UNDERSTANDING,
+    *BAYES,
+    *FEW_LABELS,
+    *COST,
+)  # a value each in `metrics.json`, and so in the summary
 LEAST_VALID_LOSS = Column(
     key="valid_loss",
     title="least validation loss",

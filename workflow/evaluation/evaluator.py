@@ -20,7 +20,9 @@ from workflow.evaluation.inception import Inception, load_inception
 from workflow.evaluation.latents import FITTED, STEPS, plane, principal_axes, principal_lengths
 from workflow.evaluation.metrics import formats
 from workflow.evaluation.metrics.baseline import PixelHistogram
+from workflow.evaluation.metrics.bayes import Answers, answers, log_prior, rejection
 from workflow.evaluation.metrics.copying import Training, fit_training, most_kept, nearest_points
+from workflow.evaluation.metrics.few_labels import DRAWS, few_label_hits
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
@@ -35,6 +37,7 @@ from workflow.models.base import (
     HasHold,
     HasInterpolate,
     HasLogProb,
+    HasLogProbByClass,
     HasLogProbError,
     HasReconstruct,
     HasSampleGiven,
@@ -45,19 +48,22 @@ from workflow.models.base import (
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
 from workflow.params import Evaluate, Extractor, Params
-from workflow.paths import BITS, EXTRACTOR, PER_IMAGE, SHARED_ERROR, SPECTRUM
+from workflow.paths import BITS, EXTRACTOR, KEPT, PER_IMAGE, SHARED_ERROR, SPECTRUM
 from workflow.random_streams import Stream, make_generator
 
 LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
     "trained": load_classifiers,
     "inception": lambda path: [load_inception(path)],
 }
+TEST_IMAGES = "test images"  # their kind, beside those of out-of-distribution inputs
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
 PROBED = 20_000  # training images that a linear probe is fitted to, at most
 CONVERTED = 2048  # images converted to float64 at once
 PACKED = 2000  # test images that are written in general formats, at most
 OUTSIDE = 100  # out-of-distribution inputs of each kind
+JUDGED, JUDGED_PAIRS = 500, 10_000  # test images that Bayes' rule classifies, and pairs of these and classes, at most
+JUDGED_CLASSES = 100  # with more, it is not tried
 
 
 @dataclass(frozen=True)
@@ -183,6 +189,70 @@ class Evaluator:
         pairs = zip(*map(self._parts, known), strict=True)
         return torch.stack([probe_hits(train, labels, test, test_labels, strength) for labels, test_labels in pairs])
 
+    def few_labels(self, train: Tensor, test: Tensor) -> Scores:
+        """Accuracy of the same probe from a few labels a class, a row a draw of the labels; {} of data without classes.
+
+        train, test: features (N, d) of the probed and the test images.
+        """
+        known = (self.probed.labels, self.test.labels)
+        pairs = list(zip(*map(self._parts, known), strict=True)) if self.card.classes else []
+        cells: list[list[Cell]] = []
+        for draw in range(DRAWS):
+            order = torch.randperm(len(train), generator=make_generator(torch.device("cpu"), 0, Stream.LABELS, draw))
+            hits = [
+                few_label_hits(train, labels, test, test_labels, self.settings.probe_regularisation, order)
+                for labels, test_labels in pairs
+            ]
+            counts = [count for count in (hits[0] if hits else ()) if all(count in part for part in hits)]
+            each = {count: torch.stack([part[count] for part in hits]) for count in counts}
+            scores = {"few_labels": {str(count): _accuracy(found) for count, found in each.items()}}
+            cells.append([(scores, {f"few_labels.{count}": found.double().mean(0) for count, found in each.items()})])
+        return combine(cells)
+
+    @cached_property
+    def outside(self) -> dict[str, Tensor]:
+        """Out-of-distribution inputs, uint8 (N, C, H, W), by their kind, the same for all models."""
+        random = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
+        return out_of_distribution_inputs(self.test.images, self.train.images, self.card.levels, OUTSIDE, random)
+
+    @cached_property
+    def judged(self) -> Tensor:
+        """Index of the test images that Bayes' rule is tried on, evenly spaced, int64 (N,); empty if not at all."""
+        classes = len(self.card.classes)
+        most = min(JUDGED, JUDGED_PAIRS // classes) if 0 < classes <= JUDGED_CLASSES else 0
+        return torch.arange(len(self.test))[spread(len(self.test), most)] if most else torch.empty(0, dtype=torch.long)
+
+    @cached_property
+    def asked(self) -> dict[str, Tensor]:
+        """These test images and all out-of-distribution inputs, uint8 (N, C, H, W), by their kind."""
+        return {TEST_IMAGES: self.test.images[self.judged], **self.outside}
+
+    def classified(self, found: Mapping[str, Answers]) -> tuple[Cell, dict[str, Tensor]]:
+        """How well a classifier does by its answers for what is `asked`, and its accuracy on the images it keeps."""
+        outside = {kind: answers for kind, answers in found.items() if kind != TEST_IMAGES}
+        scores, influence, curves = rejection(found[TEST_IMAGES], self.test.labels[self.judged], outside)
+        return ({"bayes": scores}, {f"bayes.{path}": values for path, values in influence.items()}), curves
+
+    def naive_bayes(self) -> tuple[Scores, dict[str, Tensor]]:
+        """Of independent pixels within each class: what a density of images given their class must beat."""
+        train, prior = self.train, log_prior(self.train.labels, len(self.card.classes))
+        columns = []
+        for y, log_p in enumerate(prior):  # of all classes together the tables may not fit into memory
+            within = PixelHistogram(train.images[train.labels == y], self.card.levels)
+            columns.append({kind: within.log_prob(images) + log_p for kind, images in self.asked.items()})
+        joint = {kind: torch.stack([column[kind] for column in columns], 1) for kind in self.asked}
+        cell, curves = self.classified({kind: answers(one, one.logsumexp(1)) for kind, one in joint.items()})
+        return combine([[cell]]), curves
+
+    def discriminative(self) -> tuple[Scores, dict[str, Tensor]]:
+        """Of the extractors, if these are classifiers of the data's classes: what p(y|x) alone can do."""
+        each = []
+        for extractor in self.extractors:
+            seen = {kind: extractor.outputs(x, self.settings.batch_size).logits for kind, x in self.asked.items()}
+            each.append(self.classified({kind: answers(one) for kind, one in seen.items() if one is not None}))
+        curves = {name: torch.stack([kept[name] for _, kept in each]).mean(0) for name in each[0][1]}
+        return combine([[cell for cell, _ in each]]), curves
+
     def _parts(self, labels: Tensor) -> list[Tensor]:
         """Classes, int64 (N,); for stacked images the digits that spell them, one int64 (N,) per channel."""
         if not self.card.channelwise:
@@ -220,8 +290,9 @@ def evaluate(
     scores = evaluator.scores(draws) | evaluator.memorisation(draws)
     density, bits = _density(model, evaluator, seed)
     obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
-    representation, errors = _representation(model, evaluator)
-    scores |= obedience
+    bayes, kept = _by_bayes_rule(model, evaluator, seed, bits)
+    representation, few, errors = _representation(model, evaluator)
+    scores |= obedience | few
     metrics = {
         "counts": counts,
         **scores.means,
@@ -231,7 +302,7 @@ def evaluate(
         **_cost(model),
     }
     shown = _pictures(model, draws[0], evaluator, seed) | _latent_space(model, evaluator, seed)
-    return metrics | density, shown | bits | drawn | scores.pictures | errors
+    return metrics | density | bayes, shown | bits | kept | drawn | scores.pictures | errors
 
 
 @torch.no_grad()
@@ -243,13 +314,11 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
     if not isinstance(model, HasLogProb):
         absent = dict.fromkeys(("bits_per_dim", "bits_per_dim_sem", "bits_gap", "oddity"))
         return {**absent, "bits_per_dim_kind": kind}, {}
-    generator, test = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.test.images
-    inputs = make_generator(torch.device("cpu"), 0, Stream.OUT_OF_DISTRIBUTION)
-    outside = out_of_distribution_inputs(test, evaluator.train.images, evaluator.card.levels, OUTSIDE, inputs)
+    generator, outside = make_generator(model.device, seed, Stream.LIKELIHOOD), evaluator.outside
     bits = {}
-    for name, images in {"test images": test, **outside}.items():
+    for name, images in {TEST_IMAGES: evaluator.test.images, **outside}.items():
         bits[name] = bits_per_dim(evaluator.over(model, model.log_prob, images, generator).double(), model.shape)
-    inside = bits["test images"]
+    inside = bits[TEST_IMAGES]
     gap = inside - _bits_of_training(model, evaluator, seed)
     metrics = {
         "bits_per_dim": float(inside.mean()),
@@ -264,6 +333,29 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
     pictures = {f"{BITS}{name}": values.float() for name, values in bits.items()}
     per_image = {"bits_per_dim": inside, "bits_gap": gap}
     return metrics, pictures | {f"{PER_IMAGE}{key}": values.float() for key, values in per_image.items()}
+
+
+@torch.no_grad()
+def _by_bayes_rule(
+    model: Model, evaluator: Evaluator, seed: int, bits: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """How well a class-conditional density classifies; how far each test image moves that; the accuracy kept.
+
+    bits: bits/dim of each kind of images, with the prefix that they have among the pictures.
+    """
+    can = isinstance(model, HasLogProbByClass) and isinstance(model, HasLogProb)
+    if not (can and model.classes == len(evaluator.card.classes) and len(evaluator.judged)):
+        return {"bayes": None}, {}
+    assert isinstance(model, HasLogProbByClass)
+    generator, work = make_generator(model.device, seed, Stream.LIKELIHOOD, 1), model.log_prob_by_class
+    prior, found = log_prior(evaluator.train.labels, model.classes), {}
+    for kind, images in evaluator.asked.items():
+        joint = evaluator.over(model, work, images, generator).double() + prior
+        density = -bits[f"{BITS}{kind}"]
+        found[kind] = answers(joint, density[evaluator.judged] if kind == TEST_IMAGES else density)
+    (scores, influence), curves = evaluator.classified(found)
+    pictures = {f"{PER_IMAGE}{path}": values.float() for path, values in influence.items()}
+    return dict(scores), pictures | {f"{KEPT}{name}": curve.float() for name, curve in curves.items()}
 
 
 def _bits_of_training(model: HasLogProb, evaluator: Evaluator, seed: int) -> Tensor:
@@ -313,9 +405,10 @@ def _utility(drawn: ImageSet, evaluator: Evaluator, device: torch.device) -> Sco
 
 
 @torch.no_grad()
-def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Accuracy of a linear probe and error of reconstructions, and both of each test image."""
+def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any], Scores, dict[str, Tensor]]:
+    """Accuracy of a linear probe and error of reconstructions; the probe's from few labels; the first two by image."""
     probe, error, per_image = None, None, {}
+    few = combine([[({"few_labels": {}}, {})]])
     if evaluator.card.classes and isinstance(model, HasEncode):
         encode = model.encode
         train, test = (
@@ -323,6 +416,7 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
         )
         hits = evaluator.probe(train, test)
         probe, per_image["probe_accuracy"] = _accuracy(hits), hits.float().mean(0)
+        few = evaluator.few_labels(train, test)
     if isinstance(model, HasReconstruct):
         x, reconstruct = evaluator.test.images, model.reconstruct
         back = evaluator.over(model, lambda x, _: reconstruct(x), x)
@@ -331,7 +425,7 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
         error = float(sum(part.sum() for part in squares) / x.numel())
         per_image["reconstruction_mse"] = torch.cat([part.flatten(1).mean(1) for part in squares]).float()
     metrics = {"probe_accuracy": probe, "reconstruction_mse": error}
-    return metrics, {f"{PER_IMAGE}{key}": values for key, values in per_image.items()}
+    return metrics, few, {f"{PER_IMAGE}{key}": values for key, values in per_image.items()}
 
 
 @torch.no_grad()
@@ -409,6 +503,7 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
     bits = bits_per_dim(histogram.log_prob(evaluator.test.images), shape)
     baseline.per_image["bits_per_dim"] = bits
     train, test = (images.images.flatten(1) for images in (evaluator.probed, evaluator.test))
+    few = evaluator.few_labels(train, test)
     found = {
         "counts": {"samples": len(subsets[0]), "test": len(evaluator.test)},
         "real": {**real.means, "repeats": real.repeats},
@@ -416,9 +511,25 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
         "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
         "pixel_probe_accuracy": _accuracy(evaluator.probe(train, test)) if evaluator.card.classes else None,
         "formats": _formats(evaluator.test.images[spread(len(evaluator.test), PACKED)]),
+        "pixel_few_labels": {**few.means["few_labels"], "repeats": few.repeats},
     }
-    rows = {"real": real, "histogram_model": baseline}
-    return found, {f"{row}/{name}": values for row, scores in rows.items() for name, values in scores.pictures.items()}
+    rows = {"real": real, "histogram_model": baseline, "raw_pixels": few}
+    kept: dict[str, Tensor] = {}
+    for row, (scores, curves) in _classifiers(evaluator).items():
+        rows[row] = scores
+        found[row] = {**scores.means, "repeats": scores.repeats}
+        kept |= {f"{row}/{KEPT}{name}": curve.float() for name, curve in curves.items()}
+    per_image = {f"{row}/{name}": values for row, scores in rows.items() for name, values in scores.pictures.items()}
+    return found, per_image | kept
+
+
+def _classifiers(evaluator: Evaluator) -> dict[str, tuple[Scores, dict[str, Tensor]]]:
+    """What a class-conditional density is held against as a classifier; {} without classes, or with very many."""
+    if not len(evaluator.judged):
+        return {}
+    naive = {"naive_bayes": evaluator.naive_bayes()}
+    known = evaluator.real[0].classes is not None
+    return {**naive, "classifier": evaluator.discriminative()} if known else naive
 
 
 def _formats(images: Tensor) -> dict[str, float]:

@@ -217,6 +217,20 @@ class HasLogProb(Protocol):
         """
 
 
+@runtime_checkable
+class HasLogProbByClass(Protocol):
+    """Has a density of images given their class, or a bound of it, if `classes` is not 0."""
+
+    classes: int
+
+    def log_prob_by_class(self, x: Tensor, generator: Generator) -> Tensor:
+        """log p(x|y) of images x, uint8 (N, C, H, W), for each class y: exact or a lower bound, nats (N, classes).
+
+        Where random numbers are involved, they are the same for all classes of an image, so that its classes differ by
+        what the model knows of them alone.
+        """
+
+
 # Chooses levels, int64 (M,), by their logits, (M, levels). Its second argument takes the values at the same places from
 # images (N, C, H, W): (M,).
 Choose = Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor]

@@ -1,6 +1,7 @@
 """DDPM: Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models; with the sampler DDIM: Song et al. 2021."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -261,30 +262,48 @@ class Ddpm(Model):
                 total += self.terms(x, t, noise, torch.full_like(t, y))[1]
         return totals.argmin(0)
 
+    def log_prob_by_class(self, x: Tensor, generator: Generator) -> Tensor:
+        """Lower bound of log p(x|y) for each class y, estimated from a few of its terms, nats (N, classes).
+
+        With the same times and noise for all classes, their differences need few terms (Li et al. 2023, Your Diffusion
+        Model is Secretly a Zero-Shot Classifier, section 3.2).
+        """
+        labels = [torch.full((len(x),), y, device=x.device) for y in range(self.classes)]
+        return torch.stack(self._bounds(x, labels, min(self.bound_terms or CLASS_TIMES, CLASS_TIMES), generator), 1)
+
     def log_prob_given(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
         """Lower bound of log p(x|y), nats (N,), for classes y, int64 (N,); None if the model has none."""
-        total = -self.prior_term(x)
-        visited, stands_for = self._bound_times(len(x), generator)
+        return self._bounds(x, [y], self.bound_terms, generator)[0]
+
+    def _bounds(self, x: Tensor, labels: Sequence[Tensor | None], terms: int, generator: Generator) -> list[Tensor]:
+        """The bound, nats (N,), for each of several choices of all images' classes, at the same times and with the same
+        noise; terms: as `bound_terms`.
+        """
+        totals = [-self.prior_term(x)] * len(labels)
+        visited, stands_for = self._bound_times(len(x), terms, generator)
         size = max(1, ROWS // len(x))
         for times, weights in zip(visited.split(size), stands_for.split(size), strict=True):
             noise, k = torch.cat([self._noise(x.shape, generator) for _ in times]), len(times)
-            terms = self.terms(x.repeat(k, 1, 1, 1), times.flatten(), noise, None if y is None else y.repeat(k))[1]
-            total = total - (weights * terms.view(k, len(x))).sum(0)
-        return total
+            images, t = x.repeat(k, 1, 1, 1), times.flatten()
+            for place, y in enumerate(labels):
+                found = self.terms(images, t, noise, None if y is None else y.repeat(k))[1]
+                totals[place] = totals[place] - (weights * found.view(k, len(x))).sum(0)
+        return totals
 
-    def _bound_times(self, n: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _bound_times(self, n: int, terms: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """The times of the terms that are computed for n images, int64 (K, n), and how many terms each stands for.
 
         The latter is float (K, 1). The first term, -log p(x_0|x_1), is unlike the others and always among them.
+        terms: as `bound_terms`.
         """
-        if not 0 < self.bound_terms < self.steps:
+        if not 0 < terms < self.steps:
             every = torch.arange(1, self.steps + 1, device=self.device).unsqueeze(1)
             return every.expand(-1, n), torch.ones_like(every, dtype=self._dtype)
-        parts, others = self.bound_terms - 1, self.steps - 1
+        parts, others = terms - 1, self.steps - 1
         within = torch.stack([uniform((n,), generator, self.device) for _ in range(parts)])
         start = torch.arange(parts, device=self.device).unsqueeze(1)
         drawn = ((start + within) * (others / parts)).long().clamp(max=others - 1) + 2
-        weights = torch.full((self.bound_terms, 1), others / parts, device=self.device, dtype=self._dtype)
+        weights = torch.full((terms, 1), others / parts, device=self.device, dtype=self._dtype)
         weights[0] = 1
         return torch.cat([torch.ones_like(drawn[:1]), drawn]), weights
 

@@ -15,6 +15,7 @@ from workflow.models.layers.common import (
     categorical_log_prob,
     draw_categorical,
     draw_classes,
+    for_each_class,
     log_frequencies,
     over_classes,
 )
@@ -152,6 +153,10 @@ class PixelCNN(Model):
         if not self.classes:
             return self.log_prob_given(x, None)
         return over_classes(lambda y: self.log_prob_given(x, y), len(x), self.classes, x.device)
+
+    def log_prob_by_class(self, x: Tensor, generator: Generator) -> Tensor:
+        """Exact log p(x|y) for each class y, nats (N, classes). x: uint8 (N, C, H, W)."""
+        return for_each_class(lambda y: self.log_prob_given(x, y), len(x), self.classes, x.device).T
 
     def log_prob_given(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Exact log p(x|y), nats (N,). x: uint8 (N, C, H, W). y: int64 (N,), ignored if there are no classes."""

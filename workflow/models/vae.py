@@ -1,6 +1,7 @@
 """VAE: Kingma & Welling 2014, Auto-Encoding Variational Bayes."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Decodings, Model
 from workflow.models.layers.common import (
     draw_classes,
+    for_each_class,
     log_mean_exp,
     over_classes,
     quarter,
@@ -176,14 +178,19 @@ class Vae(Model):
 
         With classes, p(x) is the mean of p(x|y) over them; all use the same draws.
         """
-        log_ratio, z = self._draw(x, self.importance_samples, generator)
-
-        def given(y: Tensor) -> Tensor:
-            return log_mean_exp(self._log_likelihoods(x, z, y) + log_ratio)
-
+        given = self._bound_given(x, generator)
         if self.classes:
             return over_classes(given, len(x), self.classes, x.device)
         return given(torch.zeros(len(x), dtype=torch.long, device=x.device))
+
+    def log_prob_by_class(self, x: Tensor, generator: Generator) -> Tensor:
+        """The same bound of log p(x|y) for each class y, nats (N, classes); all use the same draws."""
+        return for_each_class(self._bound_given(x, generator), len(x), self.classes, x.device).T
+
+    def _bound_given(self, x: Tensor, generator: Generator) -> Callable[[Tensor], Tensor]:
+        """The bound of log p(x|y), nats (N,), as a function of the classes y, int64 (N,), with draws made once."""
+        log_ratio, z = self._draw(x, self.importance_samples, generator)
+        return lambda y: log_mean_exp(self._log_likelihoods(x, z, y) + log_ratio)
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """The page's section on training budgets: charts, a table of the same numbers, and what they say in words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -169,24 +169,45 @@ def quality_against_budget(column: Column, curves: Sequence[Line], floor: float 
     logarithmic = floor is not None and min(floor, *(value for line in curves for value in line.values)) > 0
     if logarithmic:
         curves = [_within_reach(line) for line in curves]
+    what = what if floor is None else f"{what}, with the floor of {FLOOR}"
+    beside = None if floor is None else (floor, FLOOR)
+
+    def scale(axes: "Axes") -> None:
+        heights = [end for line in curves for ends in line.ends for end in ends]
+        _scale(axes, [x for line in curves for x in line.budgets], [*heights, floor or heights[0]], logarithmic)
+        axes.set_title(f"{column.title} ({column.better} is better)", loc="left", fontsize=10.5, color=MUTED)
+        axes.set_xlabel(f"{GFLOPS.title} (counted)")
+        if floor is not None:
+            axes.axhline(floor, color=INK, linewidth=0.9, linestyle=DASHES[1], zorder=1)
+
+    return named_lines(what, curves, beside, scale)
+
+
+def named_lines(
+    label: str, curves: Sequence[Line], beside: tuple[float, str] | None, scale: Callable[["Axes"], None]
+) -> Chart:
+    """Lines with their names to the right of the axes.
+
+    Args:
+        label: what the chart shows.
+        curves: the lines.
+        beside: of one more line, which `scale` draws: where it ends and its name.
+        scale: sets limits, ticks and titles of the axes.
+
+    """
     size = FULL if len(curves) > CROWD else WIDE
-    names = [*(line.label for line in curves), *([FLOOR] if floor is not None else [])]
+    names = [*(line.label for line in curves), *([beside[1]] if beside else [])]
     letters = min(max(map(len, names)), int(0.36 * size[0] / LETTER))
 
     def paint(axes: "Axes") -> None:
         box = axes.get_position()
         axes.set_position((box.x0, box.y0, box.width - (letters * LETTER + 24) / size[0], box.height))
-        axes.set_title(f"{column.title} ({column.better} is better)", loc="left", fontsize=10.5, color=MUTED)
-        heights = [end for line in curves for ends in line.ends for end in ends]
-        _scale(axes, [x for line in curves for x in line.budgets], [*heights, floor or heights[0]], logarithmic)
-        axes.set_xlabel(f"{GFLOPS.title} (counted)")
+        scale(axes)
         for place, line in enumerate(curves):
             _draw(axes, line, SHIFT * (place - (len(curves) - 1) / 2))
-        if floor is not None:
-            axes.axhline(floor, color=INK, linewidth=0.9, linestyle=DASHES[1], zorder=1)
-        _write_labels(axes, curves, floor, letters)
+        _write_labels(axes, curves, beside, letters)
 
-    return chart(what if floor is None else f"{what}, with the floor of {FLOOR}", size, paint)
+    return chart(label, size, paint)
 
 
 def _within_reach(line: Line) -> Line:
@@ -218,13 +239,13 @@ def _draw(axes: "Axes", line: Line, shift: float) -> None:
         axes.plot(budget, value, zorder=4, **ink | point(line.series, 6.5))
 
 
-def _write_labels(axes: "Axes", curves: Sequence[Line], floor: float | None, letters: int) -> None:
+def _write_labels(axes: "Axes", curves: Sequence[Line], beside: tuple[float, str] | None, letters: int) -> None:
     """The name of each curve, of so many letters at the most, beside its end: right of the axes it covers nothing."""
     from matplotlib.transforms import IdentityTransform
 
     frame = axes.bbox
     names: list[tuple[float, str, Line | None]] = [(line.values[-1], line.label, line) for line in curves]
-    names = sorted(names + ([(floor, FLOOR, None)] if floor is not None else []), key=lambda name: name[0])
+    names = sorted(names + ([(*beside, None)] if beside else []), key=lambda name: name[0])
     heights = [float(axes.transData.transform((curves[0].budgets[0], value))[1]) for value, _, _ in names]
     for y, (_, label, line) in zip(apart(heights, LINE, frame.y0, frame.y1), names, strict=True):
         text = label if len(label) <= letters else f"{label[: letters - 1]}…"

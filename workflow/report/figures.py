@@ -32,14 +32,14 @@ def figures(
     summary: dict[str, Any],
     results: Results,
     views: Iterable[ModelView],
-    costs: Mapping[str, Chart],
+    comparing: Mapping[str, Chart],
     budgets: Budgets | None,
 ) -> Iterator[Figure]:
-    """Every chart and every grid of samples of the page; costs: its charts of quality against cost, by name."""
+    """Every chart and every grid of samples of the page; comparing: its charts of all models together, by name."""
     data, several = summary["data"]["name"], len(summary["seeds"]) > 1
     about = f"Data: {data}. Training seed{'s' * several}: {', '.join(map(str, summary['seeds']))}."
     intervals = f"{about} Bars are 95 % intervals {covers(summary)}."
-    for name, drawn in costs.items():
+    for name, drawn in comparing.items():
         yield _chart(name, drawn, intervals)
     for i, drawn in enumerate(budgets.charts if budgets else (), 1):
         yield _chart(f"budgets-{i}", drawn, intervals)

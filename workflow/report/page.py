@@ -14,8 +14,10 @@ from workflow.params import Entry, Params
 from workflow.paths import PREPARED
 from workflow.report import claims, sweeps, tables
 from workflow.report.answers import answers
+from workflow.report.bayes_section import Bayes
 from workflow.report.budget_section import Budgets
 from workflow.report.charts import MANY
+from workflow.report.few_labels import FewLabels
 from workflow.report.html import fill
 from workflow.report.marks import COLOURS, swatch
 from workflow.report.model_views import ModelView, first_images
@@ -65,10 +67,13 @@ def render(
     shown: list[ModelView],
     costs: Mapping[str, Chart],
     spent: Budgets | None,
+    few: FewLabels | None,
+    bayes: Bayes | None,
 ) -> str:
     """The page as HTML, the same for the same results on every machine; images and charts are part of it.
 
     costs: charts of quality against cost, by name. spent: what is said of training budgets, if models differ in them.
+    few: what is said of few labels, bayes: of class-conditional densities as classifiers; None if there is nothing.
     """
     ood = OUT_OF_DISTRIBUTION
     return fill(
@@ -107,6 +112,8 @@ def render(
         trade_offs=list(costs.values()),
         crowded=len(shown) > CROWD,
         budgets=spent,
+        few=few,
+        bayes=bayes,
         abilities=_abilities(shown),
         parameters=_parameters(),
     )

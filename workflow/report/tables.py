@@ -259,7 +259,10 @@ def reference_values(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
         "Independent pixels": reference["histogram_model"],
         "Best lossless format": {"bits_per_dim": min(reference["formats"].values())},
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},
-        "Raw pixels": {"probe_accuracy": reference["pixel_probe_accuracy"]},
+        "Raw pixels": {
+            "probe_accuracy": reference["pixel_probe_accuracy"],
+            "few_labels": reference["pixel_few_labels"],
+        },
     }
 
 

@@ -33,8 +33,8 @@ def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
     train = (train - mean).div_(scale)
     # The same minimum in coordinates with about the same curvature in all directions, so that many images converge.
     ridge = 1 / (regularisation * len(train))
-    spread, axes = torch.linalg.eigh(train.T @ train / len(train))
-    steepness = spread.clamp(min=0) + ridge
+    spread, axes = _principal(train)
+    steepness = spread + ridge
     turn = axes / steepness.sqrt()
     train = F.pad(train @ turn, (0, 1), value=1.0)  # a constant feature for the bias, which is not penalised
     strength = F.pad(ridge / steepness, (0, 1))
@@ -55,3 +55,12 @@ def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
     parts = (F.pad(((x.double() - mean) / scale) @ turn, (0, 1), value=1.0) for x in test.split(CHUNK))
     predicted = torch.cat([(part @ weights).argmax(1) for part in parts])
     return predicted == test_labels
+
+
+def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squares along the principal axes of rows x, (N, d), and these axes, (d, k), which span all rows."""
+    if len(x) < x.shape[1]:  # a penalised minimum lies in their span, so that other axes would only cost time
+        _, lengths, axes = torch.linalg.svd(x, full_matrices=False)
+        return lengths.square() / len(x), axes.T
+    spread, axes = torch.linalg.eigh(x.T @ x / len(x))
+    return spread.clamp(min=0), axes

@@ -66,8 +66,13 @@ def over_classes(log_prob_given: Callable[[Tensor], Tensor], n: int, classes: in
         classes: their number.
         device: of the images.
     """
+    return log_mean_exp(for_each_class(log_prob_given, n, classes, device))
+
+
+def for_each_class(log_prob_given: Callable[[Tensor], Tensor], n: int, classes: int, device: torch.device) -> Tensor:
+    """log p(x|y) for each class y, nats (classes, n); arguments as those of `over_classes`."""
     given = [log_prob_given(torch.full((n,), y, dtype=torch.long, device=device)) for y in range(classes)]
-    return log_mean_exp(torch.stack(given))
+    return torch.stack(given)
 
 
 def draw_classes(n: int, classes: int, generator: Generator, device: torch.device) -> Tensor:
