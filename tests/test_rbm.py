@@ -235,3 +235,11 @@ def test_a_reconstruction_is_the_mean_given_the_hidden_probabilities() -> None:
     weight, pixel_bias = model.weight.detach().numpy(), model.pixel_bias.detach().numpy()
     mean = 4 / (1 + np.exp(-(model.encode(x).numpy() @ weight + pixel_bias)))
     assert np.abs(model.reconstruct(x).flatten(1).numpy() - mean).max() <= 0.5
+
+
+def test_exact_draws_have_the_models_probabilities() -> None:
+    model = tiny()
+    drawn = model.draw_exactly(4000, _generator(0))
+    assert (drawn.dtype, tuple(drawn.shape)) == (torch.uint8, (4000, 1, 1, 2))
+    counts = np.bincount(drawn.flatten(1).long() @ torch.tensor([3, 1]), minlength=9)
+    assert stats.chisquare(counts, 4000 * _joint(model).sum(1)).pvalue > 0.01

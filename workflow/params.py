@@ -62,7 +62,7 @@ class Embedded(Section):
         seed: of the split.
     """
 
-    name: Literal["digits", "stacked_digits", "glyphs", "ring", "grid"]
+    name: Literal["digits", "stacked_digits", "glyphs", "teacher", "teacher_rbm", "ring", "grid"]
     root: Place
     valid: Share
     test: Share

@@ -77,6 +77,7 @@ class Card:
     class_counts: number of images of each class, by split; only of the user's own.
     channelwise: whether each channel is an image with a class of its own; these classes spell that of the whole.
     mixture: if the data are points, stored as images of two pixels.
+    teacher: name of the frozen model that the images were drawn from, whose density is known exactly; "" if it is not.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Card:
     class_counts: dict[str, list[int]] = field(default_factory=dict)
     channelwise: bool = False
     mixture: Mixture | None = None
+    teacher: str = ""
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: str = "") -> None:

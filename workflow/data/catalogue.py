@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.data import array_file, embedded, published, splits
+from workflow.data import array_file, embedded, published, splits, teacher
 from workflow.data.arrays import Pieces
 from workflow.params import ArrayFile, Data, Embedded, Folder, Published
 
@@ -12,6 +12,7 @@ SHAPES = {
     "digits": (1, 8, 8),
     "stacked_digits": (3, 8, 8),
     "glyphs": (1, 28, 28),
+    **dict.fromkeys(teacher.TEACHERS, teacher.SHAPE),
     **dict.fromkeys(embedded.MIXTURES, (1, 1, 2)),
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (1, 28, 28)),
     "stacked_mnist": (3, 28, 28),
@@ -47,6 +48,8 @@ def download(settings: Data, raw: Path) -> None:
         from workflow.data import glyphs  # imports fontTools, which only this one needs
 
         glyphs.download_glyphs(raw)
+    elif settings.name in teacher.TEACHERS:
+        teacher.download_teacher(settings.name, raw)
     else:
         embedded.download_digits(raw)
 
@@ -55,4 +58,6 @@ def prepare(settings: Data, raw: Path) -> tuple[Mapping[str, Pieces], dict[str, 
     """The three splits of what `download` fetched, and the fields of the card that describe them."""
     if isinstance(settings, Embedded) and settings.name in embedded.MIXTURES:
         return embedded.prepare_mixture(settings, raw)
+    if isinstance(settings, Embedded) and settings.name in teacher.TEACHERS:
+        return teacher.prepare_teacher(settings, raw)
     return splits.prepare(settings, raw)

@@ -167,7 +167,11 @@ def audit(evaluator: Evaluator) -> dict[str, Any]:
     if size < LEAST:
         return {**found, "clean": {}, "controls": {}, "damages": {}}
     evaluator = replace(
-        evaluator, train=ImageSet(kept, labels), settings=_settings(evaluator.settings, size), measured=None
+        evaluator,
+        train=ImageSet(kept, labels),
+        settings=_settings(evaluator.settings, size),
+        measured=None,
+        teacher=None,  # the truth is not on trial
     )
     trainings = evaluator.trainings(evaluator.outputs(kept[:1])[0].features.shape[1])
     splits = [_split(evaluator, trainings, size, number) for number in range(SPLITS)]

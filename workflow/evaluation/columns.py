@@ -368,6 +368,17 @@ GENERATION = (
         note="A classifier forgives what looks wrong as long as classes stay apart. It is trained on as many samples "
         "as the other measures look at, but on no more than there are training images.",
     ),
+    Column(
+        key="true_bits",
+        title="bits/dim under the truth",
+        form=3,
+        missing_for="data whose density is not known",
+        measures="Bits that the frozen model from which the data were drawn needs per pixel and channel of a sample, "
+        "−log₂ p(x) / D: as many as for real images if samples are as likely as these, far more if it would hardly "
+        "ever draw them.",
+        note="It says nothing of variety: one likely image, repeated, scores below real images. Compare it with their "
+        "row; neither more nor less is better.",
+    ),
 )
 UNDERSTANDING = (
     Column(
@@ -428,6 +439,29 @@ UNDERSTANDING = (
         "what it was trained on. 0 is none.",
         note="Of upper bounds it also contains the difference of their slack. A model that has learned nothing has "
         "none.",
+    ),
+    Column(
+        key="true_kl",
+        title="KL from the truth",
+        form=3,
+        better="lower",
+        within="bits_per_dim_kind",
+        limits=(-math.inf, math.inf),
+        missing_for="models without a density, and data whose density is not known",
+        measures="KL(data ‖ model) in bits/dim: the mean over test images of log₂ p(x) of the frozen model from which "
+        "they were drawn, less that of this model, over D. 0 is a perfect model.",
+        note="Of an upper bound on bits/dim it is an upper bound, too: the model may be better, by the slack of its "
+        "bound. A model of the same kind as the truth has an advantage.",
+    ),
+    Column(
+        key="bits_slack",
+        title="slack of the bound",
+        form=4,
+        missing_for="models with another density than a bound that more draws make tighter, and data whose density is "
+        "not known",
+        measures="By how much the bound on bits/dim falls if it rests on eight times as many draws, on up to 250 test "
+        "images: so much of the KL, at least, is the bound’s fault and not the model’s.",
+        note="It is a part of the slack only: no number of draws tells how much is left.",
     ),
 )
 BAYES = (

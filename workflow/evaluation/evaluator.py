@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workflow.data.arrays import Card, read_card
+from workflow.data.teacher import weights_of
 from workflow.data.tensors import ImageSet, read_split
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifiers
@@ -28,8 +29,11 @@ from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
+from workflow.evaluation.metrics.truth import divergence, slack
 from workflow.evaluation.metrics.utility import hits_after_training_on
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
+from workflow.evaluation.statistics import estimate
+from workflow.models import registry
 from workflow.models.base import (
     HasComplete,
     HasDecode,
@@ -64,6 +68,7 @@ PACKED = 2000  # test images that are written in general formats, at most
 OUTSIDE = 100  # out-of-distribution inputs of each kind
 JUDGED, JUDGED_PAIRS = 500, 10_000  # test images that Bayes' rule classifies, and pairs of these and classes, at most
 JUDGED_CLASSES = 100  # with more, it is not tried
+SLACK_IMAGES, SLACK_DRAWS = 250, 8  # test images, at most, and how many times as many draws, that show a bound's slack
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Evaluator:
 
     extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
     `evaluate` of the parameters. classifier: the section `extractor`, for classifiers that are trained on samples.
-    measured: the value of `real`, if it is known already.
+    measured: the value of `real`, if it is known already. teacher: the model that the images were drawn from, if that
+    is known.
     """
 
     extractors: Sequence[FeatureExtractor]
@@ -82,6 +88,7 @@ class Evaluator:
     settings: Evaluate
     classifier: Extractor
     measured: Sequence[Real] | None = None
+    teacher: Model | None = None
 
     def outputs(self, images: Tensor) -> list[Outputs]:
         """Features and logits of images, uint8 (N, C, H, W), from each extractor."""
@@ -146,7 +153,22 @@ class Evaluator:
         """The measures of one draw that no extractor is involved in; modes are those of a known mixture."""
         sharp, sharp_influence = self._sharpness(samples)
         modes, modes_influence = self._modes(samples) if self.card.mixture else ({"high_quality": None}, {})
-        return {**modes, "sharpness": sharp}, {**modes_influence, **sharp_influence}
+        true = {"true_bits": float(self.under_teacher(samples).mean())} if self.teacher else {}
+        return {**modes, "sharpness": sharp, **true}, {**modes_influence, **sharp_influence}
+
+    @torch.no_grad()
+    def under_teacher(self, images: Tensor) -> Tensor:
+        """bits/dim of images, uint8 (N, C, H, W), under the model that the data were drawn from: float64 (N,)."""
+        teacher = self.teacher
+        assert isinstance(teacher, Model)
+        assert isinstance(teacher, HasLogProb)
+        log_prob = self.over(teacher, teacher.log_prob, images, torch.Generator(teacher.device))
+        return bits_per_dim(log_prob.double(), teacher.shape)
+
+    @cached_property
+    def true_bits(self) -> Tensor:
+        """Of the test images, float64 (N,); their mean estimates the entropy of the data."""
+        return self.under_teacher(self.test.images)
 
     def _modes(self, samples: Tensor) -> Cell:
         """Coverage of a known mixture's components, by the samples that are near one."""
@@ -274,8 +296,9 @@ class Evaluator:
 def read_evaluator(settings: Params, device: torch.device, measured: Sequence[Real] | None = None) -> Evaluator:
     """The evaluator of the prepared data, with the extractors on `device`; raises BakeoffError if a file is missing."""
     extractors = [extractor.to(device) for extractor in LOADERS[settings.evaluate.extractor](EXTRACTOR)]
-    train, test = read_split("train"), read_split("test")
-    return Evaluator(extractors, train, test, read_card(), settings.evaluate, settings.extractor, measured)
+    train, test, card = read_split("train"), read_split("test"), read_card()
+    teacher = registry.load(weights_of(card.teacher)).model.to(device) if card.teacher else None
+    return Evaluator(extractors, train, test, card, settings.evaluate, settings.extractor, measured, teacher)
 
 
 def evaluate(
@@ -331,7 +354,10 @@ def _density(model: Model, evaluator: Evaluator, seed: int) -> tuple[dict[str, A
         error = torch.tensor(-model.log_prob_error, dtype=torch.float64)
         metrics[f"bits_per_dim{SHARED_ERROR}"] = float(bits_per_dim(error, model.shape))
     pictures = {f"{BITS}{name}": values.float() for name, values in bits.items()}
-    per_image = {"bits_per_dim": inside, "bits_gap": gap}
+    per_image = {"bits_per_dim": inside, "bits_gap": gap, **_truth(model, evaluator, inside, seed)}
+    metrics |= {key: float(per_image[key].mean()) for key in per_image if key in ("true_kl", "bits_slack")}
+    if f"bits_per_dim{SHARED_ERROR}" in metrics and "true_kl" in metrics:
+        metrics[f"true_kl{SHARED_ERROR}"] = metrics[f"bits_per_dim{SHARED_ERROR}"]
     return metrics, pictures | {f"{PER_IMAGE}{key}": values.float() for key, values in per_image.items()}
 
 
@@ -356,6 +382,22 @@ def _by_bayes_rule(
     (scores, influence), curves = evaluator.classified(found)
     pictures = {f"{PER_IMAGE}{path}": values.float() for path, values in influence.items()}
     return dict(scores), pictures | {f"{KEPT}{name}": curve.float() for name, curve in curves.items()}
+
+
+def _truth(model: Model, evaluator: Evaluator, bits: Tensor, seed: int) -> dict[str, Tensor]:
+    """Terms of the true KL divergence, float64 (N,), and what is seen of a bound's slack, float64 (M,), in bits/dim.
+
+    Nothing of data whose density is unknown. bits: of the test images under the model, float64 (N,).
+    """
+    if not evaluator.teacher:
+        return {}
+    found = {"true_kl": divergence(bits, evaluator.true_bits)}
+    if model.tightens and isinstance(model, HasLogProb):
+        images = evaluator.test.images[spread(len(bits), SLACK_IMAGES)]
+        generator = make_generator(model.device, seed, Stream.LIKELIHOOD, 2)
+        draws = [evaluator.over(model, model.log_prob, images, generator) for _ in range(SLACK_DRAWS)]
+        found["bits_slack"] = -bits_per_dim(slack(torch.stack(draws).double()), model.shape)
+    return found
 
 
 def _bits_of_training(model: HasLogProb, evaluator: Evaluator, seed: int) -> Tensor:
@@ -504,7 +546,7 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
     baseline.per_image["bits_per_dim"] = bits
     train, test = (images.images.flatten(1) for images in (evaluator.probed, evaluator.test))
     few = evaluator.few_labels(train, test)
-    found = {
+    found: dict[str, Any] = {
         "counts": {"samples": len(subsets[0]), "test": len(evaluator.test)},
         "real": {**real.means, "repeats": real.repeats},
         "histogram_model": {**baseline.means, "repeats": baseline.repeats, "bits_per_dim": float(bits.mean())},
@@ -513,6 +555,10 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
         "formats": _formats(evaluator.test.images[spread(len(evaluator.test), PACKED)]),
         "pixel_few_labels": {**few.means["few_labels"], "repeats": few.repeats},
     }
+    if evaluator.teacher:
+        found["teacher"] = _of_teacher(evaluator.true_bits)
+        baseline.per_image["true_kl"] = divergence(bits, evaluator.true_bits)
+        found["histogram_model"]["true_kl"] = float(baseline.per_image["true_kl"].mean())
     rows = {"real": real, "histogram_model": baseline, "raw_pixels": few}
     kept: dict[str, Tensor] = {}
     for row, (scores, curves) in _classifiers(evaluator).items():
@@ -530,6 +576,13 @@ def _classifiers(evaluator: Evaluator) -> dict[str, tuple[Scores, dict[str, Tens
     naive = {"naive_bayes": evaluator.naive_bayes()}
     known = evaluator.real[0].classes is not None
     return {**naive, "classifier": evaluator.discriminative()} if known else naive
+
+
+def _of_teacher(bits: Tensor) -> dict[str, Any]:
+    """The entropy of the data in bits/dim, by Monte Carlo, and its 95 % interval. bits: of test images, (N,)."""
+    found = estimate([[float(bits.mean())]], float(bits.var()) / len(bits))
+    assert found
+    return {"bits_per_dim": found.mean, "interval": list(found.interval)}
 
 
 def _formats(images: Tensor) -> dict[str, float]:

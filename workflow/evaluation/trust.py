@@ -108,13 +108,13 @@ def correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
     >>> correlation([1, 2, 3], [10, 30, 20])
     0.5
     """
-    ranks = [_ranks(values) for values in (one, other)]
-    if any(float(np.ptp(rank)) == 0 for rank in ranks):
+    first, second = (ranks(values) for values in (one, other))
+    if not np.ptp(first) or not np.ptp(second):
         return None
-    return round(float(np.corrcoef(ranks[0], ranks[1])[0, 1]), 12)
+    return round(float(np.corrcoef(first, second)[0, 1]), 12)
 
 
-def _ranks(values: Sequence[float]) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """From 1; of equal values the mean of theirs."""
+def ranks(values: Sequence[float]) -> "np.ndarray[Any, np.dtype[np.float64]]":
+    """From 1; of equal values the mean of theirs: (N,)."""
     _, places, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]

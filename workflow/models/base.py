@@ -32,6 +32,8 @@ class Model(nn.Module):
             measures something else for each value.
         classes: number of classes it is conditioned on, p(x|y); 0 for an unconditional model, p(x). A hyper-parameter
             of the families that support it.
+        tightens: whether `log_prob` is a bound that more draws make tighter: the logarithm of a mean of independent
+            weights whose expectation is p(x), or at most that, so that a mean of exp(log_prob) is of the same kind.
 
     A model needs `loss` and `sample`; this one draws noise:
 
@@ -56,6 +58,7 @@ class Model(nn.Module):
     about: ClassVar[str]
     unranked: ClassVar[tuple[str, ...]] = ()
     classes: int = 0
+    tightens: bool = False
 
     def __init__(self, shape: tuple[int, int, int], levels: int) -> None:
         super().__init__()

@@ -82,6 +82,7 @@ class FlowMatching(Flow):
         self.pairing, self.solver = pairing, solver
         self.sampling_steps, self.density_steps = sampling_steps, density_steps
         self.dequantisation_samples = dequantisation_samples
+        self.tightens = self.exact
         self.network = UNet(shape[0], channels, dropout, 0)
         self.scale = nn.ModuleList([*logits(alpha), ToUnit(alpha)])
         # Root mean square over images, bits/dim; 0 until `finish` has measured it.

@@ -155,14 +155,29 @@ class Rbm(Model):
     @torch.no_grad()
     def exact_log_z(self) -> Tensor:
         """log Z, summed over the states of the hidden units, float64 ()."""
+        states = torch.arange(2 ** len(self.hidden_bias), device=self.device).split(STATES)
+        return torch.stack([self._log_weights(self._hidden(part)).logsumexp(0) for part in states]).logsumexp(0)
+
+    @torch.no_grad()
+    def draw_exactly(self, n: int, generator: Generator) -> Tensor:
+        """Independent draws from p(x) itself, uint8 (n, C, H, W): of the hidden units from p(h), by enumeration, and of
+        the pixels given these.
+        """
+        every = torch.arange(2 ** len(self.hidden_bias), device=self.device)
+        weights = torch.cat([self._log_weights(self._hidden(part)) for part in every.split(STATES)])
+        ends = weights.softmax(0).cumsum(0)
+        marks = uniform((n,), generator, self.device, torch.float64) * ends[-1]
+        h = self._hidden(torch.searchsorted(ends, marks, right=True).clamp(max=len(ends) - 1))
+        return self._draw(self._to_pixels(h.to(self.weight.dtype)), generator).view(n, *self.shape)
+
+    def _hidden(self, states: Tensor) -> Tensor:
+        """Hidden units, 0 or 1, float64 (N, hidden), of states by their numbers, int64 (N,)."""
+        return (states[:, None] >> torch.arange(len(self.hidden_bias), device=self.device) & 1).double()
+
+    def _log_weights(self, h: Tensor) -> Tensor:
+        """log p(h) + log Z of hidden units, float64 (N, hidden): float64 (N,)."""
         weight, bias, pixel_bias = (p.double() for p in (self.weight, self.hidden_bias, self.pixel_bias))
-        places = torch.arange(len(bias), device=self.device)
-        parts = []
-        for states in torch.arange(2 ** len(bias), device=self.device).split(STATES):
-            h = (states[:, None] >> places & 1).double()
-            pixels = F.softplus(h @ weight + pixel_bias).sum(1)
-            parts.append((h @ bias + (self.levels - 1) * pixels).logsumexp(0))
-        return torch.stack(parts).logsumexp(0)
+        return h @ bias + (self.levels - 1) * F.softplus(h @ weight + pixel_bias).sum(1)
 
     @torch.no_grad()
     def annealed_log_z(self, steps: int, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,7 @@ class Vae(Model):
     family = "variational"
     taxonomy = "explicit approximate"
     likelihood = "bound"
+    tightens = True
     # p(x|y); the bound of so many draws; unseen; unseen
     unranked = ("classes", "training_samples", "importance_samples", "components")
     objective = "max 𝔼_q(z|x)[ log p(x|z) ] − β KL( q(z|x) ‖ p(z) )"

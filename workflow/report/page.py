@@ -26,6 +26,7 @@ from workflow.report.summary import fingerprint
 from workflow.report.svg import Chart
 from workflow.report.trade_off import CROWD
 from workflow.report.trust_section import trust
+from workflow.report.truth_section import truth
 
 ABILITIES = (  # key, heading and caption of what only some models can show
     (
@@ -107,6 +108,7 @@ def render(
         parts=tables.parts,
         claims=claims.judge(summary, results.measurements),
         trust=trust(summary, results.audit),
+        truth=truth(summary),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=list(costs.values()),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from workflow.evaluation.agreement import agreement
 from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import verdicts
@@ -34,6 +35,7 @@ def summarise(results: Results) -> dict[str, Any]:
     conditional = {name for name, model in models.items() if model["told_classes"]}
     refused = unfit(results.audit)
     ranking = [column for column in MEASURED if column.key not in refused]
+    teacher = results.reference.get("teacher")
     return {
         "data": {
             "name": own_title(results.settings.data) or results.card.name,
@@ -54,6 +56,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "runs": [_run(run) for run in results.runs],
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
         **({"budgets": budgets} if budgets else {}),
+        **({"truth": agreement(models, teacher)} if teacher else {}),
     }
 
 

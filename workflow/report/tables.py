@@ -230,9 +230,11 @@ def generation(summary: dict[str, Any]) -> Table:
 
 def understanding(summary: dict[str, Any]) -> Table:
     """What the models know about the density and the images, next to what needs no model at all."""
+    models = summary["models"].values()
     possible = {
         "probe_accuracy": summary["reference"]["pixel_probe_accuracy"] is not None,
         "nats": summary["data"]["levels"] == 2,
+        **{key: any(model["mean"].get(key) is not None for model in models) for key in ("true_kl", "bits_slack")},
     }
     columns = tuple(c for c in UNDERSTANDING if possible.get(c.key, True))
     return Table(columns, (*model_groups(summary, columns), (SCALE, tuple(reference_rows(summary, columns)))))
@@ -256,6 +258,7 @@ def reference_values(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
     return {
         # Training images: each is its own nearest neighbour.
         "Real images": {**reference["real"], "nearest_neighbour": {}, "copying": {}},
+        **({"The truth": {**reference["teacher"], "true_kl": 0.0}} if "teacher" in reference else {}),
         "Independent pixels": reference["histogram_model"],
         "Best lossless format": {"bits_per_dim": min(reference["formats"].values())},
         "Uniform noise": {"bits_per_dim": reference["uniform_bits_per_dim"]},

@@ -24,6 +24,7 @@ class Flow(Model):
     family = "flow"
     taxonomy = "explicit tractable"
     likelihood = "bound"
+    tightens = True
     unranked: ClassVar[tuple[str, ...]] = ("dequantisation_samples",)  # one noise is enough to validate
     dequantisation_samples: int  # K draws of noise in `log_prob`: a tighter bound at K times the cost
 
