@@ -107,12 +107,15 @@ class Estimated(Everything):
     log_prob_error = 1.0
 
 
+BRIEF = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seeds=[0])
+
+
 def make_evaluator(digits: Tensor, labels: Tensor, seeds: list[int]) -> Evaluator:
     """An evaluator whose classifiers, one with each seed, were trained on the first digits."""
     torch.set_num_threads(1)
     train = ImageSet(digits[:TRAIN], labels[:TRAIN])
     test = ImageSet(digits[TRAIN : TRAIN + TEST].clone(), labels[TRAIN : TRAIN + TEST])
-    brief = Extractor(channels=4, features=12, dropout=0.1, epochs=10, batch_size=16, lr=0.02, seeds=seeds)
+    brief = BRIEF.model_copy(update={"seeds": seeds})
     few = brief.model_copy(update={"epochs": 1})  # of classifiers trained on samples
     classifiers = [fit_classifier(train, test, LEVELS, 10, brief, torch.device("cpu"), seed=seed) for seed in seeds]
     return Evaluator(classifiers, train, test, card(SHAPE, LEVELS, 10), SETTINGS, few)

@@ -173,7 +173,7 @@ def test_a_class_conditional_model_is_not_ranked_by_its_linear_probe(project: Pa
     assert "vqvae" not in summary_now()["verdicts"][probe.key]["best"]
     report.build()
     page = Reader((project / "report/index.html").read_text(encoding="utf-8"))
-    assert " ".join(page.text.split()).count("class-conditional, not ranked") == 1
+    assert " ".join(page.text.split()).count("class-conditional, not ranked") == 4  # nor from few labels
 
 
 def test_what_real_images_are_good_for_stands_beside_what_samples_are(project: Path) -> None:
@@ -265,7 +265,10 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert rows["Raw pixels"].cells[1].text == "95.0\N{NO-BREAK SPACE}%"
     real = dict(generation(summary).groups)["Reference values"][0]
     assert (real.label, real.cells[0].text, real.cells[3].text) == ("Real images", "0.40", "0.980")
-    assert [cell.text for cell in real.cells[-5:]] == [DASH, DASH, "0.26", DASH, DASH]  # training images are copies
+    shown = dict(zip((column.key for column in generation(summary).columns), real.cells, strict=True))
+    assert shown["fid_infinity"].text == "0.26"
+    for key in ("nearest_neighbour_ratio", "copies", "c_t", "authentic"):  # training images are copies
+        assert shown[key].text == DASH
 
 
 def test_leftovers_in_runs_change_nothing(project: Path) -> None:
@@ -355,8 +358,9 @@ def test_every_picture_and_chart_says_what_it_shows(hostile: Path) -> None:
     elements = Reader((hostile / "report/index.html").read_text(encoding="utf-8")).elements
     assert all(attributes["alt"] for tag, attributes in elements if tag == "img")
     charts = [attributes for tag, attributes in elements if tag == "svg" and attributes["class"] == "chart"]
-    # Curves, the GAN's, PRD, class histograms, out of distribution, quality against cost, spectrum, the audit.
-    assert len(charts) == 4 + 3 + 5 + 5 + 4 + 2 + 1 + 19
+    # Curves, the GAN's, PRD, class histograms, out of distribution, quality against cost, spectrum, the audit, few
+    # labels, Bayes' rule.
+    assert len(charts) == 4 + 3 + 5 + 5 + 4 + 2 + 1 + 19 + 1 + 1
     assert all(attributes["aria-label"] and attributes["role"] == "img" for attributes in charts)
 
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from stages import report
 from tests.cards import card
 from tests.conftest import ROOT
-from tests.evaluated import MEASURES, SETTINGS, Everything, Exact, OnlySamples, measure
+from tests.evaluated import BRIEF, MEASURES, SETTINGS, Everything, Exact, OnlySamples, measure
 from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.data import catalogue, teacher
@@ -79,7 +79,7 @@ def judged_by(truth: Model, drawn: int = DRAWN) -> Evaluator:
     """An evaluator of images that were drawn from a model, without extractors."""
     images = truth.sample(drawn, generator(1))
     test = ImageSet(images, torch.zeros(drawn, dtype=torch.int64))
-    return Evaluator([], test, test, card(SHAPE, LEVELS, 1), AT_ONCE, teacher=truth)
+    return Evaluator([], test, test, card(SHAPE, LEVELS, 1), AT_ONCE, BRIEF, teacher=truth)
 
 
 @pytest.mark.parametrize(
