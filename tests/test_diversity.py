@@ -15,7 +15,7 @@ from workflow.evaluation.evaluator import Evaluator, evaluate
 from workflow.evaluation.metrics import diversity
 from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.prd import CLUSTERS, curve, f_score, histograms, influence, precision_and_recall
-from workflow.evaluation.metrics.utility import hits_after_training_on
+from workflow.evaluation.utility import hits_after_training_on
 from workflow.params import Extractor
 
 FAR = 1e3

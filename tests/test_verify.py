@@ -8,7 +8,7 @@ import pytest
 from tests.copied_project import MODELS, Project
 
 VERIFY = ("python", "-m", "workflow.engines.verify")
-REFERENCE = ("independent-pixels", "raw-pixels", "real-images", "uniform-noise")
+REFERENCE = ("best-lossless-format", "independent-pixels", "raw-pixels", "real-images", "uniform-noise")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ LATEX, MARKDOWN = Path("report/summary.tex"), Path("report/summary.md")
 # How the names of tensors in a run's `pictures.safetensors` begin.
 BITS = "bits of "  # bits/dim of each image of a kind, such as the test images
 KEPT = "kept by "  # accuracy on the k images with the highest score of a kind, k = 1..N
+CONFIDENCE, DENSITY = "confidence", "density"  # by which of them these are kept
 SPECTRUM = "spectrum of "  # standard deviations along the axes of a model or of a PCA, descending
 PER_IMAGE = "per_image/"  # how far each test image moves a measure
 SHARED_ERROR = "_error"  # after a measure's key in `metrics.json`: standard error that all test images share

@@ -30,9 +30,9 @@ from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distri
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
 from workflow.evaluation.metrics.truth import divergence, slack
-from workflow.evaluation.metrics.utility import hits_after_training_on
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.evaluation.statistics import estimate
+from workflow.evaluation.utility import hits_after_training_on
 from workflow.models import registry
 from workflow.models.base import (
     HasComplete,

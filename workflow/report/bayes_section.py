@@ -9,8 +9,7 @@ import numpy as np
 
 from workflow.data.arrays import Array, read_arrays
 from workflow.evaluation.columns import BAYES, OUT_OF_DISTRIBUTION, Column
-from workflow.evaluation.metrics.bayes import CONFIDENCE, DENSITY
-from workflow.paths import KEPT, REAL_FEATURES, RunFiles
+from workflow.paths import CONFIDENCE, DENSITY, KEPT, REAL_FEATURES, RunFiles
 from workflow.report.budget_section import Line, named_lines
 from workflow.report.budgets import series
 from workflow.report.charts import DASHES

@@ -163,6 +163,7 @@ def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
     found = {path: value for path, value in metrics.items() if path != "seed"}
     for group in ("modes", "nearest_neighbour", "copying", "prd"):
         found |= {f"{group}.{key}": value for key, value in (metrics[group] or {}).items()}
+    found |= {column.path: column.read(metrics) for column in MEASURED if column.path}
     named = {metric(path, metrics["extractor"]["name"]): value for path, value in found.items()}
     for stage, facts in times.items():
         measured = (key for key in ("seconds", "images_per_second") if key in facts)

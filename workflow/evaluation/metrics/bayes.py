@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from workflow.evaluation.metrics.out_of_distribution import auroc
+from workflow.paths import CONFIDENCE, DENSITY
 
-CONFIDENCE, DENSITY = "confidence", "density"
 Rejection = tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]
 
 

@@ -16,6 +16,10 @@ def sizes(images: Tensor) -> dict[str, int]:
     """Bytes that images, uint8 (N, C, H, W), take together in each format.
 
     Of grey and colour images also as pictures: all of them side by side, so that one header serves for all.
+
+    >>> images = torch.zeros(1000, 1, 8, 8, dtype=torch.uint8)
+    >>> all(size < 200 for size in sizes(images).values())
+    True
     """
     pixels = images.numpy().tobytes()
     found = {"bz2": len(bz2.compress(pixels)), "xz": len(lzma.compress(pixels))}
