@@ -73,6 +73,7 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         assert not on_features & set(found)
         theory = {"bits per dim", "bits per dim sem", "overfitting in bits per dim"}
         theory |= {"linear probe accuracy", "reconstruction MSE"}
+        theory |= {"Bayes accuracy", "accuracy kept by confidence", "accuracy kept by density"}
         theory |= {f"probe from {labels} a class" for labels in ("1 label", "5 labels", "20 labels")}
         assert set(found) - theory == set(figures["gan"])
         on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text(encoding="utf-8"))
