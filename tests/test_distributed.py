@@ -131,6 +131,7 @@ def test_a_killed_process_ends_the_others_and_is_named() -> None:
         together(_die, [CPU, CPU], COMPUTE, "killed")
 
 
+@pytest.mark.slow
 def test_what_one_process_says_ends_all(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         together(_die, [CPU, CPU], COMPUTE, "diverged")

@@ -48,7 +48,10 @@ def test_same_files_and_lock_by_both_routes(by_dvc: Project, by_snakemake: Proje
         assert project.ran(*SNAKEMAKE) == set()
 
 
-@pytest.mark.parametrize("stage", ALLOWED)
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(stage, marks=() if stage in ("train", "report") else pytest.mark.slow) for stage in ALLOWED],
+)
 def test_a_stage_loads_what_it_needs_and_no_more(stage: str, by_dvc: Project) -> None:
     assert by_dvc.imported(stage) & HEAVY <= ALLOWED[stage]
 

@@ -173,6 +173,7 @@ def _edit_loop() -> None:
     train.ROOT = Path()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [_edit_params, _edit_data, _edit_model, _edit_loop])
 def test_a_state_of_another_training_is_never_used(
     edit: Callable[[], None], undisturbed: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
@@ -219,6 +220,7 @@ FULL = "mount -t tmpfs -o size=4k none {place} && exec {python} -m stages.train 
 MAY_MOUNT = subprocess.run(["unshare", "-Urm", "true"], capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="needs to mount a small file system of its own")
 @pytest.mark.parametrize("place", ["states", "runs/gan/0"])
 def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_space(

@@ -385,6 +385,7 @@ def test_entries_of_one_kind_share_a_card_that_names_their_differences(project: 
     assert "Besides nice: vae (depth 2)." in " ".join(page.text.split())
 
 
+@pytest.mark.slow
 def test_any_number_of_models_has_a_report(project: Path) -> None:
     settings = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     for i in range(20):
@@ -408,6 +409,7 @@ def test_a_page_without_claims_to_judge_has_no_place_for_them(project: Path) -> 
     }
 
 
+@pytest.mark.slow
 def test_the_page_says_which_measures_can_be_trusted(project: Path) -> None:
     path = project / "data/audit/audit.json"
     audit = json.loads(path.read_text(encoding="utf-8"))

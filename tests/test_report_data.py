@@ -43,6 +43,7 @@ def test_nats_are_of_black_and_white_images_alone(project: int) -> None:
     assert shown == (project == 2)
 
 
+@pytest.mark.slow
 def test_the_page_tells_of_files_and_leaks(project: int) -> None:
     report.build()
     page = Path("report/index.html").read_text(encoding="utf-8")

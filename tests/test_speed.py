@@ -55,6 +55,7 @@ def of(name: str) -> dict[str, Any]:
     return dict(run)
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_bytes_wherever_and_however_it_is_made(tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "another place/with a longer name"
     for folder in (here, there):
@@ -184,6 +185,7 @@ def test_a_repository_that_git_refuses_is_not_taken_for_none(project: Path, monk
     assert commit.startswith("unknown; git says: fatal: detected dubious ownership")
 
 
+@pytest.mark.slow
 def test_a_browser_shows_it_whole_on_a_small_screen_too(project: Path, tmp_path: Path) -> None:
     write_timings(Path("runs/gan/0"), 0.001, processor="A processor with rather a long name " * 3)
     report.build()

@@ -40,6 +40,7 @@ def text_of(page: str) -> str:
     return " ".join(re.sub(r"<[^>]*>", " ", body).split())
 
 
+@pytest.mark.slow
 def test_the_best_by_validation_stands_for_all_though_its_test_figures_are_worse(built: Path) -> None:
     summary: dict[str, Any] = read_json(built / "report/summary.json")
     assert list(summary["models"]) == ["nice", "pixelcnn", BEST, "vqvae", "gan"]  # where the VAE would be

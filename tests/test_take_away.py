@@ -111,6 +111,7 @@ def test_the_paragraph_names_data_models_counts_seeds_and_hashes(built: Path) ->
     assert "2 seeds (0, 1)" in text
 
 
+@pytest.mark.slow
 def test_old_figures_are_gone_and_a_second_report_has_the_same_bytes(
     built: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_what_has_no_model_is_said_in_one_line(place: str, line: str) -> None:
     assert str(raised.value) == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("given", "limited"), [("avx2", "avx2"), ("native", None), (None, "avx2")])
 def test_libraries_are_limited_as_in_a_stage_if_they_are_not_loaded_yet(given: str | None, limited: str | None) -> None:
     if given:

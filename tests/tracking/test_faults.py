@@ -86,6 +86,7 @@ def train_at_once(settings: Settings, seed: int, barrier: Any) -> None:
             log(record)
 
 
+@pytest.mark.slow
 def test_eight_processes_at_once_on_a_fresh_store(
     project: Settings, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_training_leaves_the_same_bytes_with_and_without_a_server(project: Setti
     assert [file.read_bytes() for file in files] == with_store
 
 
+@pytest.mark.slow
 def test_a_lost_store_is_built_again_without_a_word(mirrored: Path, project: Settings) -> None:
     with contextlib.chdir(mirrored):
         before = {r.info.run_name: (points(r), r.data.params, r.data.tags) for r in runs()}

@@ -44,6 +44,7 @@ def _assert_all_here(folder: Path) -> None:
     assert read_json(_place(vae.info.artifact_uri) / "metrics.json")["bits_per_dim"] == 1.25
 
 
+@pytest.mark.slow
 def test_a_copy_has_a_store_of_its_own(mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, copy = _contents(mirrored), tmp_path / "a_copy"
     shutil.copytree(mirrored, copy)
@@ -73,6 +74,7 @@ def test_the_page_of_a_copy_is_of_its_own_files(
     assert all(_place(run.info.artifact_uri).is_relative_to(copy / "mlartifacts") for run in runs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["mlartifacts", "mlartifacts/models"])
 def test_files_that_did_not_come_with_the_store_are_logged_again(
     lost: str, mirrored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
