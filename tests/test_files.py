@@ -6,7 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +99,25 @@ def test_bad_json_is_named(content: bytes | None, tmp_path: Path) -> None:
         (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(BakeoffError, match=r"x\.json: "):
         files.read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("pixels", [("images",), ("images", "brightness")])
+def test_images_in_pieces_give_the_bytes_of_the_whole(pixels: tuple[str, ...], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = {"labels": np.arange(7), **{name: rng.integers(256, size=(7, 1, 3, 5), dtype=np.uint8) for name in pixels}}
+
+    class Parts:
+        def __len__(self) -> int:
+            return 7
+
+        def pieces(self) -> Iterator[arrays.Arrays]:
+            for part in (slice(0, 4), slice(4, 7)):
+                yield arrays.Arrays(**{name: array[part] for name, array in whole.items()})
+
+    arrays.write_images(tmp_path / "parts", Parts())
+    arrays.write_arrays(tmp_path / "whole", whole)
+    assert (tmp_path / "parts").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert np.array_equal(arrays.read_images(tmp_path / "parts").images, whole["images"])
 
 
 def test_tensors_keep_their_bytes(tmp_path: Path) -> None:

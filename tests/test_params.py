@@ -98,11 +98,6 @@ def test_our_own_files_are_good(file: Path) -> None:
         ("extractor/batch_size", 1, ["extractor.batch_size: 1: should be greater than or equal to 2"]),
         (
             "data",
-            {"name": "mnist", "root": "", "valid": 0.1, "seed": 0, "draws": 3},
-            ["data: draws: 3: all are the same"],
-        ),
-        (
-            "data",
             {"name": "stacked_mnist", "root": "", "valid": 0.1, "seed": 0, "binarise": "threshold"},
             ["data: binarise: 'threshold': not for stacked_mnist; set it to none"],
         ),

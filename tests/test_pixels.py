@@ -9,6 +9,7 @@ from workflow.models.layers import pixels
 from workflow.models.layers.common import categorical_log_prob
 from workflow.models.layers.noise import PartOfBatch
 from workflow.models.layers.pixels import (
+    PixelDistribution,
     categorical_draw,
     categorical_mean,
     categorical_mode,
@@ -91,3 +92,33 @@ def test_chunks_and_parts_of_batches_change_no_draw(monkeypatch: pytest.MonkeyPa
     flat = logits[:, :2, 0]  # any means and scales
     drawn = logistic_draw(flat[:, :1], flat[:, 1:], LEVELS, _generator())
     assert torch.equal(logistic_draw(flat[4:7, :1], flat[4:7, 1:], LEVELS, part), drawn[4:7])
+
+
+def test_a_pixel_of_two_levels_has_one_logit() -> None:
+    one, two = PixelDistribution("categorical", 2), _logits(3)[:, :2].double()
+    numbers = two[:, 1:] - two[:, :1]
+    x = torch.randint(2, (3, 2, 3, 4), generator=_generator(3)).to(torch.uint8)
+    assert one.outputs == 1
+    assert torch.allclose(one.log_prob(numbers, x), categorical_log_prob(two, x), rtol=1e-12)
+    assert torch.allclose(one.log_levels(numbers), two.float().log_softmax(1), atol=1e-6)
+    assert torch.equal(one.mode(numbers), categorical_mode(two))
+    assert torch.equal(one.mean(numbers), categorical_mean(two))
+    assert torch.equal(one.draw(numbers, _generator()), categorical_draw(two, _generator()))
+
+
+@pytest.mark.parametrize("levels", [2, 4])
+def test_independent_categorical_pixels_are_fitted(levels: int) -> None:
+    pixels = PixelDistribution("categorical", levels)
+    x = torch.randint(levels, (200, 1, 2, 3), generator=_generator()).to(torch.uint8)
+    numbers = pixels.fitted(x)
+    assert numbers.shape == (pixels.outputs, 1, 2, 3)
+    counts = torch.stack([(x == level).sum(0) for level in range(levels)])
+    torch.testing.assert_close(pixels.log_levels(numbers.unsqueeze(0))[0].exp(), (counts + 1) / (200 + levels))
+
+
+def test_independent_logistic_pixels_are_fitted() -> None:
+    mean, log_scale = torch.tensor([-0.2, 0.0, 0.3]).view(1, 1, 3), torch.tensor([-3.0, -2.5, -2.0]).view(1, 1, 3)
+    x = logistic_draw(mean.expand(50_000, 1, 1, 3), log_scale.expand(50_000, 1, 1, 3), 256, _generator())
+    found = PixelDistribution("logistic", 256).fitted(x)
+    torch.testing.assert_close(found[0], mean, atol=0.004, rtol=0)
+    torch.testing.assert_close(found[1], log_scale, atol=0.03, rtol=0)

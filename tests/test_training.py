@@ -7,6 +7,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from workflow.models import registry
 from workflow.models.base import Model
 from workflow.params import Train
 from workflow.random_streams import Stream, make_generator
+from workflow.training.checkpoint import CheckpointFile
 from workflow.training.history import Record
 from workflow.training.loop import PROGRESS, fit
 from workflow.training.optimizer import AdamW
@@ -259,6 +261,54 @@ def test_an_epoch_visits_every_image_at_most_once_and_each_in_a_new_order() -> N
         assert len(epoch) == len(set(epoch)) == 36  # of 40: the incomplete batch is left out
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert set().union(*epochs) == set(range(40))  # but not the same images each time
+
+
+class Binary(Model):
+    """Sees pixels that are black or white; has no weights to speak of."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        super().__init__((1, 20, 20), 2)
+        self.w, self.stop_at = nn.Parameter(torch.zeros(1)), stop_at
+        self.seen: list[Tensor] = []
+
+    def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
+        if len(self.seen) == self.stop_at:
+            raise KeyboardInterrupt
+        self.seen.append(x[y.argsort()])
+        return {"loss": self.w.sum()}
+
+    def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
+        return {"loss": self.w.detach().sum()}
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
+        return torch.zeros(n, 1, 20, 20, dtype=torch.uint8)
+
+
+def test_binary_images_are_drawn_anew_for_each_batch_and_the_same_again_after_a_stop(tmp_path: Path) -> None:
+    brightness = torch.tensor([0, 51, 204, 255], dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 20, 20)
+    images = ImageSet(torch.zeros(4, 1, 20, 20, dtype=torch.uint8), torch.arange(4), brightness)
+    settings = Train(epochs=50, batch_size=4, lr=0.1, valid_every=50)
+
+    def train(model: Binary, file: CheckpointFile | None = None) -> Binary:
+        fit(model, images, images, settings, 0, lambda _: None, file=file)
+        return model
+
+    whole = torch.stack(train(Binary()).seen)  # (50, 4, 1, 20, 20)
+    assert len({draw.numpy().tobytes() for draw in whole[:, 1]}) == 50
+    share = whole.double().mean((0, 2, 3, 4))
+    assert (share[0], share[3]) == (0, 1)
+    assert share[1:3].tolist() == pytest.approx([0.2, 0.8], abs=4 * (0.16 / 20_000) ** 0.5)
+
+    def file() -> CheckpointFile:
+        return CheckpointFile(tmp_path / "state", "key", every=0)
+
+    stopped = Binary(stop_at=29)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped, file())
+    resumed = train(Binary(), file())
+    seen = torch.stack([*stopped.seen[: 50 - len(resumed.seen)], *resumed.seen])
+    assert 0 < len(resumed.seen) < 50
+    assert torch.equal(seen, whole)
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it() -> None:

@@ -332,7 +332,7 @@ def test_bound_is_below_the_density_of_the_draws_which_sums_to_one() -> None:
     with torch.no_grad():
         bound = torch.cat([model.log_prob(part, _generator()) for part in x.split(8192)]).double()
         grids = _grids(model)
-        ink = model.decoder(model.codebook.lookup(grids)).double().log_softmax(1).flatten(2)  # (codes, 2, 16)
+        ink = model.distribution.log_levels(model.decoder(model.codebook.lookup(grids)).double()).double().flatten(2)
         flat = x.flatten(1).double()
         joint = flat @ ink[:, 1].T + (1 - flat) @ ink[:, 0].T + model.prior_log_prob(grids).double()
     density = joint.logsumexp(1)

@@ -45,6 +45,8 @@ class Stream(IntEnum):
     """What is damaged, and how, when measures are audited."""
     LABELS = 17
     """Which training images are labelled, where a probe learns from a few labels: the same for all models."""
+    BINARISATION = 18
+    """Which pixels of a training image are white, where they are drawn anew for each batch."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

@@ -283,15 +283,31 @@ def test_threshold_makes_pixels_black_or_white(mirrored: Mirror, tmp_path: Path)
 
 def test_stochastic_pixels_are_white_as_often_as_they_are_bright(mirrored: Mirror, tmp_path: Path) -> None:
     plain = _prepare(_settings(tmp_path), tmp_path / "plain")
-    splits = _prepare(_settings(tmp_path, binarise="stochastic", draws=200), tmp_path / "drawn")
-    assert {split: len(images) for split, images in splits.items()} == {"train": 200 * 50, "valid": 10, "test": 20}
-    often = splits["train"].images.view(200, 50, 28, 28).double().mean(0)
-    brightness = plain["train"].images.squeeze(1).double() / 255
-    deviation = (brightness * (1 - brightness) / 200).sqrt()
-    assert ((often - brightness).abs() <= 5.5 * deviation + 1e-9).all()
-    assert torch.equal(splits["train"].labels.view(200, 50)[7], plain["train"].labels)
-    again = _prepare(_settings(tmp_path, binarise="stochastic", draws=200), tmp_path / "again")
+    splits = _prepare(_settings(tmp_path, binarise="stochastic"), tmp_path / "drawn")
+    white, rate = splits["train"].images.double(), plain["train"].images.double() / 255
+    assert set(white.unique().tolist()) == {0.0, 1.0}
+    for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
+        some = (rate >= low) & (rate < high)
+        deviation = (rate * (1 - rate))[some].sum().sqrt() / some.sum()
+        assert abs(white[some].mean() - rate[some].mean()) < 4 * deviation
+    again = _prepare(_settings(tmp_path, binarise="stochastic"), tmp_path / "again")
     assert torch.equal(again["train"].images, splits["train"].images)
+    assert splits["train"].brightness is None
+
+
+def test_dynamic_binarisation_keeps_the_brightness_of_training_images_beside_one_draw(
+    mirrored: Mirror, tmp_path: Path
+) -> None:
+    plain = _prepare(_settings(tmp_path), tmp_path / "plain")
+    once = _prepare(_settings(tmp_path, binarise="stochastic"), tmp_path / "once")
+    splits = _prepare(_settings(tmp_path, binarise="dynamic"), tmp_path / "anew")
+    assert splits["train"].brightness is not None
+    assert torch.equal(splits["train"].brightness, plain["train"].images)
+    for split, images in splits.items():
+        assert torch.equal(images.images, once[split].images)
+        assert split == "train" or images.brightness is None
+    card = read_card(tmp_path / "anew/prepared")
+    assert (card.levels, card.name) == (2, "mnist, dynamic binarisation")
 
 
 def test_limit_keeps_so_many_of_each_split(mirrored: Mirror, tmp_path: Path) -> None:

@@ -34,10 +34,12 @@ class Arrays:
     """Images with their classes, as stored on disk; training uses an `ImageSet`.
 
     images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
+    brightness: uint8 (N, C, H, W), 255 times the probability that a pixel is white, if training draws them anew.
     """
 
     images: Array
     labels: Array
+    brightness: Array | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -170,36 +172,38 @@ def _digest(path: Path) -> str:
 
 
 def write_images(path: Path, images: Pieces) -> None:
-    """Write images and labels piece by piece, atomically: the same bytes as `write_arrays` for the whole."""
+    """Write images, labels and, if there are any, brightness piece by piece, atomically.
+
+    The bytes are those of `write_arrays` for the whole.
+    """
     pieces, count = images.pieces(), len(images)
     first = next(pieces)
     shape = (count, *first.images.shape[1:])
-    ends = (8 * count, 8 * count + math.prod(shape))
-    header = json.dumps(
-        {
-            "__metadata__": {"bakeoff": BLANK_SEAL},
-            "labels": {"dtype": "I64", "shape": [count], "data_offsets": [0, ends[0]]},
-            "images": {"dtype": "U8", "shape": shape, "data_offsets": ends},
-        },
-        separators=(",", ":"),
-    ).encode()
-    header += b" " * (-len(header) % 8)  # layout of the format: length of the header, header, tensors
-    start = 8 + len(header)
+    pixels = ["images"] if first.brightness is None else ["brightness", "images"]
+    header: dict[str, Any] = {"__metadata__": {"bakeoff": BLANK_SEAL}}
+    header["labels"] = {"dtype": "I64", "shape": [count], "data_offsets": (0, 8 * count)}
+    for i, name in enumerate(pixels):
+        ends = tuple(8 * count + n * math.prod(shape) for n in (i, i + 1))
+        header[name] = {"dtype": "U8", "shape": shape, "data_offsets": ends}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # layout of the format: length of the header, header, tensors
+    start = 8 + len(text)
     with replacing(path) as temporary:
         with temporary.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
+            file.write(len(text).to_bytes(8, "little") + text)
             os.posix_fallocate(
-                file.fileno(), 0, start + ends[1]
+                file.fileno(), 0, start + header["images"]["data_offsets"][1]
             )  # on a full disk, writing to a memory map kills the process
-        labels = np.memmap(temporary, "<i8", "r+", start, (count,))
-        pixels = np.memmap(temporary, np.uint8, "r+", start + ends[0], shape)
+        maps = {"labels": np.memmap(temporary, "<i8", "r+", start, (count,))}
+        for name in pixels:
+            maps[name] = np.memmap(temporary, np.uint8, "r+", start + header[name]["data_offsets"][0], shape)
         done = 0
         for piece in itertools.chain([first], pieces):
-            labels[done : done + len(piece)] = piece.labels
-            pixels[done : done + len(piece)] = piece.images
+            for name, there in maps.items():
+                there[done : done + len(piece)] = getattr(piece, name)
             done += len(piece)
-        labels.flush()
-        pixels.flush()
+        for there in maps.values():
+            there.flush()
         _seal(temporary)
 
 

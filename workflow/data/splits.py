@@ -44,7 +44,8 @@ class Chosen:
     images: the set. indices: (n,), or (n, 3) for images whose channels are images of the set.
     binarise: how pixels become black or white: not at all ("none"), white above half brightness ("threshold"), or with
     their brightness as the probability of white ("stochastic": Salakhutdinov & Murray 2008, On the Quantitative
-    Analysis of Deep Belief Networks). seed: of the stochastic binarisation.
+    Analysis of Deep Belief Networks); "dynamic" keeps their brightness beside one such draw, so that training can draw
+    them anew. seed: of the draw.
     """
 
     images: Arrays
@@ -63,11 +64,13 @@ class Chosen:
             x, y = self.images.images[chosen], self.images.labels[chosen]
             if chosen.ndim == 2:  # the label is the number that the channels spell, the first digit leading
                 x, y = x.squeeze(2), y @ (100, 10, 1)
+            brightness = None
             if self.binarise == "threshold":
                 x = (x > 127).astype(np.uint8)
-            elif self.binarise == "stochastic":
+            elif self.binarise in ("stochastic", "dynamic"):
+                brightness = x if self.binarise == "dynamic" else None
                 x = (rng.random(x.shape, np.float32) * 255 < x).astype(np.uint8)
-            yield Arrays(x, y)
+            yield Arrays(x, y, brightness)
 
 
 def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
@@ -197,18 +200,17 @@ def _published(images: Arrays, places: dict[str, Indices], settings: Published) 
     """The images of each split, binarised if the settings ask for it."""
     splits = {}
     for number, split in enumerate(SPLITS):
-        indices = places[split]
-        if split == "train":
-            indices = np.tile(indices, settings.draws)
-        splits[split] = Chosen(images, indices, settings.binarise, 3 * settings.seed + number)
+        binarise = settings.binarise
+        if binarise == "dynamic" and split != "train":
+            binarise = "stochastic"
+        splits[split] = Chosen(images, places[split], binarise, 3 * settings.seed + number)
     return splits
 
 
 def _about_published(about: dict[str, Any], settings: Published) -> dict[str, Any]:
     if settings.binarise == "none":
         return about
-    draws = f", each training image drawn {settings.draws} times" if settings.draws > 1 else ""
-    return {**about, "name": f"{settings.name}, {settings.binarise} binarisation{draws}", "levels": 2}
+    return {**about, "name": f"{settings.name}, {settings.binarise} binarisation", "levels": 2}
 
 
 def _stack(images: Arrays, places: dict[str, Indices], settings: Data, rng: np.random.Generator) -> dict[str, Chosen]:

@@ -19,21 +19,25 @@ class ImageSet:
     """Images with their classes.
 
     images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
+    brightness: uint8 (N, C, H, W), 255 times the probability that a pixel is white, if training draws them anew.
     """
 
     images: Tensor
     labels: Tensor
+    brightness: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same on another device."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        brightness = None if self.brightness is None else self.brightness.to(device)
+        return ImageSet(self.images.to(device), self.labels.to(device), brightness)
 
     def to_device_if_it_fits(self, device: torch.device) -> "ImageSet":
         """On the device if that takes at most half of its free memory; otherwise unchanged, perhaps memory-mapped."""
-        return self.to(device) if self.images.nbytes <= free_memory(device) / 2 else self
+        size = self.images.nbytes * (1 if self.brightness is None else 2)
+        return self.to(device) if size <= free_memory(device) / 2 else self
 
     def pieces(self) -> Iterator[Arrays]:
         """Everything in one piece; makes this a `Pieces`."""
@@ -75,4 +79,5 @@ def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
             f"the file was changed or damaged: delete it and run `dvc repro prepare`"
         )
     with reading(path, "pt") as file:
-        return ImageSet(file.get_tensor("images"), file.get_tensor("labels"))
+        brightness = file.get_tensor("brightness") if "brightness" in file.keys() else None  # noqa: SIM118 -- no dictionary
+        return ImageSet(file.get_tensor("images"), file.get_tensor("labels"), brightness)

@@ -48,7 +48,7 @@ class Vae(Model):
             al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). Unlike in that model the encoder
             does not, so that it also serves images of unknown class; the bound holds for any q(z|x).
         network: "convolutional"; or "dense", two hidden layers of `channels` tanh features in encoder and decoder, as
-            in Burda et al. 2016, for images of any size.
+            in Burda et al. 2016, for images of any size; its first outputs are those of independent pixels.
         training_samples: K of the training bound; more than 1 makes it an importance weighted autoencoder (Burda et al.
             2016, Importance Weighted Autoencoders), with beta on the log-ratio of prior and posterior.
         blocks: residual blocks at quarter resolution in encoder and decoder, for convolutional networks.
@@ -101,6 +101,7 @@ class Vae(Model):
         self.importance_samples, self.classes = importance_samples, classes
         self.training_samples, self.components = training_samples, components
         self.pixels = PixelDistribution(decoder, levels)
+        self.network = network
         if network == "dense" and blocks:
             raise ValueError("blocks are for convolutional networks; a dense one has none")
         build = partial(_convolutional, blocks=blocks) if network == "convolutional" else _dense
@@ -121,6 +122,14 @@ class Vae(Model):
             f"Its prior is a mixture of {self.components} Gaussians, fitted after training to latents of training "
             "images; the bound and the samples use it."
         )
+
+    @torch.no_grad()
+    def initialise(self, x: Tensor, generator: Generator) -> None:
+        """Let the dense decoder's first outputs be the distributions of the pixels of images x, uint8 (N, C, H, W)."""
+        if self.network == "dense":
+            last = self.decode_layers[-2]
+            assert isinstance(last, nn.Linear)
+            last.bias.copy_(self.pixels.fitted(x).flatten())
 
     @torch.no_grad()
     def finish(self, x: Tensor, y: Tensor, generator: Generator) -> None:
@@ -294,7 +303,8 @@ class Vae(Model):
 
     def _log_likelihoods(self, x: Tensor, z: Tensor, y: Tensor) -> Tensor:
         """log p(x|z, y) of K latents z, (K, N, d), of each image x of class y: (K, N). Computed in chunks."""
-        rows = max(1, ROWS // (math.prod(self.shape[1:]) * max(self.channels, self.pixels.outputs * self.shape[0])))
+        places = math.prod(self.shape[1:]) if self.network == "convolutional" else 1
+        rows = max(1, ROWS // max(places * self.channels, self.pixels.outputs * math.prod(self.shape)))
         image = torch.arange(len(x), device=x.device).repeat(len(z))
         chunks = zip(z.flatten(0, 1).split(rows), image.split(rows), strict=True)
         parts = [self.log_likelihood(x[i], self.code(z_i, y[i] if self.classes else y)) for z_i, i in chunks]

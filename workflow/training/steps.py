@@ -47,7 +47,7 @@ class Steps:
         self.per_epoch = max(1, len(train) // (settings.batch_size * len(model.turns)))
         torch.manual_seed(seed)  # dropout draws from torch's own generator
         self._generator = make_generator(model.device, seed, Stream.LOSS)
-        self._batches = _Batches(train, settings, make_generator(CPU, seed, Stream.ORDER), model.device)
+        self._batches = _Batches(train, settings, seed, model.device)
         self._turns = 0
         if isinstance(model, HasInitialise):
             model.initialise(train.images[:INITIALISED].to(model.device), self._generator)
@@ -77,7 +77,7 @@ class Steps:
         if self.model.device.type == "cuda":
             checkpoint.put("random", {"cuda": torch.cuda.get_rng_state(self.model.device)})
         checkpoint.put("random", {"order": self._batches.before})
-        checkpoint.facts |= {"position": self._batches.position, "turns": self._turns}
+        checkpoint.facts |= {"position": self._batches.position, "drawn": self._batches.drawn, "turns": self._turns}
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from where `save` was called."""
@@ -94,6 +94,7 @@ class Steps:
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"], self.model.device)
         self._batches.go_to(random["order"], checkpoint.facts["position"])
+        self._batches.drawn = checkpoint.facts["drawn"]
         self._turns = checkpoint.facts["turns"]
 
     def _cost(self) -> int:
@@ -182,19 +183,20 @@ def _only_train(model: Model, player: str) -> None:
 class _Batches(Iterator[tuple[Tensor, Tensor]]):
     """An endless stream of batches of images and labels on the device, reshuffled every epoch.
 
-    An incomplete batch at the end of an epoch is dropped.
+    An incomplete batch at the end of an epoch is dropped. drawn: number of batches so far.
 
     Args:
-        train: images, on any device.
+        train: images, on any device; drawn anew for each batch if they have brightness.
         settings: the model's `train` section of the parameters.
-        generator: of the order, on the CPU.
+        seed: of their order and of what is drawn.
         device: of the batches.
     """
 
-    def __init__(self, train: ImageSet, settings: Train, generator: torch.Generator, device: torch.device) -> None:
-        self.train, self.generator, self.device = train, generator, device
+    def __init__(self, train: ImageSet, settings: Train, seed: int, device: torch.device) -> None:
+        self.train, self.seed, self.device, self.drawn = train, seed, device, 0
+        self.generator = make_generator(CPU, seed, Stream.ORDER)
         self.size = min(settings.batch_size, len(train) // settings.parts * settings.parts)
-        self.go_to(generator.get_state(), 0)
+        self.go_to(self.generator.get_state(), 0)
 
     def go_to(self, before: Tensor, position: int) -> None:
         """Start an epoch with the generator in the state `before`, and skip its first `position` images."""
@@ -211,7 +213,16 @@ class _Batches(Iterator[tuple[Tensor, Tensor]]):
             self.go_to(self.generator.get_state(), 0)
         chosen = self._order[self.position : self.position + self.size]
         self.position += self.size
-        return self.train.images[chosen].to(self.device), self.train.labels[chosen].to(self.device)
+        self.drawn += 1
+        return self._images(chosen), self.train.labels[chosen].to(self.device)
+
+    def _images(self, chosen: Tensor) -> Tensor:
+        if self.train.brightness is None:
+            return self.train.images[chosen].to(self.device)
+        brightness = self.train.brightness[chosen].to(self.device)
+        generator = make_generator(self.device, self.seed, Stream.BINARISATION, self.drawn)
+        marks = torch.randint(255, brightness.shape, generator=generator, dtype=torch.uint8, device=self.device)
+        return (marks < brightness).to(torch.uint8)
 
 
 def _schedule(settings: Train, total: int) -> Callable[[int], float]:

@@ -1,5 +1,6 @@
 """Distributions of discrete pixels: log-probabilities, draws, modes and means, given a network's outputs."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,9 +21,9 @@ MIN_LOG_SCALE = -7
 class PixelDistribution:
     """Distribution of independent pixels, given `outputs` numbers for each from a network, (N, outputs, C, H, W).
 
-    decoder: a probability for each level ("categorical"), or a discretised logistic (Salimans et al. 2017, PixelCNN++,
-    section 2.1), which knows that levels are ordered and needs 2 numbers per pixel. levels: pixel values are
-    0..levels-1.
+    decoder: a probability for each level ("categorical", with one logit for two levels), or a discretised logistic
+    (Salimans et al. 2017, PixelCNN++, section 2.1), which knows that levels are ordered and needs 2 numbers per pixel.
+    levels: pixel values are 0..levels-1.
     """
 
     decoder: Decoder
@@ -31,10 +32,20 @@ class PixelDistribution:
     @property
     def outputs(self) -> int:
         """How many numbers describe a pixel's distribution."""
+        if self.bernoulli:
+            return 1
         return self.levels if self.decoder == "categorical" else 2
+
+    @property
+    def bernoulli(self) -> bool:
+        """Whether the number of a pixel is the logit of the upper of two levels."""
+        return self.decoder == "categorical" and self.levels == 2
 
     def log_prob(self, numbers: Tensor, x: Tensor) -> Tensor:
         """log p(x) in nats, (N,). x: uint8 (N, C, H, W)."""
+        if self.bernoulli:
+            logits = numbers[:, 0].to(torch.promote_types(numbers.dtype, torch.float32)).flatten(1)
+            return (logits * x.flatten(1) - F.softplus(logits)).sum(1)
         if self.decoder == "categorical":
             return categorical_log_prob(numbers, x)
         return logistic_log_prob(numbers[:, 0], numbers[:, 1], x, self.levels).flatten(1).sum(1)
@@ -42,27 +53,44 @@ class PixelDistribution:
     def log_levels(self, numbers: Tensor) -> Tensor:
         """log-probability of each level of each pixel, nats (N, levels, C, H, W)."""
         if self.decoder == "categorical":
-            return numbers.float().log_softmax(1)
+            return self._logits(numbers).float().log_softmax(1)
         levels = torch.arange(self.levels, device=numbers.device).view(1, -1, 1, 1, 1)
         return logistic_log_prob(numbers[:, :1], numbers[:, 1:], levels, self.levels)
 
     def draw(self, numbers: Tensor, generator: Generator) -> Tensor:
         """A draw, uint8 (N, C, H, W)."""
         if self.decoder == "categorical":
-            return categorical_draw(numbers, generator)
+            return categorical_draw(self._logits(numbers), generator)
         return logistic_draw(numbers[:, 0], numbers[:, 1], self.levels, generator)
 
     def mode(self, numbers: Tensor) -> Tensor:
         """The most probable images, uint8 (N, C, H, W)."""
         if self.decoder == "categorical":
-            return categorical_mode(numbers)
+            return categorical_mode(self._logits(numbers))
         return logistic_mode(numbers[:, 0], numbers[:, 1], self.levels)
 
     def mean(self, numbers: Tensor) -> Tensor:
         """The mean images, rounded, uint8 (N, C, H, W)."""
         if self.decoder == "categorical":
-            return categorical_mean(numbers)
+            return categorical_mean(self._logits(numbers))
         return logistic_mean(numbers[:, 0], numbers[:, 1], self.levels)
+
+    def fitted(self, x: Tensor) -> Tensor:
+        """The numbers, (outputs, C, H, W), of pixels that are distributed as in images x and independent of each other.
+
+        Each level of a categorical pixel counts as if it were seen once more. x: uint8 (N, C, H, W).
+        """
+        if self.decoder == "logistic":
+            y = to_unit(x, self.levels)
+            scale = y.std(0) * (math.sqrt(3) / math.pi)  # a logistic's standard deviation is its scale times π/√3
+            return torch.stack([y.mean(0), scale.log().clamp(min=MIN_LOG_SCALE)])
+        counts = torch.stack([(x == level).sum(0) for level in range(self.levels)]) + 1
+        logs = (counts / counts.sum(0)).log()
+        return logs[1:] - logs[:1] if self.bernoulli else logs
+
+    def _logits(self, numbers: Tensor) -> Tensor:
+        """Of each level, (N, levels, C, H, W)."""
+        return torch.cat([torch.zeros_like(numbers), numbers], 1) if self.bernoulli else numbers
 
 
 def categorical_draw(logits: Tensor, generator: Generator) -> Tensor:
