@@ -16,7 +16,7 @@ from tests.invented_project import make_project, small_sets, write
 from workflow import params
 from workflow.evaluation.columns import GENERATION, UNDERSTANDING
 from workflow.evaluation.comparison import Measurement
-from workflow.report.budget_section import apart, budgets, in_words, lines, quality_against_budget
+from workflow.report.budget_section import Line, apart, budgets, in_words, lines, quality_against_budget
 from workflow.report.budgets import Curves, Square, find_curves, series, squares, weigh
 from workflow.report.results import read_results
 from workflow.report.seeds import spread
@@ -283,3 +283,10 @@ def test_names_are_whole_if_there_is_room_and_cut_if_there_is_none() -> None:
     ]  # fmt: skip
     long = quality_against_budget(FID, [replace(line, label="VAE " * 50)], 0.4)
     assert re.search(">(VAE ){5,8}[VAE]*…</text>", long)
+
+
+def test_each_budget_has_its_tick_although_whole_steps_miss_it_by_a_little() -> None:
+    line = Line("VAE", 0, False, (74.7, 150.3, 301.0), (3.0, 2.0, 1.0), ((2.9, 3.1), (1.9, 2.1), (0.9, 1.1)))
+    drawn = quality_against_budget(FID, [line, replace(line, budgets=(75.4, 149.1, 299.2))], None)
+    ticks = [label.get_text() for label in drawn.figure.axes[0].get_xticklabels()]
+    assert ticks == ["75", "150", "300"]

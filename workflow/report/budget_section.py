@@ -1,5 +1,6 @@
 """The page's section on training budgets: charts, a table of the same numbers, and what they say in words."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from workflow.evaluation.columns import COST, GENERATION, UNDERSTANDING, Column, named
 from workflow.evaluation.comparison import Measurement, orders
 from workflow.evaluation.measurements import Measurements
-from workflow.report.budgets import Curves, Square, curves_of, series, squares
+from workflow.report.budgets import SAME, Curves, Square, curves_of, series, squares
 from workflow.report.charts import DASHES
 from workflow.report.marks import colour, point
 from workflow.report.svg import INK, MUTED, Chart, chart, log_ticks
@@ -22,6 +23,7 @@ GFLOPS = next(column for column in COST if column.key == "training_gflops")
 LETTER = 5.8  # average width in points
 SHIFT = 2.0  # between two curves, in points
 LINE = 13.0  # between two labels, in points
+TICKED = 6  # budgets, at most, that have a tick each
 FLOOR = "real images"
 
 
@@ -225,6 +227,19 @@ def _scale(axes: "Axes", across: Sequence[float], up: Sequence[float], logarithm
     for axis in (axes.xaxis, axes.yaxis) if logarithmic else (axes.xaxis,):
         low, high = axis.get_view_interval()
         log_ticks(axis, fine=high < 300 * low)
+    if len(ticks := _budgets(across)) <= TICKED:
+        axes.set_xticks(ticks)
+
+
+def _budgets(across: Sequence[float]) -> list[float]:
+    """The budgets that were asked for: one for all that count as the same, since whole steps miss them by a little."""
+    groups: list[list[float]] = []
+    for budget in sorted(across):
+        if groups and budget < SAME * groups[-1][0]:
+            groups[-1].append(budget)
+        else:
+            groups.append([budget])
+    return [float(f"{statistics.median(group):.2g}") for group in groups]
 
 
 def _draw(axes: "Axes", line: Line, shift: float) -> None:

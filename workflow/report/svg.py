@@ -125,7 +125,7 @@ def pdf(drawn: Chart) -> bytes:
     for artist in drawn.figure.findobj():
         _repaint(artist, light)
     file = io.BytesIO()
-    with _style():
+    with _style(), _glyphs_alone():
         drawn.figure.savefig(file, format="pdf", transparent=True, metadata={"CreationDate": None, "Producer": None})
     return file.getvalue()
 
@@ -161,6 +161,21 @@ def _style() -> Iterator[None]:
         matplotlib.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         yield
+
+
+@contextmanager
+def _glyphs_alone() -> Iterator[None]:
+    """Embed fonts without their tables of ligatures and positions, which no PDF uses: finding the parts that belong to
+    the glyphs took most of the time of a figure.
+    """
+    from fontTools.subset import Options
+
+    before = Options._drop_tables_default
+    Options._drop_tables_default = [*before, "GSUB", "GPOS", "GDEF"]
+    try:
+        yield
+    finally:
+        Options._drop_tables_default = before
 
 
 @cache
