@@ -40,13 +40,11 @@ def _all(numbers: int, places: int) -> np.ndarray[Any, Any]:
 def _joint(model: Rbm) -> np.ndarray[Any, Any]:
     """p(x, h) by its definition: a row for each image, a column for each state of the hidden units."""
     weight, bias, pixel_bias = (p.detach().numpy() for p in (model.weight, model.hidden_bias, model.pixel_bias))
-    most = model.levels - 1
+    most, d = model.levels - 1, weight.shape[1]
+    of_levels = np.hstack([np.zeros((d, 1)), pixel_bias.reshape(d, most)])
     rows = [
-        [
-            math.prod(math.comb(most, int(level)) for level in x) * math.exp(x @ pixel_bias + h @ bias + h @ weight @ x)
-            for h in _all(2, len(bias))
-        ]
-        for x in _all(model.levels, len(pixel_bias))
+        [math.exp(of_levels[range(d), x].sum() + h @ bias + h @ weight @ x / most) for h in _all(2, len(bias))]
+        for x in _all(model.levels, d)
     ]
     joint = np.array(rows)
     joint /= joint.sum()
@@ -120,7 +118,7 @@ def test_log_z_over_hidden_units_is_that_over_pixels() -> None:
     for hidden in (1, 14):  # the sum over the latter takes two chunks
         model = tiny(3, 4, hidden=hidden, scale=0.7)
         images = _images(model).flatten(1)
-        over_pixels = (model.multiplicity[images.long()].sum(1) - model.free_energy(images)).logsumexp(0)
+        over_pixels = (-model.free_energy(images)).logsumexp(0)
         assert model.exact_log_z().item() == pytest.approx(over_pixels.item(), rel=1e-6)
         assert model.log_prob_error == 0
 
@@ -159,8 +157,10 @@ def test_the_gradient_is_that_of_the_free_energies_with_the_chain_held_fixed(cha
         weight, bias, pixel_bias = (p.detach().numpy() for p in (model.weight, model.hidden_bias, model.pixel_bias))
 
         def mean_energy(values: Tensor) -> float:
-            v = values.flatten(1).numpy().astype(float)
-            return float(np.mean(-v @ pixel_bias - np.logaddexp(0, v @ weight.T + bias).sum(1)))
+            v = values.flatten(1).numpy()
+            of_levels = np.hstack([np.zeros((2, 1)), pixel_bias.reshape(2, 2)])
+            on = np.logaddexp(0, v / 2 @ weight.T + bias).sum(1)
+            return float(np.mean(-of_levels[range(2), v].sum(1) - on))
 
         return mean_energy(x) - mean_energy(state)
 
@@ -212,8 +212,8 @@ def test_log_z_before_training_is_that_of_independent_pixels() -> None:
     model = Rbm((1, 2, 2), 5, hidden=3, k=1, chains=7, sampling_steps=1)
     model.initialise(x, _generator(0))
     assert model.log_z.item() == pytest.approx(model.exact_log_z().item(), abs=0.02)
-    rates = x.flatten(1).double().mean(0) / 4
-    expected = stats.binom(4, rates).logpmf(x.flatten(1)).sum(1)
+    counts = torch.nn.functional.one_hot(x.flatten(1).long(), 5).sum(0) + 1
+    expected = (counts / 305).log()[torch.arange(4), x.flatten(1).long()].sum(1)
     np.testing.assert_allclose(model.log_prob(x, _generator(0)).detach(), expected, atol=0.05)
     assert model.chain.float().mean().item() == pytest.approx(x.float().mean().item(), abs=0.5)
 
@@ -232,8 +232,10 @@ def test_says_whether_its_likelihood_is_exact() -> None:
 def test_a_reconstruction_is_the_mean_given_the_hidden_probabilities() -> None:
     model = tiny(4, 5)
     x = _images(model)[::7]
-    weight, pixel_bias = model.weight.detach().numpy(), model.pixel_bias.detach().numpy()
-    mean = 4 / (1 + np.exp(-(model.encode(x).numpy() @ weight + pixel_bias)))
+    weight, pixel_bias = model.weight.detach().numpy(), model.pixel_bias.detach().numpy().reshape(4, 4)
+    tilt = model.encode(x).numpy() @ weight
+    odds = np.exp(np.stack([0 * tilt, *(pixel_bias[:, n] + tilt * (n + 1) / 4 for n in range(4))], -1))
+    mean = (odds * np.arange(5)).sum(-1) / odds.sum(-1)
     assert np.abs(model.reconstruct(x).flatten(1).numpy() - mean).max() <= 0.5
 
 
@@ -243,3 +245,18 @@ def test_exact_draws_have_the_models_probabilities() -> None:
     assert (drawn.dtype, tuple(drawn.shape)) == (torch.uint8, (4000, 1, 1, 2))
     counts = np.bincount(drawn.flatten(1).long() @ torch.tensor([3, 1]), minlength=9)
     assert stats.chisquare(counts, 4000 * _joint(model).sum(1)).pvalue > 0.01
+
+
+def test_binomial_pixels_are_a_special_case() -> None:
+    """A pixel of three levels that counts two binary pixels with the same weights."""
+    model, binary = tiny(2, 3), tiny(4, 2)
+    with torch.no_grad():
+        per_copy = torch.tensor([0.3, -0.8], dtype=torch.float64)
+        model.pixel_bias.copy_(torch.stack([per_copy + math.log(2), 2 * per_copy], 1).flatten())
+        binary.pixel_bias.copy_(per_copy.repeat_interleave(2))
+        binary.weight.copy_(model.weight.repeat_interleave(2, 1) / 2)
+        binary.hidden_bias.copy_(model.hidden_bias)
+    copies = torch.tensor(_joint(binary).sum(1))
+    counted = _images(binary).view(-1, 2, 2).sum(2) @ torch.tensor([3, 1])
+    expected = torch.zeros(9, dtype=torch.float64).index_add(0, counted, copies)
+    np.testing.assert_allclose(_joint(model).sum(1), expected)

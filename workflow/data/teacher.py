@@ -55,7 +55,7 @@ TEACHERS = {
         ),
         levels=2,
         classes=(),
-        weights="a3139efee5675d8ebe33939541e3b2f2cf4ca3dad496adfbaea00617f632a70e",
+        weights="c02b645d946ab46f686ffad8ff67280143b04ec86bcf7f8daa0b529f8031dcc9",
         images="539f7823fe4662b158715b5750eb2b43abd1d877bfaf0195bf22a21b808a3db8",
     ),
 }

@@ -24,10 +24,10 @@ QUICK = 10  # a validation takes this share of the intermediate distributions
 class Rbm(Model):
     """Pixels and hidden units that depend on each other, but not among themselves.
 
-    A pixel of L levels is the number of those that are on among L-1 binary units, which share their weights (Teh &
-    Hinton 2001, Rate-coded Restricted Boltzmann Machines for Face Recognition). With x in 0..L-1 and h in {0, 1},
-    p(x, h) ∝ Π binomial(L-1, xᵢ) · exp(b·x + c·h + h·Wx), so that x given h is binomial. With two levels it is the
-    binary RBM.
+    With x in [0, 1] and h in {0, 1}, p(x, h) ∝ exp(Σᵢ bᵢ(xᵢ) + c·h + h·Wx), where b has a number for each level of each
+    pixel: an exponential family harmonium (Welling et al. 2004, Exponential Family Harmoniums with an Application to
+    Information Retrieval). Given h, a pixel's distribution is its own histogram, tilted towards dark or bright. Binomial
+    pixels (Teh & Hinton 2001) are those with b(l / n) = a l + log C(n, l). With two levels it is the binary RBM.
 
     Args:
         shape: of an image, (C, H, W).
@@ -46,7 +46,7 @@ class Rbm(Model):
     family = "energy-based"
     taxonomy = "explicit Markov chain"
     unranked = ("sampling_steps", "ais_chains", "ais_steps")  # unseen; the others belong to the estimate
-    objective = "min 𝔼ₓ[ F(x) ] − 𝔼ₓ′[ F(x′) ],  F(x) = −b·x − Σⱼ log(1 + exp(cⱼ + Wⱼ·x)),  x′ from a Gibbs chain"
+    objective = "min 𝔼ₓ[ F(x) ] − 𝔼ₓ′[ F(x′) ],  F(x) = −Σᵢ bᵢ(xᵢ) − Σⱼ log(1 + exp(cⱼ + Wⱼ·x)),  x′ from a Gibbs chain"
     about = (
         "Hidden binary units and pixels have a joint energy, in which each pixel is linked to each hidden unit. The "
         "density is explicit up to its normalising constant Z, whose gradient needs samples from the model: a Gibbs "
@@ -54,11 +54,10 @@ class Rbm(Model):
         "Z itself is estimated by annealed importance sampling, or summed if there are few hidden units. Drawing "
         "an image takes many steps of the chain. Features are the probabilities of the hidden units."
     )
-    base_rates: Tensor
+    base_bias: Tensor
     log_z: Tensor
     log_z_error: Tensor
     chain: Tensor
-    multiplicity: Tensor
 
     def __init__(
         self,
@@ -77,38 +76,31 @@ class Rbm(Model):
         self.likelihood = "exact" if hidden <= ENUMERATED else "estimate"
         self.k, self.sampling_steps = k, sampling_steps
         self.ais_chains, self.ais_steps = ais_chains, ais_steps
-        d, most = math.prod(shape), levels - 1
-        self.weight = nn.Parameter(torch.randn(hidden, d) * (INITIAL_STD / most))
-        self.hidden_bias, self.pixel_bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(d))
-        self.register_buffer("base_rates", torch.zeros(d))
+        d = math.prod(shape)
+        self.weight = nn.Parameter(torch.randn(hidden, d) * INITIAL_STD)
+        # Of each pixel's levels above 0, whose bias is 0, pixel after pixel.
+        self.hidden_bias, self.pixel_bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(d * (levels - 1)))
+        self.register_buffer("base_bias", torch.zeros(d * (levels - 1)))
         for name in ("log_z", "log_z_error"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
         self.register_buffer("chain", torch.zeros(chains, d, dtype=torch.uint8))
-        level = torch.arange(levels, dtype=torch.float64)
-        ways = math.lgamma(levels) - (level + 1).lgamma() - (most - level + 1).lgamma()
-        self.register_buffer("multiplicity", ways.float(), persistent=False)
         self.log_z.copy_(self._base_log_z())
 
     @torch.no_grad()
     def initialise(self, x: Tensor, generator: Generator) -> None:
-        """Begin with pixels that are as bright as in images x, uint8 (N, C, H, W), and independent of each other.
+        """Begin with pixels distributed as in images x, uint8 (N, C, H, W), and independent of each other.
 
-        Persistent chains begin there as well.
+        Each level of a pixel counts as if it were seen once more. Persistent chains begin there as well.
         """
-        units = len(x) * (self.levels - 1)  # as if each had been on once and off once more
-        rates = (x.flatten(1).double().sum(0) + 1) / (units + 2)
-        self.base_rates.copy_(rates.logit())
-        self.pixel_bias.copy_(self.base_rates)
+        logs = torch.stack([(x.flatten(1) == level).sum(0) + 1 for level in range(self.levels)], 1).double().log()
+        self.base_bias.copy_((logs[:, 1:] - logs[:, :1]).flatten())
+        self.pixel_bias.copy_(self.base_bias)
         self.log_z.copy_(self._base_log_z())
         self.chain.copy_(self._base_draw(len(self.chain), generator))
 
     def free_energy(self, x: Tensor) -> Tensor:
-        """F(x), up to a constant -log p of one configuration of the units behind the pixels, nats (N,).
-
-        x: pixels (N, D), of any type.
-        """
-        values = x.to(self.weight.dtype)
-        return -F.softplus(self._to_hidden(values)).sum(1) - (values * self.pixel_bias).sum(1)
+        """F(x), so that p(x) = exp(-F(x)) / Z, nats (N,). x: uint8 (N, D)."""
+        return -F.softplus(self._to_hidden(x)).sum(1) - self._biases_at(x, self.pixel_bias)
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Mean free energy of images less that of the chain's, nats per image.
@@ -144,8 +136,7 @@ class Rbm(Model):
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """log p(x), nats, float64 (N,): exact with few hidden units, otherwise as exact as log Z."""
-        images = x.flatten(1)
-        return self.multiplicity[images.long()].sum(1) - self.free_energy(images) - self.log_z
+        return -self.free_energy(x.flatten(1)) - self.log_z
 
     @property
     def log_prob_error(self) -> float:
@@ -168,7 +159,7 @@ class Rbm(Model):
         ends = weights.softmax(0).cumsum(0)
         marks = uniform((n,), generator, self.device, torch.float64) * ends[-1]
         h = self._hidden(torch.searchsorted(ends, marks, right=True).clamp(max=len(ends) - 1))
-        return self._draw(self._to_pixels(h.to(self.weight.dtype)), generator).view(n, *self.shape)
+        return self._draw(self._to_pixels(h.to(self.weight.dtype)), self.pixel_bias, generator).view(n, *self.shape)
 
     def _hidden(self, states: Tensor) -> Tensor:
         """Hidden units, 0 or 1, float64 (N, hidden), of states by their numbers, int64 (N,)."""
@@ -177,14 +168,14 @@ class Rbm(Model):
     def _log_weights(self, h: Tensor) -> Tensor:
         """log p(h) + log Z of hidden units, float64 (N, hidden): float64 (N,)."""
         weight, bias, pixel_bias = (p.double() for p in (self.weight, self.hidden_bias, self.pixel_bias))
-        return h @ bias + (self.levels - 1) * F.softplus(h @ weight + pixel_bias).sum(1)
+        return h @ bias + self._logits(h @ weight, pixel_bias).logsumexp(2).sum(1)
 
     @torch.no_grad()
     def annealed_log_z(self, steps: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """An estimate of log Z by annealed importance sampling, and its standard error over chains, float64 () each.
 
         Salakhutdinov & Murray 2008, On the Quantitative Analysis of Deep Belief Networks, section 4.1: from independent
-        pixels at the base rates, along a geometric path with evenly spaced inverse temperatures. The estimate of Z is
+        pixels with the base biases, along a geometric path with evenly spaced inverse temperatures. The estimate of Z is
         unbiased; if the chains do not reach all modes, it is most likely too low, and its error as well.
 
         Args:
@@ -192,14 +183,13 @@ class Rbm(Model):
             generator: on the model's device.
         """
         x = self._base_draw(self.ais_chains, generator)
-        tilt, log_weight = self.pixel_bias - self.base_rates, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        change, log_weight = self.pixel_bias - self.base_bias, torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for low, high in itertools.pairwise(i / steps for i in range(steps + 1)):
-            values = x.to(self.weight.dtype)
-            inputs = self._to_hidden(values)
+            inputs = self._to_hidden(x)
             rise = F.softplus(high * inputs) - F.softplus(low * inputs)
-            log_weight += ((high - low) * (values @ tilt) + rise.sum(1)).double()
+            log_weight += ((high - low) * self._biases_at(x, change) + rise.sum(1)).double()
             on = self._switch(high * inputs, generator)
-            x = self._draw(torch.lerp(self.base_rates, self._to_pixels(on), high), generator)
+            x = self._draw(high * self._to_pixels(on), self.base_bias + high * change, generator)
         total = log_weight.logsumexp(0)
         weights = (log_weight - total).exp() * len(x)  # of mean 1
         return self._base_log_z() + total - math.log(len(x)), weights.std() / math.sqrt(len(x))
@@ -224,7 +214,7 @@ class Rbm(Model):
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
-        """Run a chain for each image from independent pixels at the base rates, uint8 (n, C, H, W)."""
+        """Run a chain for each image from independent pixels, uint8 (n, C, H, W)."""
         state = self._base_draw(n, generator)
         for _ in range(self.sampling_steps):
             state = self.gibbs(state, generator)
@@ -242,46 +232,58 @@ class Rbm(Model):
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Probabilities of the hidden units, (N, hidden)."""
-        return self._to_hidden(x.flatten(1).to(self.weight.dtype)).sigmoid()
+        return self._to_hidden(x.flatten(1)).sigmoid()
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean image given the probabilities of the hidden units, rounded, uint8 (N, C, H, W)."""
-        mean = self._to_pixels(self.encode(x)).sigmoid() * (self.levels - 1)
+        probabilities = self._logits(self._to_pixels(self.encode(x)), self.pixel_bias).softmax(2)
+        mean = probabilities @ torch.arange(self.levels, device=x.device, dtype=probabilities.dtype)
         return mean.round().to(torch.uint8).view(x.shape)
 
     @torch.no_grad()
     def gibbs(self, x: Tensor, generator: Generator) -> Tensor:
         """Draw the hidden units given pixels x, uint8 (N, D), and new pixels given these: uint8 (N, D)."""
-        on = self._switch(self._to_hidden(x.to(self.weight.dtype)), generator)
-        return self._draw(self._to_pixels(on), generator)
+        on = self._switch(self._to_hidden(x), generator)
+        return self._draw(self._to_pixels(on), self.pixel_bias, generator)
 
     def _to_hidden(self, x: Tensor) -> Tensor:
-        """Log-odds of the hidden units, (N, hidden), given pixels, (N, D)."""
-        return _precise(F.linear(x, self.weight, self.hidden_bias))
+        """Log-odds of the hidden units, (N, hidden), given pixels, uint8 (N, D)."""
+        return _precise(F.linear(x.to(self.weight.dtype) / (self.levels - 1), self.weight, self.hidden_bias))
 
     def _to_pixels(self, h: Tensor) -> Tensor:
-        """Log-odds of the units behind the pixels, (N, D), given hidden units, (N, hidden)."""
-        return _precise(F.linear(h, self.weight.t(), self.pixel_bias))
+        """How far hidden units, (N, hidden), tilt each pixel towards bright: log-odds of white, (N, D)."""
+        return _precise(F.linear(h, self.weight.t()))
+
+    def _logits(self, tilt: Tensor, bias: Tensor) -> Tensor:
+        """Of the levels of each pixel, (N, D, levels), given its tilt, (N, D), and the biases, (D (levels-1),)."""
+        value = torch.arange(self.levels, device=tilt.device, dtype=tilt.dtype) / (self.levels - 1)
+        return self._with_zero(bias) + tilt[..., None] * value
+
+    def _biases_at(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Sum of the biases of the levels that pixels x have, (N,). x: uint8 (N, D)."""
+        return self._with_zero(bias)[torch.arange(x.shape[1], device=x.device), x.long()].sum(1)
+
+    def _with_zero(self, bias: Tensor) -> Tensor:
+        """Biases of all levels, (D, levels): 0 for level 0."""
+        return F.pad(bias.view(-1, self.levels - 1), (1, 0))
 
     def _switch(self, log_odds: Tensor, generator: Generator) -> Tensor:
         """A draw of the hidden units, 0 or 1, (N, hidden)."""
         noise = uniform(log_odds.shape, generator, log_odds.device, log_odds.dtype)
         return (noise < log_odds.sigmoid()).to(self.weight.dtype)
 
-    def _draw(self, log_odds: Tensor, generator: Generator) -> Tensor:
-        """A draw of binomial pixels, uint8 (N, D), given the log-odds (N, D) of the units behind them."""
-        level = torch.arange(self.levels, device=log_odds.device)
-        return categorical_draw((self.multiplicity + log_odds[..., None] * level).movedim(-1, 1), generator)
+    def _draw(self, tilt: Tensor, bias: Tensor, generator: Generator) -> Tensor:
+        """A draw of pixels, uint8 (N, D), given their tilts, (N, D), and the biases."""
+        return categorical_draw(self._logits(tilt, bias).movedim(-1, 1), generator)
 
     def _base_draw(self, n: int, generator: Generator) -> Tensor:
-        """n images of independent pixels at the base rates, uint8 (n, D)."""
-        return self._draw(self.base_rates.expand(n, -1), generator)
+        """n images of independent pixels with the base biases, uint8 (n, D)."""
+        return self._draw(self.weight.new_zeros(n, self.weight.shape[1]), self.base_bias, generator)
 
     def _base_log_z(self) -> Tensor:
-        """log Z without weights and hidden biases, and with the base rates as pixel biases, float64 ()."""
-        pixels = (self.levels - 1) * F.softplus(self.base_rates.double()).sum()
-        return pixels + len(self.hidden_bias) * math.log(2)
+        """log Z without weights and hidden biases, and with the base biases, float64 ()."""
+        return self._with_zero(self.base_bias.double()).logsumexp(1).sum() + len(self.hidden_bias) * math.log(2)
 
     def _normalise(self, steps: int, generator: Generator) -> None:
         exact = self.likelihood == "exact"
