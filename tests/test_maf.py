@@ -8,6 +8,8 @@ import pytest
 import torch
 from scipy import stats
 from torch import Generator, Tensor, nn
+from torch.distributions import AffineTransform
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 from workflow.models.layers.dense import raster_rank
 from workflow.models.maf import Autoregressive, AutoregressiveMixture, BatchNorm, Maf
@@ -98,6 +100,46 @@ def test_means_and_scales_are_those_of_the_definition() -> None:
     torch.testing.assert_close(u * log_scale.exp() + mean, x)
     torch.testing.assert_close(log_determinant, -log_scale.sum(1))
     assert torch.equal(mean[:, 2], mean[:1, 2].expand(5))  # the first in the order depends on nothing
+
+
+def _zuko(layer: Autoregressive, width: int) -> MaskedAutoregressiveTransform:
+    """zuko's layer with the weights of ours; hidden units of the same degree correspond to each other."""
+    d = len(layer.rank)
+
+    def affine(mean: Tensor, raw: Tensor) -> AffineTransform:
+        scale = (-7 * torch.tanh(raw / 7)).exp()
+        return AffineTransform(-mean * scale, scale)
+
+    other = MaskedAutoregressiveTransform(
+        d, order=layer.rank - 1, univariate=affine, hidden_features=(width, width)
+    ).double()
+    ours = [*layer.network.hidden, layer.network.out]
+    theirs = [part for part in other.hyper if isinstance(part, nn.Linear)]
+    inputs = torch.arange(d), torch.arange(d)
+    with torch.no_grad():
+        for mine, its, degrees in zip(ours, theirs, [*layer.hidden, None], strict=True):
+            assert isinstance(mine, nn.Linear)
+            if degrees is None:
+                units = torch.arange(2 * d), torch.arange(2 * d)
+            else:
+                units = degrees.argsort(stable=True), its.get_buffer("mask").sum(1).argsort(stable=True)
+            its.weight[units[1][:, None], inputs[1]] = mine.weight[units[0][:, None], inputs[0]]
+            its.bias[units[1]] = mine.bias[units[0]]
+            inputs = units
+    return other
+
+
+@torch.no_grad()
+def test_it_is_zukos_with_the_same_weights() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(9, 5, dtype=torch.float64)
+    for rank in (torch.tensor([1, 2, 3, 4, 5]), torch.tensor([3, 5, 1, 2, 4])):
+        layer = Autoregressive(rank, width=12, depth=2, dropout=0.0).double()
+        other = _zuko(layer, 12)()
+        u, log_determinant = layer(x)
+        torch.testing.assert_close(u, other(x), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(log_determinant, other.log_abs_det_jacobian(x, u), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(layer.inverse(u), other.inv(u), rtol=1e-10, atol=1e-10)
 
 
 def test_without_hidden_layers_it_is_a_gaussian_with_any_covariance() -> None:
