@@ -18,12 +18,15 @@ def check(settings: params.Params) -> None:
     """Raise BakeoffError for the first parameter that is invalid, or that this machine cannot satisfy."""
     from workflow.data.given import check_samples
     from workflow.device import device_kind, warn_of_other_instructions  # torch, which a look at the data does not need
+    from workflow.evaluation.network import try_network
     from workflow.models.registry import check_builds, check_entries
 
     check_data(settings)
     check_entries(settings)
     check_builds(settings, shape_of(settings.data))
     check_samples(settings, shape_of(settings.data))
+    for network in settings.evaluate.networks:
+        try_network(network, shape_of(settings.data))
     device_kind(settings.compute)
     warn_of_other_instructions(settings.compute)
     if card := recorded_card(settings.data):

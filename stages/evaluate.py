@@ -16,7 +16,7 @@ from workflow.models import registry
 from workflow.models.base import HasHold
 from workflow.paths import EXTRACTOR_METRICS, RunFiles
 
-NOT_REPEATED = ("classes", "classifiers", "about", "comparable")  # of the extractor's facts
+NOT_REPEATED = ("classes", "classifiers", "about", "comparable", "others")  # of the extractor's facts
 
 
 def main(name: str, seed: int) -> None:

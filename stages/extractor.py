@@ -1,5 +1,6 @@
-"""Make the networks whose features the metrics use: train classifiers on the images, or take Inception."""
+"""Make the networks whose features the metrics use: train classifiers on the images, or take Inception or a file's."""
 
+import tempfile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -8,11 +9,12 @@ import torch
 
 from workflow import params
 from workflow.data.arrays import Card, read_card
-from workflow.data.tensors import read_split
+from workflow.data.tensors import join, read_split
 from workflow.device import prepare_torch
 from workflow.engines.command import run
 from workflow.evaluation.classifier import accuracy, fit_classifier, save_classifiers
 from workflow.evaluation.inception import FACTS, take_inception
+from workflow.evaluation.network import take_network
 from workflow.files import sha256, write_json
 from workflow.paths import EXTRACTOR, EXTRACTOR_METRICS
 
@@ -54,12 +56,26 @@ def take(settings: params.Params, card: Card, _: torch.device, path: Path) -> di
 MAKERS = {"trained": train, "inception": take}
 
 
+def make(name: str, settings: params.Params, card: Card, device: torch.device, path: Path) -> dict[str, Any]:
+    """Write the networks that `evaluate.extractor` calls by this name to `path` and return facts about them."""
+    if name in MAKERS:
+        return MAKERS[name](settings, card, device, path)
+    return take_network(Path(name), card.shape, card.levels, path)
+
+
 def main() -> None:
-    """Write the network and facts about it."""
+    """Write the networks and facts about them: those of the main extractor and, in a list, those of others."""
     settings = params.load()
-    device = prepare_torch(settings.compute)
-    make = MAKERS[settings.evaluate.extractor]
-    write_json(EXTRACTOR_METRICS, make(settings, read_card(), device, EXTRACTOR))
+    device, names = prepare_torch(settings.compute), settings.evaluate.extractors
+    if len(names) == 1:
+        write_json(EXTRACTOR_METRICS, make(names[0], settings, read_card(), device, EXTRACTOR))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / str(place) for place in range(len(names))]
+        pairs = zip(names, paths, strict=True)
+        facts, *others = [make(name, settings, read_card(), device, path) for name, path in pairs]
+        join(paths, EXTRACTOR)
+    write_json(EXTRACTOR_METRICS, {**facts, "others": others})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from workflow.errors import BakeoffError
 
@@ -23,6 +23,10 @@ Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Place = Annotated[Path, Field(strict=False)]
 Title = Annotated[str, Field(min_length=1, max_length=60)]
 FILE_NAME = r"^[a-z0-9][a-z0-9_]{0,39}$"  # of a model
+# Of a file of one, below the folder where DVC sees it change.
+NETWORK = r"^data/external/(?:[A-Za-z0-9_-][A-Za-z0-9_.-]*/)*[A-Za-z0-9_-][A-Za-z0-9_.-]*\.pt2?$"
+NetworkFile = Annotated[str, Field(pattern=NETWORK, json_schema_extra={"format": "path"})]
+ExtractorName = Literal["trained", "inception"] | NetworkFile
 
 
 def _below_one(data: Any) -> Any:
@@ -37,6 +41,23 @@ def _distinct(seeds: list[int]) -> list[int]:
     if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
         raise ValueError(f"{twice[0]} stands twice; remove one of them")
     return seeds
+
+
+def _extractors(value: Any) -> Any:
+    """A name or a list of names; raises ValueError unless each is known and has a name of its own in print."""
+    names = value if isinstance(value, list) else [value]
+    if not names:
+        raise ValueError("names no extractor; write trained, inception or a network's file")
+    for name in names:
+        if not (isinstance(name, str) and (name in ("trained", "inception") or re.fullmatch(NETWORK, name))):
+            raise ValueError(
+                f"{f'{name!r} ' if names is value else ''}should be trained, inception, or a network's file below "
+                "data/external, a .pt of TorchScript or a .pt2 of torch.export, named with letters, digits and . _ -"
+            )
+    stems = [Path(name).stem for name in names]
+    if twice := [stem for stem in stems if stems.count(stem) > 1]:
+        raise ValueError(f"{twice[0]} stands twice; remove or rename one of them")
+    return value
 
 
 Seeds = Annotated[list[Seed], Field(min_length=1, json_schema_extra={"uniqueItems": True}), AfterValidator(_distinct)]
@@ -224,8 +245,9 @@ class Evaluate(Section):
     """Settings of the metrics.
 
     Args:
-        extractor: whose features they use: those of networks trained on the same images, or of Inception, for results
-            that are comparable with papers.
+        extractor: whose features they use: `trained` for networks trained on the same images, `inception` for results
+            that are comparable with papers, or a network's file (docs/measures.md says what it must take and give). Of
+            a list, the first is used for everything, and the page compares the ranks under the others with it.
         inception_weights: a file to take Inception from instead of downloading it.
         draws: how many times `sample.count` images are drawn of each model; measures of samples are means over them.
         batch_size: images that are evaluated at once.
@@ -236,7 +258,10 @@ class Evaluate(Section):
         probe_regularisation: C of the linear probe's logistic regression; a smaller one regularises more.
     """
 
-    extractor: Literal["trained", "inception"]
+    extractor: Annotated[
+        ExtractorName | Annotated[list[ExtractorName], Field(min_length=1, json_schema_extra={"uniqueItems": True})],
+        BeforeValidator(_extractors),
+    ]
     inception_weights: str | None = None
     draws: Count = 3
     batch_size: Count
@@ -248,9 +273,24 @@ class Evaluate(Section):
 
     @model_validator(mode="after")
     def _weights_of_inception_alone(self) -> "Evaluate":
-        if self.inception_weights is not None and self.extractor != "inception":
+        if self.inception_weights is not None and "inception" not in self.extractors:
             raise ValueError("inception_weights needs extractor: inception; remove it or set that")
         return self
+
+    @property
+    def extractors(self) -> list[str]:
+        """The main one first."""
+        return self.extractor if isinstance(self.extractor, list) else [self.extractor]
+
+    @property
+    def other_names(self) -> list[str]:
+        """What those after the main one are called in files."""
+        return [Path(name).stem for name in self.extractors[1:]]
+
+    @property
+    def networks(self) -> list[Path]:
+        """The files among them."""
+        return [Path(name) for name in self.extractors if re.fullmatch(NETWORK, name)]
 
 
 class Train(Section):

@@ -24,6 +24,7 @@ KEPT = "kept by "  # accuracy on the k images with the highest score of a kind, 
 CONFIDENCE, DENSITY = "confidence", "density"  # by which of them these are kept
 SPECTRUM = "spectrum of "  # standard deviations along the axes of a model or of a PCA, descending
 PER_IMAGE = "per_image/"  # how far each test image moves a measure
+OTHER_FEATURES = "other features/"  # the same on features of another extractor than the main one, whose name follows
 SHARED_ERROR = "_error"  # after a measure's key in `metrics.json`: standard error that all test images share
 
 # What stands beside the outputs: never tracked by DVC, and made again where it is missing.

@@ -46,14 +46,14 @@ def check_evaluation(settings: Params, card: Card) -> None:
         raise BakeoffError(
             f"{PATH}: evaluate.neighbours: {neighbours}: too many for {least} {what}; set it to {least - 1} or lower"
         )
-    inception = settings.evaluate.extractor == "inception"
+    extractors = settings.evaluate.extractors
     least, what = min((train, "training images"), (drawn, "samples (sample.count)"))
-    if (card.classes or inception) and (splits := settings.evaluate.splits) > least:
+    if (card.classes or extractors[0] == "inception") and (splits := settings.evaluate.splits) > least:
         raise BakeoffError(
             f"{PATH}: evaluate.splits: {splits}: too many for {least} {what}; set it to {least} or lower"
         )
-    if inception and card.mixture:
-        raise BakeoffError(f"{PATH}: evaluate.extractor: 'inception': the data are points; set it to trained")
+    if card.mixture and (of_pictures := [name for name in extractors if name != "trained"]):
+        raise BakeoffError(f"{PATH}: evaluate.extractor: {of_pictures[0]!r}: the data are points; set it to trained")
 
 
 def check_model(name: str, entry: Entry, card: Card) -> None:

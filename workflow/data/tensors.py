@@ -1,7 +1,8 @@
 """Images as tensors, for training and evaluation; their files are those of `workflow.data.arrays`."""
 
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,29 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     with reading(path, "pt") as file:
         names = file.keys()  # not a dictionary, so it cannot be iterated over
         return {name: file.get_tensor(name) for name in names}, read_metadata(path, file)
+
+
+def join(parts: Sequence[Path], path: Path) -> None:
+    """Write what several files of `write_tensors` hold into one, from which `read_part` reads each by its place."""
+    found = [read_tensors(part) for part in parts]
+    tensors = {f"{place}/{name}": tensor for place, (held, _) in enumerate(found) for name, tensor in held.items()}
+    write_tensors(path, tensors, json.dumps([metadata for _, metadata in found]))
+
+
+def read_part(path: Path, part: int | None) -> tuple[dict[str, Tensor], str]:
+    """One part of what `join` wrote, by its place, or all of a file that was not joined.
+
+    Raises BakeoffError as `read_tensors` does, or if there is no such part.
+    """
+    tensors, metadata = read_tensors(path)
+    if part is None:
+        return tensors, metadata
+    prefix = f"{part}/"
+    try:
+        about: str = json.loads(metadata)[part]
+    except (ValueError, LookupError, TypeError):
+        raise BakeoffError(f"{path}: has no part {part}; run `dvc repro extractor`") from None
+    return {name.removeprefix(prefix): held for name, held in tensors.items() if name.startswith(prefix)}, about
 
 
 def read_split(split: str, folder: Path = PREPARED) -> ImageSet:

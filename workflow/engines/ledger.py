@@ -32,7 +32,8 @@ Hashes = dict[str, str]  # SHA-256 in hex, by file
 def bring_up_to_date(settings: Params) -> None:
     """Update the ledger, a page per stage and per model in the parameters, and the index of runs.
 
-    The page of a model that holds images made elsewhere has their hash, too.
+    The page of a model that holds images made elsewhere has their hash, too, and that of the stage `extractor` those of
+    networks from files.
     Unchanged pages are not touched, and pages of stages and models that no longer exist are removed. Entries of the
     index that the present graph does not make are hidden.
     """
@@ -51,6 +52,10 @@ def bring_up_to_date(settings: Params) -> None:
             held = {str(entry.samples): digest(own(entry.samples))}
             pages[model_page(name)] |= held
             pages[stage_page("check")] |= held
+    for network in settings.evaluate.networks:
+        held = {str(network): digest(own(network))}
+        pages[stage_page("extractor")] |= held
+        pages[stage_page("check")] |= held
     for path, page in pages.items():
         text = json.dumps(dict(sorted(page.items())), indent=2) + "\n"
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from workflow.data.tensors import ImageSet, read_tensors, write_tensors
+from workflow.data.tensors import ImageSet, read_part, write_tensors
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.params import Extractor
@@ -262,9 +262,12 @@ def save_classifiers(models: Sequence[Classifier], path: Path) -> None:
     write_tensors(path, tensors, json.dumps(about, sort_keys=True))
 
 
-def load_classifiers(path: Path) -> list[Classifier]:
-    """Read what `save_classifiers` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged."""
-    tensors, metadata = read_tensors(path)
+def load_classifiers(path: Path, part: int | None = None) -> list[Classifier]:
+    """Read what `save_classifiers` wrote, in evaluation mode on the CPU; raises BakeoffError if it is damaged.
+
+    part: its place, if the file was joined with others.
+    """
+    tensors, metadata = read_part(path, part)
     try:
         about = json.loads(metadata)
         shape, levels, arguments = tuple(about["shape"]), about["levels"], about["arguments"]

@@ -81,7 +81,7 @@ class Column:
         if self.form == "count":
             return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
         if self.form == "significant":
-            return significant(value)
+            return significant(value).replace("-", "−")
         return f"{value:.{self.form}f}".replace("-", "−")
 
     def bare(self, value: float) -> str:

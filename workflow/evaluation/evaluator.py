@@ -30,6 +30,8 @@ from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distri
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
 from workflow.evaluation.metrics.truth import divergence, slack
+from workflow.evaluation.network import Network, load_network
+from workflow.evaluation.other_features import OtherFeatures, of_each
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
 from workflow.evaluation.statistics import estimate
 from workflow.evaluation.utility import hits_after_training_on
@@ -55,10 +57,10 @@ from workflow.params import Evaluate, Extractor, Params
 from workflow.paths import BITS, EXTRACTOR, KEPT, PER_IMAGE, SHARED_ERROR, SPECTRUM
 from workflow.random_streams import Stream, make_generator
 
-LOADERS: dict[str, Callable[[Path], Sequence[Classifier | Inception]]] = {
+LOADERS: dict[str, Callable[[Path, int | None], Sequence[Classifier | Inception | Network]]] = {
     "trained": load_classifiers,
-    "inception": lambda path: [load_inception(path)],
-}
+    "inception": lambda path, part: [load_inception(path, part)],
+}  # of others, files
 TEST_IMAGES = "test images"  # their kind, beside those of out-of-distribution inputs
 SHOWN, WALKS, WALK_STEPS = 16, 6, 10  # pictures for the report
 CLASS_ROWS, COLUMNS = 6, 20  # of the grid with one column per class
@@ -78,7 +80,7 @@ class Evaluator:
     extractor: on the device that it runs on. train, test: real images. card: of the data. settings: the section
     `evaluate` of the parameters. classifier: the section `extractor`, for classifiers that are trained on samples.
     measured: the value of `real`, if it is known already. teacher: the model that the images were drawn from, if that
-    is known.
+    is known. others: further extractors, which say how much rests on the choice of these.
     """
 
     extractors: Sequence[FeatureExtractor]
@@ -89,6 +91,7 @@ class Evaluator:
     classifier: Extractor
     measured: Sequence[Real] | None = None
     teacher: Model | None = None
+    others: Sequence[OtherFeatures] = ()
 
     def outputs(self, images: Tensor) -> list[Outputs]:
         """Features and logits of images, uint8 (N, C, H, W), from each extractor."""
@@ -295,10 +298,25 @@ class Evaluator:
 
 def read_evaluator(settings: Params, device: torch.device, measured: Sequence[Real] | None = None) -> Evaluator:
     """The evaluator of the prepared data, with the extractors on `device`; raises BakeoffError if a file is missing."""
-    extractors = [extractor.to(device) for extractor in LOADERS[settings.evaluate.extractor](EXTRACTOR)]
     train, test, card = read_split("train"), read_split("test"), read_card()
     teacher = registry.load(weights_of(card.teacher)).model.to(device) if card.teacher else None
-    return Evaluator(extractors, train, test, card, settings.evaluate, settings.extractor, measured, teacher)
+    first, *further = _load_extractors(settings.evaluate, device)
+    pairs = zip(settings.evaluate.other_names, further, strict=True)
+    others = [OtherFeatures(name, networks, test.images, settings.evaluate) for name, networks in pairs]
+    if measured:
+        others = [one.read_measured() for one in others]
+    return Evaluator(first, train, test, card, settings.evaluate, settings.extractor, measured, teacher, others)
+
+
+def _load_extractors(settings: Evaluate, device: torch.device) -> list[list[FeatureExtractor]]:
+    """The networks of each extractor, the main one first."""
+    names = settings.extractors
+    places: Sequence[int | None] = range(len(names)) if len(names) > 1 else [None]
+    found: list[list[FeatureExtractor]] = []
+    for name, place in zip(names, places, strict=True):
+        networks = LOADERS[name](EXTRACTOR, place) if name in LOADERS else [load_network(EXTRACTOR, place)]
+        found.append([network.to(device) for network in networks])
+    return found
 
 
 def evaluate(
@@ -315,6 +333,7 @@ def evaluate(
     obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
     bayes, kept = _by_bayes_rule(model, evaluator, seed, bits)
     representation, few, errors = _representation(model, evaluator)
+    seen_otherwise, moved = of_each(evaluator.others, draws)
     scores |= obedience | few
     metrics = {
         "counts": counts,
@@ -323,9 +342,10 @@ def evaluate(
         "decoded": {name: evaluator.scores([images]).means for name, images in decoded.items()},
         **representation,
         **_cost(model),
+        **seen_otherwise,
     }
     shown = _pictures(model, draws[0], evaluator, seed) | _latent_space(model, evaluator, seed)
-    return metrics | density | bayes, shown | bits | kept | drawn | scores.pictures | errors
+    return metrics | density | bayes, shown | bits | kept | drawn | scores.pictures | errors | moved
 
 
 @torch.no_grad()
@@ -538,8 +558,9 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
     subsets = [rows for rows in order.split(count)[:draws] if len(rows) == min(count, len(order))]
     histogram = PixelHistogram(evaluator.train.images, evaluator.card.levels)
     random = make_generator(cpu, 0, Stream.HISTOGRAM_SAMPLES)
-    real = evaluator.scores([evaluator.train.images[rows] for rows in subsets])
-    baseline = evaluator.scores([histogram.sample(len(subsets[0]), random) for _ in range(draws)])
+    real, real_otherwise = _with_others(evaluator, [evaluator.train.images[rows] for rows in subsets])
+    noise = [histogram.sample(len(subsets[0]), random) for _ in range(draws)]
+    baseline, baseline_otherwise = _with_others(evaluator, noise)
     shape = tuple(evaluator.test.images.shape[1:])
     assert len(shape) == 3
     bits = bits_per_dim(histogram.log_prob(evaluator.test.images), shape)
@@ -548,8 +569,13 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
     few = evaluator.few_labels(train, test)
     found: dict[str, Any] = {
         "counts": {"samples": len(subsets[0]), "test": len(evaluator.test)},
-        "real": {**real.means, "repeats": real.repeats},
-        "histogram_model": {**baseline.means, "repeats": baseline.repeats, "bits_per_dim": float(bits.mean())},
+        "real": {**real.means, "repeats": real.repeats, **real_otherwise},
+        "histogram_model": {
+            **baseline.means,
+            "repeats": baseline.repeats,
+            "bits_per_dim": float(bits.mean()),
+            **baseline_otherwise,
+        },
         "uniform_bits_per_dim": float(torch.tensor(evaluator.card.levels).double().log2()),
         "pixel_probe_accuracy": _accuracy(evaluator.probe(train, test)) if evaluator.card.classes else None,
         "formats": _formats(evaluator.test.images[spread(len(evaluator.test), PACKED)]),
@@ -566,7 +592,12 @@ def reference(evaluator: Evaluator, count: int) -> tuple[dict[str, Any], dict[st
         found[row] = {**scores.means, "repeats": scores.repeats}
         kept |= {f"{row}/{KEPT}{name}": curve.float() for name, curve in curves.items()}
     per_image = {f"{row}/{name}": values for row, scores in rows.items() for name, values in scores.pictures.items()}
-    return found, per_image | kept
+    return found, per_image | kept | {name: x for one in evaluator.others for name, x in one.tensors.items()}
+
+
+def _with_others(evaluator: Evaluator, draws: Sequence[Tensor]) -> tuple[Scores, dict[str, Any]]:
+    """The measures of samples, uint8 (N, C, H, W) a draw, by the main extractor and by others."""
+    return evaluator.scores(draws), of_each(evaluator.others, draws)[0]
 
 
 def _classifiers(evaluator: Evaluator) -> dict[str, tuple[Scores, dict[str, Tensor]]]:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from workflow.data.arrays import Card
 from workflow.data.download import fetch
-from workflow.data.tensors import read_tensors, write_tensors
+from workflow.data.tensors import read_part, write_tensors
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Outputs
@@ -84,9 +84,12 @@ def take_inception(given: str | None, card: Card, path: Path) -> None:
     write_tensors(path, tensors, json.dumps({"levels": card.levels}))
 
 
-def load_inception(path: Path) -> Inception:
-    """Read what `take_inception` wrote, on the CPU; raises BakeoffError if it is damaged or another network."""
-    tensors, metadata = read_tensors(path)
+def load_inception(path: Path, part: int | None = None) -> Inception:
+    """Read what `take_inception` wrote, on the CPU; raises BakeoffError if it is damaged or another network.
+
+    part: its place, if the file was joined with others.
+    """
+    tensors, metadata = read_part(path, part)
     try:
         return Inception(tensors, json.loads(metadata)["levels"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -19,10 +19,14 @@ Measurements = dict[str, dict[str, Measurement]]  # by column and model; models 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one model with one seed: the content of its `metrics.json`, and its pictures' file."""
+    """What was measured of one model with one seed: the content of its `metrics.json`, and its pictures' file.
+
+    prefix: of the names, in that file, of the tensors that belong to these metrics.
+    """
 
     metrics: Mapping[str, Any]
     pictures: Path
+    prefix: str = ""
 
 
 def measurements(models: Mapping[str, Sequence[Measured]], baseline: Mapping[str, Any]) -> Measurements:
@@ -39,7 +43,7 @@ def measurements(models: Mapping[str, Sequence[Measured]], baseline: Mapping[str
     found: Measurements = {column.key: {} for column in MEASURED}
     units = {column.key: _units(column, baseline) for column in MEASURED if column.scaled}
     for name, runs in models.items():
-        influence = [_influence(run.pictures) for run in runs]
+        influence = [_influence(run) for run in runs]
         for column in MEASURED:
             if all(column.read(run.metrics) is not None for run in runs):
                 images = [_scaled(column, run.metrics, own) for run, own in zip(runs, influence, strict=True)]
@@ -101,12 +105,12 @@ def _shared_error(column: Column, metrics: Mapping[str, Any]) -> float:
     return float(error * value / base) if value and base else 0.0
 
 
-def _influence(pictures: Path) -> dict[str, Values]:
-    arrays = read_arrays(pictures)
+def _influence(run: Measured) -> dict[str, Values]:
+    arrays, prefix = read_arrays(run.pictures), f"{run.prefix}{PER_IMAGE}"
     return {
-        name.removeprefix(PER_IMAGE): values.astype(np.float64)
+        name.removeprefix(prefix): values.astype(np.float64)
         for name, values in arrays.items()
-        if name.startswith(PER_IMAGE)
+        if name.startswith(prefix)
     }
 
 

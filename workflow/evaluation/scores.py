@@ -36,19 +36,28 @@ Cell = tuple[Mapping[str, Any], Mapping[str, Tensor]]  # scores of one draw by o
 
 
 @dataclass(frozen=True)
-class Real:
-    """What there is to know of the test images' features from one extractor, the same for all models and seeds.
+class Points:
+    """What the distances between samples and test images need of the latter's features from one extractor.
 
-    classes: int64 (N,), None if the extractor does not know them. others: int64 (N, k), the nearest of the others of
-    each image. kernels: float64 (N,), its mean kernel with all others. memory: of the training images.
-    width: of the Gaussian kernel by which samples are alike.
+    others: int64 (N, k), the nearest of the others of each image. kernels: float64 (N,), its mean kernel with all
+    others.
     """
 
     gaussian: Gaussian
     manifold: Manifold
-    classes: Tensor | None
     others: Tensor
     kernels: Tensor
+
+
+@dataclass(frozen=True)
+class Real(Points):
+    """All that there is to know of the test images' features from one extractor, the same for all models and seeds.
+
+    classes: int64 (N,), None if the extractor does not know them. memory: of the training images. width: of the
+    Gaussian kernel by which samples are alike.
+    """
+
+    classes: Tensor | None
     memory: Memory
     width: float
 
@@ -108,13 +117,17 @@ def _numbers(scores: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, float(value)
 
 
+def fit_points(features: Tensor, neighbours: int) -> Points:
+    """Of the test images' features, float32 (N, d), by one extractor; neighbours: k."""
+    others, kernels = nearest_others(features, neighbours), mean_other_kernels(features)
+    return Points(fit_gaussian(features), fit_manifold(features, neighbours), others, kernels)
+
+
 def fit_real(found: Outputs, neighbours: int, training: Training) -> Real:
     """Of what an extractor makes of the test images and of training images."""
     points = found.features
-    manifold = fit_manifold(points, neighbours)
-    others = nearest_others(points, neighbours)
-    memory, kernels = fit_memory(training, points), mean_other_kernels(points)
-    return Real(fit_gaussian(points), manifold, found.classes, others, kernels, memory, kernel_width(points))
+    own = vars(fit_points(points, neighbours))
+    return Real(**own, classes=found.classes, memory=fit_memory(training, points), width=kernel_width(points))
 
 
 def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
@@ -122,12 +135,7 @@ def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
     tensors = dict(further)
     for place, real in enumerate(reals):
         own = {
-            "features": real.manifold.points,
-            "squared_radii": real.manifold.squared_radii,
-            "mean": real.gaussian.mean,
-            "factor": real.gaussian.factor,
-            "others": real.others,
-            "kernels": real.kernels,
+            **tensors_of(real),
             "training": real.memory.training.points,
             "apart": real.memory.training.apart,
             "centres": real.memory.centres,
@@ -140,18 +148,42 @@ def write_real(reals: Sequence[Real], further: Mapping[str, Tensor]) -> None:
     write_tensors(REAL_FEATURES, tensors)
 
 
+def tensors_of(points: Points) -> dict[str, Tensor]:
+    """As they are written, for `points_of`."""
+    return {
+        "features": points.manifold.points,
+        "squared_radii": points.manifold.squared_radii,
+        "mean": points.gaussian.mean,
+        "factor": points.gaussian.factor,
+        "others": points.others,
+        "kernels": points.kernels,
+    }
+
+
+def points_of(tensors: Mapping[str, Tensor]) -> Points:
+    """What `tensors_of` made these of, among others."""
+    gaussian = Gaussian(tensors["mean"], tensors["factor"], len(tensors["features"]))
+    manifold = Manifold(tensors["features"], tensors["squared_radii"])
+    return Points(gaussian, manifold, tensors["others"], tensors["kernels"])
+
+
 def read_real() -> list[Real]:
     """What `write_real` wrote; raises BakeoffError if it is missing or damaged."""
-    tensors, _ = read_tensors(REAL_FEATURES)
     found: list[Real] = []
-    while f"{len(found)}/features" in tensors:
-        prefix = f"{len(found)}/"
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        gaussian = Gaussian(own["mean"], own["factor"], len(own["features"]))
-        manifold = Manifold(own["features"], own["squared_radii"])
+    for own in read_numbered():
         memory = Memory(Training(own["training"], own["apart"]), own["centres"], own["distances"], own["cells"])
-        given = own.get("classes"), own["others"], own["kernels"]
-        found.append(Real(gaussian, manifold, *given, memory, float(own["width"])))
+        known = vars(points_of(own))
+        found.append(Real(**known, classes=own.get("classes"), memory=memory, width=float(own["width"])))
+    return found
+
+
+def read_numbered(before: str = "") -> list[dict[str, Tensor]]:
+    """The tensors of each extractor, whose names begin with its number, and with what may stand before that."""
+    tensors, _ = read_tensors(REAL_FEATURES)
+    found: list[dict[str, Tensor]] = []
+    while f"{before}{len(found)}/features" in tensors:
+        prefix = f"{before}{len(found)}/"
+        found.append({name.removeprefix(prefix): held for name, held in tensors.items() if name.startswith(prefix)})
     return found
 
 
@@ -161,22 +193,18 @@ def of_draw(fake: Outputs, real: Real, settings: Evaluate, classes: int) -> Cell
     Those that need classes are None where the extractor has none. classes: of the data; 0: modes are not for the
     extractor to tell.
     """
-    points, neighbours = real.manifold.points, settings.neighbours
-    kid, kid_std = kernel_distance(fake.features, points, settings.kid_subsets, settings.kid_subset_size)
+    points = real.manifold.points
+    distances, overlaps, influence = _nearness(fake.features, real, settings)
     score, score_std = (None, None) if fake.logits is None else inception_score(fake.logits, settings.splits)
-    found = overlap(fit_manifold(fake.features, neighbours), real.manifold)
     scores: dict[str, Any] = {
-        "fid": frechet_distance(fit_gaussian(fake.features), real.gaussian),
-        "kid": kid,
-        "kid_std": kid_std,
+        **distances,
         "inception_score": score,
         "inception_score_std": score_std,
-        **manifold_scores(found, neighbours),
+        **overlaps,
         "modes": None,
         "vendi": vendi_score(fake.features),
         "rke": renyi_modes(fake.features, real.width),
     }
-    influence = manifold_influence(found, real.others)
     scores["copying"], influence["copying.c_t"] = copying(fake.features, real.memory)
     scores["prd"], moved = precision_and_recall(fake.features, points)
     influence |= {f"prd.{name}": values for name, values in moved.items()}
@@ -186,7 +214,23 @@ def of_draw(fake: Outputs, real: Real, settings: Evaluate, classes: int) -> Cell
     return scores, influence
 
 
-def of_all_draws(fakes: Sequence[Outputs], real: Real) -> Cell:
+def near(fake: Outputs, real: Points, settings: Evaluate) -> Cell:
+    """Those of one draw's measures that hold samples against test images: FID, KID, precision and the like."""
+    distances, overlaps, influence = _nearness(fake.features, real, settings)
+    return distances | overlaps, influence
+
+
+def _nearness(
+    features: Tensor, real: Points, settings: Evaluate
+) -> tuple[dict[str, float], dict[str, float], dict[str, Tensor]]:
+    """Distances between distributions; how far their manifolds overlap, and how much each test image adds to that."""
+    kid, kid_std = kernel_distance(features, real.manifold.points, settings.kid_subsets, settings.kid_subset_size)
+    distances = {"fid": frechet_distance(fit_gaussian(features), real.gaussian), "kid": kid, "kid_std": kid_std}
+    found = overlap(fit_manifold(features, settings.neighbours), real.manifold)
+    return distances, manifold_scores(found, settings.neighbours), manifold_influence(found, real.others)
+
+
+def of_all_draws(fakes: Sequence[Outputs], real: Points) -> Cell:
     """What one extractor sees in all draws together."""
     features, points = torch.cat([fake.features for fake in fakes]), real.manifold.points
     distance = frechet_influence(fit_gaussian(features), real.gaussian, points)

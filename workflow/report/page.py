@@ -21,6 +21,7 @@ from workflow.report.few_labels import FewLabels
 from workflow.report.html import fill
 from workflow.report.marks import COLOURS, swatch
 from workflow.report.model_views import ModelView, first_images
+from workflow.report.other_features import others
 from workflow.report.results import Results
 from workflow.report.summary import fingerprint
 from workflow.report.svg import Chart
@@ -109,6 +110,7 @@ def render(
         claims=claims.judge(summary, results.measurements),
         trust=trust(summary, results.audit),
         truth=truth(summary),
+        other_features=others(summary),
         ood_key=ood.key,
         ood_kinds=next((kinds for view in shown if (kinds := list(view.facts[ood.key]["mean"]))), []),
         trade_offs=list(costs.values()),

@@ -14,7 +14,7 @@ from workflow.evaluation.measurements import Measured, Measurements, measurement
 from workflow.files import read_json
 from workflow.models.taxonomy import TAXONOMY
 from workflow.params import Params
-from workflow.paths import AUDIT, EXTRACTOR_METRICS, REFERENCE, RunFiles
+from workflow.paths import AUDIT, EXTRACTOR_METRICS, OTHER_FEATURES, REFERENCE, RunFiles
 from workflow.sweeps.trials import best_of, members, read_losses, sweep_of, varied
 
 ABOUT = (
@@ -39,6 +39,17 @@ class Run:
     seed: int
     folder: Path
     metrics: dict[str, Any]
+
+    def seen_by(self, other: str) -> dict[str, Any]:
+        """The part of the metrics on the features of another extractor than the main one.
+
+        Raises BakeoffError, naming the file, if there is none.
+        """
+        found: dict[str, Any] | None = self.metrics.get("other_features", {}).get(other)
+        if found is None:
+            remedy = f"run `dvc repro evaluate@{self.name}-{self.seed}`"
+            raise BakeoffError(f"{self.folder / 'metrics.json'}: 'other_features' has no {other!r}; {remedy}")
+        return found
 
     def history(self) -> list[dict[str, float]]:
         """The lines of `history.jsonl`; raises BakeoffError, naming the file, if it is missing or damaged."""
@@ -111,6 +122,19 @@ class Results:
             for name, runs in self.models.items()
         }
         return measurements(measured, self.reference["histogram_model"])
+
+    @cached_property
+    def other_measurements(self) -> dict[str, Measurements]:
+        """The same on the features of each extractor after the main one, by what it is called in files."""
+        return {name: self._on_features_of(name) for name in self.settings.evaluate.other_names}
+
+    def _on_features_of(self, other: str) -> Measurements:
+        prefix = f"{OTHER_FEATURES}{other}/"
+        measured = {
+            name: [Measured(run.seen_by(other), RunFiles(name, run.seed).pictures, prefix) for run in runs]
+            for name, runs in self.models.items()
+        }
+        return measurements(measured, self.reference["histogram_model"]["other_features"][other])
 
 
 def read_results(settings: Params, missing: tuple[str, ...] = ()) -> Results:

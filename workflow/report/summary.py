@@ -16,6 +16,7 @@ from workflow.evaluation.measurements import verdicts
 from workflow.evaluation.trust import notices, unfit
 from workflow.params import Entry, own_title
 from workflow.report.budgets import find_curves
+from workflow.report.other_features import other_features
 from workflow.report.ranking import rankings
 from workflow.report.results import ABOUT, Results, Run
 from workflow.report.seeds import mean, spread, std
@@ -57,6 +58,7 @@ def summarise(results: Results) -> dict[str, Any]:
         "sweeps": {base: _sweep(base, results) for base in results.sweeps},
         **({"budgets": budgets} if budgets else {}),
         **({"truth": agreement(models, teacher)} if teacher else {}),
+        **({"other_features": other_features(results)} if results.settings.evaluate.other_names else {}),
     }
 
 

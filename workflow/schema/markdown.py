@@ -69,8 +69,8 @@ def _default(value: Any) -> str:
 
 def value_of(schema: Schema, plural: bool = False) -> str:
     """What a value may be, in words: "whole number ≥ 1"; plural: of several ("whole numbers ≥ 1")."""
-    if "anyOf" in schema:  # or null, which is the default
-        return value_of(schema["anyOf"][0], plural)
+    if "anyOf" in schema:  # null, which is the default, goes without saying
+        return " or ".join(value_of(one, plural) for one in schema["anyOf"] if one.get("type") != "null")
     if "const" in schema or "enum" in schema:
         return _choice(schema.get("enum", [schema.get("const")]))
     match schema.get("type"):

@@ -165,6 +165,8 @@ def figures(metrics: dict[str, Any], times: dict[str, Any]) -> dict[str, float]:
         found |= {f"{group}.{key}": value for key, value in (metrics[group] or {}).items()}
     found |= {column.path: column.read(metrics) for column in MEASURED if column.path}
     named = {metric(path, metrics["extractor"]["name"]): value for path, value in found.items()}
+    for other, seen in metrics.get("other_features", {}).items():
+        named |= {metric(path, other): value for path, value in seen.items()}
     for stage, facts in times.items():
         measured = (key for key in ("seconds", "images_per_second") if key in facts)
         named |= {f"time/{stage} {key.replace('_', ' ')}": facts[key] for key in measured}
