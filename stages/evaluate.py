@@ -1,15 +1,17 @@
 """Evaluate a model and its samples: `python -m stages.evaluate <name> <seed>`."""
 
+import json
 import time
 from typing import Any
 
 from workflow import params
-from workflow.data.tensors import read_tensors, write_tensors
+from workflow.data.tensors import read_split, read_tensors, write_tensors
 from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.index import write_entry
-from workflow.evaluation.evaluator import evaluate, read_evaluator
+from workflow.evaluation.evaluator import Evaluator, evaluate, read_evaluator
+from workflow.evaluation.over_training import over_training
 from workflow.evaluation.scores import read_real
 from workflow.files import read_json, write_json
 from workflow.models import registry
@@ -43,11 +45,22 @@ def main(name: str, seed: int) -> None:
         "parameters": None if held else sum(p.numel() for p in model.parameters()),
         "extractor": {k: v for k, v in read_json(EXTRACTOR_METRICS).items() if k not in NOT_REPEATED},
         **metrics,
+        **followed(files, evaluator),
     }
     write_tensors(files.pictures, pictures)
     write_json(files.metrics, content)
     write_entry(name, seed)
     timing.record(files.model, "evaluate", {"seconds": time.perf_counter() - start}, device)
+
+
+def followed(files: RunFiles, evaluator: Evaluator) -> dict[str, Any]:
+    """The FID over training and the curves of the training; {} if it kept no samples for that."""
+    kept, _ = read_tensors(files.snapshots)
+    if "samples" not in kept:
+        return {}
+    history = [json.loads(line) for line in files.history.read_text(encoding="utf-8").splitlines()]
+    valid = read_split("valid").images
+    return {"over_training": over_training(kept["samples"], kept["sample_steps"].tolist(), history, valid, evaluator)}
 
 
 def note(of_model: str, ema: float, source: dict[str, Any] | None = None) -> str:

@@ -99,10 +99,10 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
     about = {"selected_step": fitted.step, "steps": fitted.steps, "training_gflops": fitted.gflops}
     registry.save(model, files.model, entry.kind, entry.hyperparameters, about)
     write_text(files.history, "".join(json.dumps(record) + "\n" for record in fitted.records))
-    write_tensors(
-        files.snapshots,
-        {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)},
-    )
+    kept = {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)}
+    if fitted.sample_steps:
+        kept |= {"samples": fitted.samples, "sample_steps": torch.tensor(fitted.sample_steps)}
+    write_tensors(files.snapshots, kept)
     parameters = sum(p.numel() for p in model.parameters())
     facts = {"seconds": fitted.seconds, "steps": fitted.steps, "parameters": parameters, "processes": group.size}
     timing.record(files.model, "train", facts, device)

@@ -293,6 +293,10 @@ class Evaluate(Section):
         return [Path(name) for name in self.extractors if re.fullmatch(NETWORK, name)]
 
 
+def _absent(value: Any) -> bool:
+    return value is None
+
+
 class Train(Section):
     """Options of the one training loop; what is left out is off. Give either `epochs` or `gflops`.
 
@@ -312,6 +316,9 @@ class Train(Section):
         valid_every: epochs from one validation to the next.
         parts: into which each batch is cut, each with random numbers and batch statistics of its own; as many GPUs as
             are free share them. The result depends, up to rounding, on the number of parts, not on that of the GPUs.
+        snapshots: how often, evenly spaced over the validations, 250 samples are kept, from which the report says how
+            well each training curve predicts their FID; at least 8 times are needed, and with 20 or more the answer is
+            clearer. The weights stay the same.
     """
 
     epochs: Count | None = None
@@ -327,6 +334,7 @@ class Train(Section):
     bf16: bool = False
     valid_every: Count = 1
     parts: Count = 1
+    snapshots: Annotated[Count | None, Field(exclude_if=_absent)] = None
 
     @model_validator(mode="after")
     def _one_length(self) -> "Train":
@@ -345,10 +353,6 @@ class Train(Section):
                 "parts"
             )
         return self
-
-
-def _absent(value: Any) -> bool:
-    return value is None
 
 
 class Entry(BaseModel):

@@ -1,5 +1,6 @@
 """Claims of lectures and papers about the families, compared with the results: claim, metric, verdict."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -8,7 +9,8 @@ from typing import Any, Literal
 from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
 from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, orders
 from workflow.evaluation.measurements import Measurements
-from workflow.evaluation.statistics import holm
+from workflow.evaluation.statistics import Estimate, holm
+from workflow.evaluation.stopping import as_correlation, difference, over_seeds
 from workflow.evaluation.trust import COPIES
 from workflow.report import budgets
 from workflow.report.tables import DECODED, in_words, labels
@@ -16,6 +18,9 @@ from workflow.report.tables import DECODED, in_words, labels
 Verdict = Literal["holds here", "does not hold here", "mixed", "not decided"]
 MAYBE_IN = ("photographs", "upside down")  # in distribution if the data are photographs, or look the same upside down
 COLUMNS = {column.key: column for column in MEASURED}
+# By kind, the curve by which Arjovsky et al. 2017 (figures 3 and 4) follow a training, and the sign that makes it a
+# distance: the critic's estimate of Wasserstein's, or of Jensen and Shannon's, log 2 minus half of the critic's loss.
+ESTIMATES = {"wgan": ("critic_distance", 1), "gan": ("critic_loss", -1)}
 
 
 @dataclass(frozen=True)
@@ -183,6 +188,7 @@ def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
         ("fid", _likelihood_and_samples(summary, found)),
         ("fid", _budget_or_family(summary, found)),
         ("c_t", _memorised(summary, found)),
+        ("fid", _followed(summary)),
         (OUT_OF_DISTRIBUTION.key, _fooled(summary)),
     ]
     refused = summary["audit"]["unfit"]
@@ -343,6 +349,52 @@ def _memorised(summary: dict[str, Any], found: Measurements) -> Finding | None:
         verdict, why = "not decided", "the measure does not notice planted copies in these data"
     says = "Generative models memorise: their samples are nearer to training images than unseen images are."
     return Finding(says, "Meehan et al. 2020", f"{column.title} below 0", (evidence,), verdict, why)
+
+
+def _followed(summary: dict[str, Any]) -> Finding | None:
+    """Whether the estimate of each Wasserstein GAN follows FID over its training, and closer than a GAN's loss does."""
+    names, sides = labels(summary["models"]), {kind: _estimates(kind, summary) for kind in ESTIMATES}
+    wasserstein, standard = (sides[kind] for kind in ("wgan", "gan"))
+    if not (wasserstein and standard):
+        return None
+    pairs = list(product(wasserstein, standard))
+    above_0 = _beyond_chance([wasserstein[a] for a, _ in pairs])
+    above_gan = _beyond_chance([difference(wasserstein[a], standard[b]) for a, b in pairs])
+    verdict, why = _verdict([min(both) for both in zip(above_0, above_gan, strict=True)])
+    evidence = (", ".join(f"{names[name]} {_rho(one)}" for name, one in side.items()) for side in sides.values())
+    return Finding(
+        "The critic’s estimate of the Wasserstein distance follows the quality of samples over the training; the loss "
+        "of a standard GAN’s critic does not.",
+        "Arjovsky et al. 2017, figures 3 and 4",
+        "rank correlation of the critic’s estimate with FID over the training: above 0, and higher",
+        tuple(evidence),
+        verdict,
+        why,
+    )
+
+
+def _estimates(kind: str, summary: dict[str, Any]) -> dict[str, Estimate]:
+    """Fisher's z of the correlation of the critic's estimate with FID, of each model of a kind that was followed."""
+    (curve, sign), found = ESTIMATES[kind], {}
+    for name, model in summary["models"].items():
+        if model["kind"] != kind or "over_training" not in model:
+            continue
+        trainings = model["over_training"]["trainings"]
+        one = over_seeds([([sign * value for value in each["curves"][curve]], each["fid"]) for each in trainings])
+        if one:
+            found[name] = one
+    return found
+
+
+def _beyond_chance(found: list[Estimate]) -> list[int]:
+    """The sign of each if it is beyond chance, else 0."""
+    unsure = holm({str(place): one.p_value for place, one in enumerate(found)})
+    return [int(math.copysign(unsure[str(n)] < SIGNIFICANT, one.mean)) for n, one in enumerate(found)]
+
+
+def _rho(found: Estimate) -> str:
+    rho, (low, high) = as_correlation(found)
+    return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
 
 
 def _fooled(summary: dict[str, Any]) -> Finding | None:

@@ -23,6 +23,7 @@ from workflow.report.marks import COLOURS, swatch
 from workflow.report.model_views import ModelView, first_images
 from workflow.report.other_features import others
 from workflow.report.results import Results
+from workflow.report.stopping_section import stopping
 from workflow.report.summary import fingerprint
 from workflow.report.svg import Chart
 from workflow.report.trade_off import CROWD
@@ -116,6 +117,7 @@ def render(
         trade_offs=list(costs.values()),
         crowded=len(shown) > CROWD,
         budgets=spent,
+        stopping=stopping(summary),
         few=few,
         bayes=bayes,
         abilities=_abilities(shown),

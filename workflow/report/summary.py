@@ -13,6 +13,7 @@ from workflow.evaluation.agreement import agreement
 from workflow.evaluation.columns import GENERATION, MEASURED, OUT_OF_DISTRIBUTION
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.measurements import verdicts
+from workflow.evaluation.stopping import as_correlation, over_seeds
 from workflow.evaluation.trust import notices, unfit
 from workflow.params import Entry, own_title
 from workflow.report.budgets import find_curves
@@ -125,9 +126,22 @@ def _model(runs: list[Run], entry: Entry, found: dict[str, Measurement]) -> dict
         "told_classes": entry.hyperparameters.get("classes", 0) > 0,
         OUT_OF_DISTRIBUTION.key: _out_of_distribution(runs),
         "decoded": _decoded(runs),
+        **_over_training(runs),
         **over_seeds,
         "interval": {**over_seeds["interval"], **intervals},
     }
+
+
+def _over_training(runs: list[Run]) -> dict[str, Any]:
+    """FID and the curves of each training, and their rank correlations; {} if no samples were kept over training."""
+    followed = [run.metrics["over_training"] for run in runs if "over_training" in run.metrics]
+    if not followed or len(followed) < len(runs):
+        return {}
+    curves = followed[0]["curves"]
+    found = {curve: over_seeds([(one["curves"][curve], one["fid"]) for one in followed]) for curve in curves}
+    known = {curve: as_correlation(one) for curve, one in found.items() if one}
+    rows = {curve: {"correlation": rho, "interval": list(ends)} for curve, (rho, ends) in known.items()}
+    return {"over_training": {"trainings": followed, "correlations": rows}}
 
 
 def _out_of_distribution(runs: list[Run]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from workflow.training.history import Record, diverged
 
 SNAPSHOTS = 8  # evenly spaced times at which samples are kept, besides those of the untrained model
 SNAPSHOT_NUMBERS = 1024  # pixels times channels in the samples of a snapshot, approximately
+FOLLOWED = 250  # samples whose FID is followed over training, at each of `train.snapshots` times
 FITTED = 10_000  # training images, at most, that `calibrate` and `finish` are given
 
 
@@ -28,6 +29,9 @@ class Fitted:
     steps, gflops, seconds: of the whole training. records: all that were logged.
     snapshots: samples in the course of training, always from the same noise, uint8 (S, n, C, H, W).
     snapshot_steps: when they were drawn, (S,).
+    samples: as many at each time as an FID needs, from the same noise too, uint8 (K, FOLLOWED, C, H, W); empty unless
+        the settings ask for them.
+    sample_steps: when these were drawn, (K,).
     """
 
     state: dict[str, Tensor]
@@ -39,6 +43,8 @@ class Fitted:
     records: list[Record]
     snapshots: Tensor
     snapshot_steps: tuple[int, ...]
+    samples: Tensor
+    sample_steps: tuple[int, ...]
 
 
 class Validator:
@@ -64,6 +70,7 @@ class Validator:
         self.model = copy.deepcopy(model) if self.averages else model
         self.best: tuple[dict[str, Tensor], int, float] | None = None
         self.snapshots: dict[int, Tensor] = {}
+        self.samples: dict[int, Tensor] = {}
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -96,6 +103,8 @@ class Validator:
             self.best = copy.deepcopy(self.model.state_dict()), step, scores["valid_loss"]
         if step * SNAPSHOTS >= len(self.snapshots) * self.total:
             self.snapshot(step)
+        if step * (self.settings.snapshots or 0) >= (len(self.samples) + 1) * self.total:
+            self.samples[step] = self._samples_of_now()
         return scores
 
     def snapshot(self, step: int) -> None:
@@ -103,6 +112,14 @@ class Validator:
         n = max(10, SNAPSHOT_NUMBERS // math.prod(self.model.shape))
         random = make_generator(self.model.device, self.seed, Stream.SNAPSHOTS)
         self.snapshots[step] = self.model.eval().sample(n, random).cpu()
+
+    def _samples_of_now(self) -> Tensor:
+        """What the model would draw if training ended here, always from the same noise."""
+        model = self.model
+        if isinstance(model, HasFinish):
+            model = copy.deepcopy(model)
+            model.load_state_dict(self._finished(self.model.state_dict()))
+        return model.sample(FOLLOWED, make_generator(model.device, self.seed, Stream.SNAPSHOTS, 1)).cpu()
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Store the average, the best weights and the samples in `checkpoint`."""
@@ -113,6 +130,8 @@ class Validator:
             checkpoint.facts["best"] = self.best[1:]
         checkpoint.put("snapshots", {str(step): images for step, images in self.snapshots.items()})
         checkpoint.facts["snapshots"] = list(self.snapshots)
+        checkpoint.put("samples", {str(step): images for step, images in self.samples.items()})
+        checkpoint.facts["samples"] = list(self.samples)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Restore what `save` stored."""
@@ -123,6 +142,8 @@ class Validator:
             self.best = checkpoint.get("best"), step, valid_loss
         snapshots = checkpoint.get("snapshots")
         self.snapshots = {step: snapshots[str(step)] for step in checkpoint.facts["snapshots"]}
+        samples = checkpoint.get("samples")
+        self.samples = {step: samples[str(step)] for step in checkpoint.facts["samples"]}
 
     def fitted(self, start: float, records: list[Record], gflops: float) -> Fitted:
         """The outcome of a training that started at `start` (by `time.perf_counter`) and took so many GFLOPs."""
@@ -130,8 +151,20 @@ class Validator:
         state, step, valid_loss = self.best
         if isinstance(self.model, HasFinish):
             state = self._finished(state)
-        seconds, snapshots = time.perf_counter() - start, torch.stack(list(self.snapshots.values()))
-        return Fitted(state, step, valid_loss, self.total, gflops, seconds, records, snapshots, tuple(self.snapshots))
+        none = torch.empty(0, FOLLOWED, *self.model.shape, dtype=torch.uint8)
+        return Fitted(
+            state,
+            step,
+            valid_loss,
+            self.total,
+            gflops,
+            time.perf_counter() - start,
+            records,
+            torch.stack(list(self.snapshots.values())),
+            tuple(self.snapshots),
+            torch.stack(list(self.samples.values())) if self.samples else none,
+            tuple(self.samples),
+        )
 
     def _finished(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The weights `state`, and what is fitted to them."""
