@@ -19,6 +19,7 @@ from workflow.models.layers.adversarial import (
 )
 from workflow.models.layers.common import draw_classes, from_unit, to_unit
 from workflow.models.layers.noise import normal
+from workflow.models.layers.style import StyleGenerator
 
 OfFakes = Literal["minimax", "non-saturating"]  # objectives that need the critic's outputs for fake images alone
 Objective = Literal[OfFakes, "relativistic"]
@@ -50,8 +51,15 @@ class Gan(Model):
             Generative Adversarial Networks, eq. 7 to 10). The generator's loss then includes the term of real images,
             because the future critic's output on them depends on the generator.
         unrolled_lr: learning rate of these steps.
-        network: "convolutional"; or "dense", two hidden layers of `channels` features (the critic's second one has
-            `features`), for images of any size.
+        network: "convolutional"; "dense", two hidden layers of `channels` features (the critic's second one has
+            `features`), for images of any size; or "style", the generator of StyleGAN2 (Karras et al. 2020, Analyzing
+            and Improving the Image Quality of StyleGAN) with the convolutional critic. What follows is for "style".
+        mapping_layers: of the network that turns noise into a style; the paper has 8.
+        mixing: probability that an image in training has two styles, one for its first layers and one for the others
+            (Karras et al. 2019, A Style-Based Generator Architecture for Generative Adversarial Networks, section 3.1);
+            the paper's is 0.9.
+        truncation: ψ, by which a style's distance from the mean style is multiplied, except in training: below 1,
+            samples differ less (appendix B of the same).
     """
 
     title = "GAN"
@@ -83,22 +91,46 @@ class Gan(Model):
         classes: Annotated[int, Field(ge=0)] = 0,
         unrolled_steps: Annotated[int, Field(ge=0)] = 0,
         unrolled_lr: Annotated[float, Field(ge=0)] = 0.0,
-        network: Network = "convolutional",
+        network: Literal[Network, "style"] = "convolutional",
         r2: Annotated[float, Field(ge=0)] = 0.0,
+        mapping_layers: Annotated[int, Field(ge=0)] = 0,
+        mixing: Annotated[float, Field(ge=0, le=1)] = 0.0,
+        truncation: Annotated[float, Field(ge=0, le=1)] = 1.0,
     ) -> None:
         super().__init__(shape, levels)
         if (unrolled_steps > 0) != (unrolled_lr > 0):
             raise ValueError("unrolled_steps and unrolled_lr go together: both above zero, or neither")
+        if network == "style" and not mapping_layers:
+            raise ValueError("mapping_layers: network: style needs at least one")
+        if network != "style" and (mapping_layers, mixing, truncation) != (0, 0, 1):
+            raise ValueError("mapping_layers, mixing and truncation are for network: style")
         self.latents, self.r1, self.r2, self.critic_steps, self.classes = latents, r1, r2, critic_steps, classes
         self.unrolled_steps, self.unrolled_lr = unrolled_steps, unrolled_lr
         self.generator_objective: Objective = objective
         extras = [objective, "R1" if r1 else "", "R2" if r2 else "", "unrolled" if unrolled_steps else ""]
+        self.generator: nn.Sequential | StyleGenerator
+        if network == "style":
+            extras.insert(0, "style-based")
+            self.generator = StyleGenerator(
+                shape, latents, classes, channels, mapping_layers=mapping_layers, mixing=mixing, truncation=truncation
+            )
+            network = "convolutional"  # the critic's
+        else:
+            self.generator = generator_network(shape, latents + classes, channels, network)
         self.title = f"GAN ({', '.join(filter(None, extras))})"
-        self.generator = generator_network(shape, latents + classes, channels, network)
         self.critic = critic_network(shape, channels, features, 1 + classes, network)
         if objective == "relativistic":
             self.objective = RELATIVISTIC
             self.critic[-1] = nn.Linear(features, 1 + classes, bias=False)  # a bias would cancel in the difference
+
+    @property
+    def note(self) -> str:
+        """Whose the generator is, if it is style-based, and what truncation does."""
+        if not isinstance(self.generator, StyleGenerator):
+            return ""
+        psi = self.generator.truncation
+        cut = f" Its styles are truncated (ψ = {psi:g}), which makes samples more alike." if psi < 1 else ""
+        return "Its generator is that of StyleGAN2 (Karras et al. 2020), without path length regularisation." + cut
 
     @property
     def players(self) -> dict[str, nn.Module]:
@@ -158,7 +190,9 @@ class Gan(Model):
     def _fake(self, n: int, y: Tensor, generator: Generator) -> Tensor:
         """Generate n images scaled to [-1, 1], (n, C, H, W), of classes y, int64 (n,), if the model has any."""
         noise = normal((n, self.latents), generator, self.device)
-        images: Tensor = self.generator(self._with_class(noise, y).to(next(self.generator.parameters()).dtype))
+        inputs = self._with_class(noise, y).to(next(self.generator.parameters()).dtype)
+        noisy = isinstance(self.generator, StyleGenerator)  # in its layers, too
+        images: Tensor = self.generator(inputs, generator) if noisy else self.generator(inputs)
         return images
 
     def _energy_distance(self, real: Tensor, y: Tensor, shown: Tensor, y_shown: Tensor) -> Tensor:
