@@ -24,10 +24,11 @@ MEASURES = {
     *("coverage", "modes", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
     *("sharpness", "high_quality", "oddity", "class_accuracy", "fid_infinity", "repeats", "decoded"),
-    *("copying", "bits_gap", "vendi", "rke", "prd", "cas", "cas_of_real", "few_labels", "bayes"),
+    *("copying", "bits_gap", "vendi", "rke", "prd", "cas", "cas_of_real", "few_labels", "bayes", "fine_tuned"),
 }
 SAMPLES_ALONE = MEASURES - {
     *("counts", "nearest_neighbour", "bits_per_dim", "bits_per_dim_kind", "bits_per_dim_sem", "few_labels", "bayes"),
+    "fine_tuned",
     *("oddity", "class_accuracy", "repeats", "decoded", "bits_gap", "cas", "cas_of_real"),
     *("probe_accuracy", "reconstruction_mse", "gflops_per_sample", "passes_in_sequence"),
 }

@@ -34,15 +34,17 @@ PASSES = {"gan": 1, "vae": 1, "nice": 1, "pixelcnn": 36, "vqvae": 5}
 DECODED = ("vae", "vqvae")  # models with images of the mode and the mean of their decoder's distributions
 COUNT, DRAWS, SEEDS = 1000, 3, [0, 1, 2]  # images in a draw, draws, seeds of the extractors
 REPEATED = (
-    *("copying.c_t", "copying.authentic", "vendi", "rke", "prd.precision", "prd.recall"),
+    *("copying.c_t", "copying.authentic", "copying.fld_gap", "vendi", "rke", "prd.precision", "prd.recall"),
     *("fid", "fid_infinity", "kid", "inception_score", "precision", "recall", "density", "coverage"),
     *("modes.kl", "modes.found", "sharpness", "nearest_neighbour.samples", "nearest_neighbour.ratio"),
     "nearest_neighbour.copies",
     *("few_labels.1", "few_labels.5", "few_labels.20"),
+    *("fine_tuned.1.accuracy", "fine_tuned.1.gain", "fine_tuned.5.accuracy", "fine_tuned.5.gain"),
 )
-WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour", "few_labels")
+WITHOUT_EXTRACTOR = ("sharpness", "nearest_neighbour", "few_labels", "fine_tuned")
 PER_IMAGE = (
     "copying.c_t",
+    "copying.fld_gap",
     "fid",
     "fid_infinity",
     "kid",
@@ -58,6 +60,7 @@ PER_IMAGE = (
 PER_IMAGE_MEANS = (
     *("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse"),
     *("few_labels.1", "few_labels.5", "few_labels.20"),
+    *("fine_tuned.1.accuracy", "fine_tuned.1.gain", "fine_tuned.5.accuracy", "fine_tuned.5.gain"),
     *("bayes.accuracy", "bayes.kept.confidence", "bayes.kept.density"),
 )
 BY_BAYES_RULE = "pixelcnn"  # the model that is a density of images given their class
@@ -144,7 +147,8 @@ def measured(fid: float, shares: list[float]) -> dict[str, Any]:
         "modes": {"histogram": shares, "test_histogram": shares, "kl": fid / 50, "found": len(shares)},
         "sharpness": 1 - fid / 20,
         "nearest_neighbour": {"samples": 1.1 + fid / 10, "test": 1.1, "copies": 0.0},
-        "copying": {"c_t": fid - 2.0, "authentic": 0.6 + fid / 100}, "vendi": 6.1 - fid / 10, "rke": 10.5 - fid / 3,
+        "copying": {"c_t": fid - 2.0, "authentic": 0.6 + fid / 100, "fld_gap": fid - 9.0},
+        "vendi": 6.1 - fid / 10, "rke": 10.5 - fid / 3,
         "prd": {"precision": 0.96 - fid / 50, "recall": 0.98 - fid / 25, "curve": {
             "precision": [0.0, 0.9 - fid / 50, 0.97 - fid / 50], "recall": [0.99 - fid / 25, 0.9 - fid / 25, 0.0],
         }},
@@ -199,6 +203,7 @@ def make_run(folder: Path, name: str, seed: int, images: Tensor, levels: int, sh
         "probe_accuracy": probe,
         "reconstruction_mse": mse,
         "few_labels": {str(count): probe - 1 / (2 + count) for count in (1, 5, 20)} if probe else {},
+        "fine_tuned": {"1": {"accuracy": 0.7, "gain": 0.1}, "5": {"accuracy": 0.8, "gain": -0.01}} if mse else {},
         "bayes": answered(0.91) if name == BY_BAYES_RULE else None,
     }
     decoded = {

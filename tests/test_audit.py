@@ -63,7 +63,7 @@ def test_everything_is_measured_of_every_split(evaluator: Evaluator) -> None:
     assert found["counts"] == {"images": TEST // 3, "training": len(evaluator.train), "splits": 5}
     assert found["damages"].keys() == DAMAGES.keys()
     keys = {"fid", "kid", "precision", "recall", "density", "coverage", "c_t", "authentic", "sharpness", "copies"}
-    keys |= {"vendi", "rke", "prd_precision", "prd_recall"}
+    keys |= {"fld_gap", "vendi", "rke", "prd_precision", "prd_recall"}
     assert keys <= found["clean"].keys()
     for name, damage in found["damages"].items():
         assert damage["strengths"] == sorted(damage["strengths"]), name
@@ -74,6 +74,7 @@ def test_everything_is_measured_of_every_split(evaluator: Evaluator) -> None:
     assert (noticed["fid"]["classes dropped"].correlation or 0) > 0.6
     assert (noticed["sharpness"]["noise in a share"].correlation or 0) > 0.6
     assert noticed["authentic"][COPIES].correlation == -1
+    assert (noticed["fld_gap"][COPIES].correlation or 0) < -0.8
 
 
 def test_an_extractor_that_has_learned_nothing_is_caught(evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:

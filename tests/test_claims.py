@@ -201,6 +201,38 @@ def test_who_memorises_is_named(vae: float, gan: float, verdict: str, why: str) 
     assert _finding(summary, "memorise").verdict == "not decided"
 
 
+@pytest.mark.parametrize(
+    ("few", "many", "verdict", "why"),
+    [
+        (0.2, 0.1, "holds here", "in 2 of 2 pairs"),
+        (0.2, 0.0, "mixed", "in 1 of 2 pairs, 1 undecided"),
+        (-0.2, -0.1, "does not hold here", "in 0 of 2 pairs"),
+        (0.0, 0.0, "not decided", "in 0 of 2 pairs, 2 undecided"),
+    ],
+)
+def test_an_autoencoder_is_a_good_start_if_the_gain_is_beyond_chance(
+    few: float, many: float, verdict: str, why: str
+) -> None:
+    gains = {"fine_tuning_gain_1": _near(few), "fine_tuning_gain_100": _near(many)}
+    found = _finding(_summary(vae=gains, gan={}), "starts from the weights")
+    assert (found.verdict, found.why) == (verdict, why)
+    assert found.evidence[0].startswith(f"VAE: gain over scratch, 1 label {100 * few:.1f}".replace("-", "−"))
+    told = _summary(vae=gains)
+    told["models"]["vae"]["told_classes"] = True
+    assert _judged(told) == []
+
+
+def _near(value: float) -> list[float]:
+    return [value - 0.002, value, value + 0.002]
+
+
+@pytest.mark.parametrize(("kept", "verdict"), [(0.95, "holds here"), (0.9, "not decided"), (0.8, "does not hold here")])
+def test_rejection_must_pay_beyond_chance(kept: float, verdict: str) -> None:
+    model = {"bayes_accuracy": [0.9, 0.902, 0.898], "kept_by_density": [kept, kept, kept]}
+    assert _finding(_summary(vae=model), "can reject").verdict == verdict
+    assert not any("can reject" in one.says for one in _judged(_summary(vae={"bayes_accuracy": 0.9})))
+
+
 def test_a_measure_that_the_audit_refused_decides_nothing() -> None:
     summary = _summary(vae={"fid": _about(5.0)}, gan={"fid": _about(2.0)})
     assert _finding(summary, "GANs draw better").verdict == "holds here"

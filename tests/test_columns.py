@@ -10,6 +10,7 @@ def test_figures_on_features_are_known_by_name_with_their_spreads() -> None:
     assert keys_on_features() == {
         *("fid", "fid_infinity", "kid", "kid_std", "inception_score", "inception_score_std"),
         *("precision", "recall", "density", "coverage", "copying.c_t", "copying.authentic"),
+        "copying.fld_gap",
         *("vendi", "rke", "prd.precision", "prd.recall"),
     }
 

@@ -33,6 +33,7 @@ from workflow.evaluation.evaluator import Evaluator, reference
 from workflow.evaluation.metrics.copying import copying, fit_memory, fit_training
 from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.extrapolation import infinite_fid
+from workflow.evaluation.metrics.fld import generalisation_gap
 from workflow.evaluation.metrics.frechet import fit_gaussian, frechet_distance
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance
@@ -295,7 +296,10 @@ def test_scores_compare_the_classifiers_outputs(evaluator: Evaluator, samples: T
         "fid_infinity": infinite_fid(fake.features, fit_gaussian(real.features)),
         **manifold_scores(overlap(fit_manifold(fake.features, 3), fit_manifold(real.features, 3)), 3),
         "modes": mode_coverage(fake.classes, real.classes, 10),
-        "copying": copying(fake.features, fit_memory(fit_training(train.features), real.features))[0],
+        "copying": {
+            **copying(fake.features, fit_memory(fit_training(train.features), real.features))[0],
+            "fld_gap": generalisation_gap(fake.features, train.features, real.features)[0],
+        },
         "vendi": vendi_score(fake.features),
         "rke": renyi_modes(fake.features, kernel_width(real.features)),
         "prd": precision_and_recall(fake.features, real.features)[0],

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tests.evaluated import Everything, OnlySamples, measure
 from tests.invented_project import make_project, small_sets
-from workflow.evaluation.columns import FEW_LABELS
+from workflow.evaluation import fine_tuning
+from workflow.evaluation.columns import FEW_LABELS, FINE_TUNED
 from workflow.evaluation.evaluator import Evaluator, reference
 from workflow.evaluation.metrics import few_labels as module
 from workflow.evaluation.metrics.few_labels import affordable, few_label_hits, labelled
@@ -36,6 +37,8 @@ def _oracle(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor) -> float
 
 def test_columns_are_those_of_the_counts() -> None:
     assert tuple(map(count_of, FEW_LABELS)) == module.COUNTS
+    assert tuple(dict.fromkeys(map(count_of, FINE_TUNED))) == module.COUNTS
+    assert (fine_tuning.DRAWS, fine_tuning.STEPS, fine_tuning.BATCH, fine_tuning.TESTED) == (3, 80, 32, 500)
     assert all(f"{module.MOST:,}" in column.note for column in FEW_LABELS)
     assert module.DRAWS == 5  # as the columns say
 
@@ -140,6 +143,21 @@ def test_the_page_has_a_line_a_model_with_features_and_one_of_raw_pixels(summary
     assert rows["VAE"][1].text == f"{100 * summary['models']['vae']['mean']['few_labels_5']:.1f}\N{NO-BREAK SPACE}%"
     assert rows["VAE"][1].ends is not None
     assert rows["Raw pixels"][0].text == "40.0\N{NO-BREAK SPACE}%"
+
+
+def test_the_page_has_what_encoders_gain_over_scratch(summary: dict[str, Any]) -> None:
+    found = few_labels(summary)
+    assert found is not None
+    assert found.gains is not None
+    assert [count_of(column) for column in found.gains.table.columns] == [1, 1, 5, 5]
+    assert all(name in found.gains.chart for name in ("VAE", "VQ-VAE", "from scratch", "gain in accuracy"))
+    rows = {row.label: [cell.text for cell in row.cells] for _, group in found.gains.table.groups for row in group}
+    assert rows.keys() == {"VAE", "VQ-VAE"}
+    assert rows["VAE"] == [f"{value}\N{NO-BREAK SPACE}%" for value in ("70.0", "10.0", "80.0", "−1.0")]
+    without = {key: value for key, value in summary["models"].items() if key not in ("vae", "vqvae")}
+    beside = few_labels({**summary, "models": without})
+    assert beside is not None
+    assert beside.gains is None
 
 
 def test_without_features_there_is_no_such_part(summary: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The contract, checked for every family that exists, with every setting that a params file gives it."""
 
 import contextlib
+import copy
 import json
 import math
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import ROOT
@@ -22,8 +23,10 @@ from workflow.data.tensors import ImageSet
 from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
+from workflow.evaluation.fine_tuning import with_fresh_weights
 from workflow.models import base, kinds, registry
 from workflow.models.base import Model
+from workflow.models.layers.common import to_unit
 from workflow.models.layers.noise import choices
 from workflow.models.taxonomy import Family
 from workflow.operations import operations
@@ -190,6 +193,8 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert len(features) == 4
             assert torch.isfinite(features).all()
             assert torch.equal(features, capabilities.encode(x))
+        if isinstance(model, base.HasEncoder):
+            _check_encoder(capabilities.encoder_network(), to_unit(x, model.levels))
         if isinstance(model, base.HasDecode):
             decoded = capabilities.decode(capabilities.encode(x))
             assert (decoded.shape, decoded.dtype) == (x.shape, torch.uint8)
@@ -213,6 +218,18 @@ def test_capabilities_keep_their_shapes(model: Model) -> None:
             assert (completed.shape, completed.dtype) == (x.shape, torch.uint8)
             assert torch.equal(completed[:, :, :3], x[:, :, :3])
             assert not torch.equal(completed, capabilities.complete(x, 3, _generator(1)))
+
+
+def _check_encoder(encoder: nn.Module, x: Tensor) -> None:
+    """It is a network of its own, and initialising its layers leaves nothing of what it was."""
+    numbers = encoder(x)
+    spoilt = copy.deepcopy(encoder)
+    for tensor in spoilt.state_dict().values():
+        tensor.fill_(1e9)
+    fresh = with_fresh_weights(spoilt)
+    assert fresh(x).shape == numbers.shape
+    assert all((tensor < 1e8).all() for tensor in fresh.state_dict().values())
+    assert torch.equal(encoder(x), numbers)
 
 
 def test_the_operations_of_a_sample_are_those_that_torch_counts(model: Model) -> None:

@@ -267,7 +267,7 @@ def test_tables_show_kinds_and_reference_rows(project: Path) -> None:
     assert (real.label, real.cells[0].text, real.cells[3].text) == ("Real images", "0.40", "0.980")
     shown = dict(zip((column.key for column in generation(summary).columns), real.cells, strict=True))
     assert shown["fid_infinity"].text == "0.26"
-    for key in ("nearest_neighbour_ratio", "copies", "c_t", "authentic"):  # training images are copies
+    for key in ("nearest_neighbour_ratio", "copies", "c_t", "authentic", "fld_gap"):  # training images are copies
         assert shown[key].text == DASH
 
 

@@ -16,7 +16,7 @@ PER_DRAW = {"sharpness", "nearest_neighbour.samples", "nearest_neighbour.copies"
 TOGETHER = {"fid_infinity", "class_accuracy", "cas", "cas_of_real"}  # of all draws, or of other images
 PER_IMAGE = {
     *("fid", "fid_infinity", "kid", "precision", "recall", "density", "coverage", "modes.kl", "sharpness"),
-    *("bits_per_dim", "bits_gap", "copying.c_t", "probe_accuracy", "reconstruction_mse"),
+    *("bits_per_dim", "bits_gap", "copying.c_t", "copying.fld_gap", "probe_accuracy", "reconstruction_mse"),
     *("prd.precision", "prd.recall", "cas", "few_labels.1", "few_labels.5"),
 }
 
@@ -114,7 +114,8 @@ def test_influence_values_are_means_over_draws_and_extractors(two_eyes: Evaluato
     means = ("recall", "density", "coverage", "bits_per_dim", "bits_gap", "probe_accuracy", "reconstruction_mse", "cas")
     for path in means:
         assert found[path].double().mean().item() == pytest.approx(metrics[path], rel=1e-5), path
-    for path in ("fid", "fid_infinity", "kid", "modes.kl", "sharpness", "copying.c_t", "prd.precision", "prd.recall"):
+    centred = ("fid", "fid_infinity", "kid", "modes.kl", "sharpness", "copying.c_t", "copying.fld_gap")
+    for path in (*centred, "prd.precision", "prd.recall"):
         assert found[path].double().mean().item() == pytest.approx(0, abs=0.02 * float(found[path].std())), path
     by_hand = [
         replace(two_eyes, extractors=[extractor]).scores([draw]).per_image["recall"]

@@ -47,6 +47,8 @@ class Stream(IntEnum):
     """Which training images are labelled, where a probe learns from a few labels: the same for all models."""
     BINARISATION = 18
     """Which pixels of a training image are white, where they are drawn anew for each batch."""
+    FINE_TUNING = 19
+    """Fresh weights, order and dropout where encoders are trained on from a few labels."""
 
 
 def make_generator(device: torch.device, seed: int, stream: Stream, *indices: int) -> torch.Generator:

@@ -67,7 +67,7 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
     }
     on_features = {"FID", "KID", "KID std", "Inception Score", "Inception Score std", "FID infinity"}
     on_features |= {"precision", "recall", "density", "coverage", "Vendi score", "RKE", "PRD precision", "PRD recall"}
-    on_features |= {"C_T", "authentic"}
+    on_features |= {"C_T", "authentic", "FLD gap"}
     for name, found in figures.items():
         assert {f"classifier/{key}" for key in on_features} <= set(found)
         assert not on_features & set(found)
@@ -75,6 +75,8 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         theory |= {"linear probe accuracy", "reconstruction MSE"}
         theory |= {"Bayes accuracy", "accuracy kept by confidence", "accuracy kept by density"}
         theory |= {f"probe from {labels} a class" for labels in ("1 label", "5 labels", "20 labels")}
+        few = ("1 label", "5 labels")
+        theory |= {title for n in few for title in (f"fine-tuned on {n} a class", f"gain over scratch, {n}")}
         assert set(found) - theory == set(figures["gan"])
         on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text(encoding="utf-8"))
         assert found["classifier/FID"] == on_disk["fid"]

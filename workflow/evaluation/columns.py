@@ -77,7 +77,7 @@ class Column:
         if value is None:
             return DASH
         if self.form == "percent":
-            return f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+            return f"{100 * value:.1f}\N{NO-BREAK SPACE}%".replace("-", "−")
         if self.form == "count":
             return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
         if self.form == "significant":
@@ -306,6 +306,22 @@ GENERATION = (
         "Samples unlike the data do reach it.",
     ),
     Column(
+        key="fld_gap",
+        path="copying.fld_gap",
+        limits=(-math.inf, math.inf),
+        title="FLD gap",
+        form=1,
+        on_features=True,
+        measures="Whether a density made of the samples explains training images better than unseen ones (the "
+        "generalisation gap of the Feature Likelihood Divergence, Jiralerspong et al. 2023): each sample is a Gaussian "
+        "whose width is fitted to training images; 100 times the difference of the mean negative log-likelihoods, in "
+        "nats per feature, training less test images. Far below 0 is copying.",
+        note="Real unseen images lie below 0, too, as the widths suit the training images: compare it with the "
+        "copycats’ table, whose first row they are. Of exact copies it is huge and its size says little. At most "
+        "1,000 samples and 10,000 training images, evenly spaced, are looked at: of a larger set the other copies go "
+        "unnoticed.",
+    ),
+    Column(
         key="vendi",
         limits=(1.0, math.inf),
         title="Vendi score",
@@ -521,6 +537,39 @@ FEW_LABELS = tuple(
     )
     for count in (1, 5, 20, 100)
 )
+FINE_TUNED = tuple(
+    column
+    for count in (1, 5, 20, 100)
+    for column in (
+        Column(
+            key=f"fine_tuned_{count}",
+            path=f"fine_tuned.{count}.accuracy",
+            limits=SHARE,
+            title=f"fine-tuned on {count} label{'s' * (count > 1)} a class",
+            form="percent",
+            better="higher",
+            unconditional=True,
+            missing_for="models without an encoder, and data without classes or with fewer labels",
+            measures="Test accuracy of the model’s encoder with a linear layer on top, both trained on "
+            f"{count} labelled training image{'s' * (count > 1)} of each class: a mean over three draws of these, the "
+            "same for all models.",
+            note="Eighty steps on up to 32 images each, without validation images to stop by; at most 500 test "
+            "images, evenly spaced. Encoders differ in size, so compare it with the same network from scratch first.",
+        ),
+        Column(
+            key=f"fine_tuning_gain_{count}",
+            path=f"fine_tuned.{count}.gain",
+            limits=(-1.0, 1.0),
+            title=f"gain over scratch, {count} label{'s' * (count > 1)}",
+            form="percent",
+            unconditional=True,
+            missing_for="models without an encoder, and data without classes or with fewer labels",
+            measures="This accuracy less that of the same network from fresh weights, trained in the same way on the "
+            "same images: what learning without labels was worth as a start, in percentage points.",
+            note="More steps, or another learning rate, might help either start: both have the classifier’s.",
+        ),
+    )
+)
 COST = (
     Column(
         key="parameters",
@@ -582,6 +631,7 @@ MEASURED = (
     *UNDERSTANDING,
     *BAYES,
     *FEW_LABELS,
+    *FINE_TUNED,
     *COST,
 )  # a value each in `metrics.json`, and so in the summary
 LEAST_VALID_LOSS = Column(

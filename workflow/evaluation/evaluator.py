@@ -15,6 +15,7 @@ from torch import Tensor
 from workflow.data.arrays import Card, read_card
 from workflow.data.teacher import weights_of
 from workflow.data.tensors import ImageSet, read_split
+from workflow.evaluation import fine_tuning
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import Classifier, FeatureExtractor, Outputs, load_classifiers
 from workflow.evaluation.inception import Inception, load_inception
@@ -23,7 +24,7 @@ from workflow.evaluation.metrics import formats
 from workflow.evaluation.metrics.baseline import PixelHistogram
 from workflow.evaluation.metrics.bayes import Answers, answers, log_prior, rejection
 from workflow.evaluation.metrics.copying import Training, fit_training, most_kept, nearest_points
-from workflow.evaluation.metrics.few_labels import DRAWS, few_label_hits
+from workflow.evaluation.metrics.few_labels import DRAWS, affordable, few_label_hits, labelled
 from workflow.evaluation.metrics.modes import kl_influence, mode_coverage, nearest_mode
 from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
@@ -40,6 +41,7 @@ from workflow.models.base import (
     HasComplete,
     HasDecode,
     HasEncode,
+    HasEncoder,
     HasHold,
     HasInterpolate,
     HasLogProb,
@@ -334,7 +336,7 @@ def evaluate(
     bayes, kept = _by_bayes_rule(model, evaluator, seed, bits)
     representation, few, errors = _representation(model, evaluator)
     seen_otherwise, moved = of_each(evaluator.others, draws)
-    scores |= obedience | few
+    scores |= obedience | few | _fine_tuned(model, evaluator, seed)
     metrics = {
         "counts": counts,
         **scores.means,
@@ -488,6 +490,36 @@ def _representation(model: Model, evaluator: Evaluator) -> tuple[dict[str, Any],
         per_image["reconstruction_mse"] = torch.cat([part.flatten(1).mean(1) for part in squares]).float()
     metrics = {"probe_accuracy": probe, "reconstruction_mse": error}
     return metrics, few, {f"{PER_IMAGE}{key}": values for key, values in per_image.items()}
+
+
+def _fine_tuned(model: Model, evaluator: Evaluator, seed: int) -> Scores:
+    """Accuracy from a few labels a class of a network that starts as the model's encoder, and its gain over scratch.
+
+    A row a draw of the labels, the first ones of the linear probe; {} of data without classes or with some of their
+    own in each channel.
+    """
+    card, labels, train = evaluator.card, evaluator.probed.labels, evaluator.probed.images
+    can = isinstance(model, HasEncoder) and card.classes and not card.channelwise
+    chosen = spread(len(evaluator.test), fine_tuning.TESTED)
+    test, cpu = ImageSet(evaluator.test.images[chosen], evaluator.test.labels[chosen]), torch.device("cpu")
+    cells: list[list[Cell]] = []
+    for draw in range(fine_tuning.DRAWS):
+        order = torch.randperm(len(train), generator=make_generator(cpu, 0, Stream.LABELS, draw))
+        own = make_generator(cpu, seed, Stream.FINE_TUNING, draw).initial_seed()
+        scores: dict[str, dict[str, float]] = {}
+        influence: dict[str, Tensor] = {}
+        for count in affordable(labels) if can else ():
+            assert isinstance(model, HasEncoder)
+            rows = labelled(labels, count, order)
+            few = ImageSet(train[rows], labels[rows])
+            settings = card.levels, evaluator.settings.probe_regularisation, evaluator.classifier.lr
+            both = fine_tuning.hits_by_start(model.encoder_network(), few, test, *settings, own)
+            pretrained, scratch = (hits.double() for hits in both)
+            found = {"accuracy": pretrained, "gain": pretrained - scratch}
+            scores[str(count)] = {name: float(terms.mean()) for name, terms in found.items()}
+            influence |= {f"fine_tuned.{count}.{name}": terms for name, terms in found.items()}
+        cells.append([({"fine_tuned": scores}, influence)])
+    return combine(cells)
 
 
 @torch.no_grad()

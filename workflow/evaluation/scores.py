@@ -16,6 +16,7 @@ from workflow.evaluation.classifier import Outputs
 from workflow.evaluation.metrics.copying import Memory, Training, copying, fit_memory
 from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.extrapolation import infinite_fid
+from workflow.evaluation.metrics.fld import generalisation_gap
 from workflow.evaluation.metrics.frechet import Gaussian, fit_gaussian, frechet_distance, frechet_influence
 from workflow.evaluation.metrics.inception import inception_score
 from workflow.evaluation.metrics.kernel import kernel_distance, kernel_influence, mean_kernels, mean_other_kernels
@@ -206,6 +207,8 @@ def of_draw(fake: Outputs, real: Real, settings: Evaluate, classes: int) -> Cell
         "rke": renyi_modes(fake.features, real.width),
     }
     scores["copying"], influence["copying.c_t"] = copying(fake.features, real.memory)
+    gap, influence["copying.fld_gap"] = generalisation_gap(fake.features, real.memory.training.points, points)
+    scores["copying"]["fld_gap"] = gap
     scores["prd"], moved = precision_and_recall(fake.features, points)
     influence |= {f"prd.{name}": values for name, values in moved.items()}
     if classes and fake.classes is not None and real.classes is not None:

@@ -121,6 +121,10 @@ class Autoencoder(Model):
         z: Tensor = self.encoder(to_unit(x, self.levels))
         return z
 
+    def encoder_network(self) -> nn.Module:
+        """The encoder, to the latents, (N, latents)."""
+        return self.encoder
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Encode images and decode them, uint8 (N, C, H, W)."""

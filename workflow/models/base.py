@@ -283,6 +283,17 @@ class HasEncode(Protocol):
 
 
 @runtime_checkable
+class HasEncoder(Protocol):
+    """Has a network that encodes images, apart from all else: another training may start from its weights."""
+
+    def encoder_network(self) -> nn.Module:
+        """From images as floats in [-1, 1], (N, C, H, W), to numbers, (N, ...), before any are drawn or quantised.
+
+        All of its weights and buffers are in layers whose `reset_parameters` initialises them.
+        """
+
+
+@runtime_checkable
 class HasDecode(Protocol):
     """Has a latent space of vectors: every image has a latent, and every latent an image."""
 

@@ -238,6 +238,10 @@ class Vae(Model):
         """Means of q(z|x), (N, latents)."""
         return self.posterior(x)[0]
 
+    def encoder_network(self) -> nn.Module:
+        """The encoder, to mean and log-variance of q(z|x), (N, 2 latents)."""
+        return self.encode_layers
+
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """The mean image given each latent z, (N, latents): uint8 (N, C, H, W); with classes, all alike."""

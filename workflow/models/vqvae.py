@@ -173,6 +173,10 @@ class VqVae(Model):
         """The chosen codebook vectors, (N, code_size · h · w)."""
         return self.codebook.lookup(self.indices(x)).flatten(1)
 
+    def encoder_network(self) -> nn.Module:
+        """The encoder, to what is quantised, (N, code_size, h, w)."""
+        return self.encoder
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean images given the encoder's codes: uint8 (N, C, H, W)."""

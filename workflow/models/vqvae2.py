@@ -193,6 +193,10 @@ class VqVae2(Model):
         top, bottom = self.indices(x)
         return torch.cat([self.top.lookup(top).flatten(1), self.bottom.lookup(bottom).flatten(1)], 1)
 
+    def encoder_network(self) -> nn.Module:
+        """The encoder of the top level, to what is quantised, (N, code_size, h, w)."""
+        return nn.Sequential(self.encoder, self.to_top)
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """The mean images given the encoders' codes: uint8 (N, C, H, W)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
-from workflow.evaluation.columns import MEASURED, OUT_OF_DISTRIBUTION, Column, named
+from workflow.evaluation.columns import FINE_TUNED, MEASURED, OUT_OF_DISTRIBUTION, Column, named
 from workflow.evaluation.comparison import SIGNIFICANT, Measurement, decides, orders
 from workflow.evaluation.measurements import Measurements
 from workflow.evaluation.statistics import Estimate, holm
@@ -189,6 +189,8 @@ def judge(summary: dict[str, Any], found: Measurements) -> list[Finding]:
         ("fid", _budget_or_family(summary, found)),
         ("c_t", _memorised(summary, found)),
         ("fid", _followed(summary)),
+        ("fine_tuned", _initialised(summary, found)),
+        ("kept_by_density", _refused(summary, found)),
         (OUT_OF_DISTRIBUTION.key, _fooled(summary)),
     ]
     refused = summary["audit"]["unfit"]
@@ -373,6 +375,32 @@ def _followed(summary: dict[str, Any]) -> Finding | None:
     )
 
 
+def _initialised(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Whether networks classify better if they start as an encoder, by every encoder and number of labels."""
+    models, names = summary["models"], labels(summary["models"])
+    gains = {
+        (name, column): estimate
+        for column in FINE_TUNED
+        if not column.better
+        for name, one in found[column.key].items()
+        if column.ranks(models[name]) and (estimate := one.estimate)
+    }
+    if not gains:
+        return None
+    unsure = holm({f"{name} {column.key}": estimate.p_value for (name, column), estimate in gains.items()})
+    decided = {pair: unsure[f"{pair[0]} {pair[1].key}"] < SIGNIFICANT for pair in gains}
+    verdict, why = _verdict([(1 if gains[pair].mean > 0 else -1) * decided[pair] for pair in gains])
+    evidence = (f"{names[name]}: {column.title} {in_words(column, models[name], column.key)}" for name, column in gains)
+    return Finding(
+        "A network that starts from the weights of an autoencoder learns more from few labels than from scratch.",
+        "Erhan et al. 2010",
+        "test accuracy of the two, trained alike on the same labels: higher",
+        tuple(evidence),
+        verdict,
+        why,
+    )
+
+
 def _estimates(kind: str, summary: dict[str, Any]) -> dict[str, Estimate]:
     """Fisher's z of the correlation of the critic's estimate with FID, of each model of a kind that was followed."""
     (curve, sign), found = ESTIMATES[kind], {}
@@ -395,6 +423,29 @@ def _beyond_chance(found: list[Estimate]) -> list[int]:
 def _rho(found: Estimate) -> str:
     rho, (low, high) = as_correlation(found)
     return f"{rho:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+
+
+def _refused(summary: dict[str, Any], found: Measurements) -> Finding | None:
+    """Whether class-conditional densities err less often on the images that are left if those of low p(x) are not."""
+    kept, every = (found[key] for key in ("kept_by_density", "bayes_accuracy"))
+    models, names = summary["models"], labels(summary["models"])
+    both = [name for name in kept if name in every]
+    if not both:
+        return None
+    verdict, why = _verdict(orders([(kept[name], every[name]) for name in both]))
+    evidence = (
+        f"{names[name]}: {in_words(COLUMNS[key], models[name], key)} {says}"
+        for name in both
+        for key, says in (("bayes_accuracy", "on all images"), ("kept_by_density", "on those it keeps"))
+    )
+    return Finding(
+        "A generative classifier can reject: it errs where p(x) is low.",
+        "Bishop 2006, section 1.5.4",
+        "accuracy on the images kept by p(x), over all shares kept: higher than on all images",
+        tuple(evidence),
+        verdict,
+        why,
+    )
 
 
 def _fooled(summary: dict[str, Any]) -> Finding | None:

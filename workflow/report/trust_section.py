@@ -19,7 +19,7 @@ from workflow.report.tables import Cell, Row, Table, model_groups
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COPYING = ("c_t", "authentic", "nearest_neighbour_ratio", "copies", "bits_gap")
+COPYING = ("c_t", "authentic", "fld_gap", "nearest_neighbour_ratio", "copies", "bits_gap")
 
 
 @dataclass(frozen=True)

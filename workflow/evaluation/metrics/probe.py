@@ -1,5 +1,7 @@
 """Linear probe: the accuracy of a linear classifier on features (Alain & Bengio 2017)."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,24 @@ from torch import Tensor
 
 STEPS = 1000  # at most; it ends when the loss no longer falls
 CHUNK = 4096  # test images classified at once
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear classifier of standardised features.
+
+    mean, scale: by which they are, float64 (d,). turn: to the coordinates it was fitted in, float64 (d, k). weights:
+    in these, and a bias in the last row, float64 (k + 1, classes).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    turn: Tensor
+    weights: Tensor
+
+    def logits(self, x: Tensor) -> Tensor:
+        """float64 (N, classes), up to a constant for each row. x: features, float or uint8 (N, d)."""
+        return F.pad(((x.double() - self.mean) / self.scale) @ self.turn, (0, 1), value=1.0) @ self.weights
 
 
 def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, regularisation: float) -> Tensor:
@@ -27,6 +47,12 @@ def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
     >>> probe_hits(train, torch.tensor([0, 0, 1, 1]), test, torch.tensor([0, 1, 1, 1]), regularisation=1.0)
     tensor([ True,  True,  True, False])
     """
+    probe = fit_probe(train, train_labels, regularisation)
+    return torch.cat([probe.logits(part).argmax(1) for part in test.split(CHUNK)]) == test_labels
+
+
+def fit_probe(train: Tensor, train_labels: Tensor, regularisation: float) -> Probe:
+    """The probe of `probe_hits`, fitted to features and labels as there."""
     train = train.double()
     mean, scale = train.mean(0), train.std(0, correction=0)
     scale = torch.where(scale > 0, scale, 1)
@@ -51,10 +77,7 @@ def probe_hits(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: T
 
     options = {"maxiter": STEPS, "maxfun": 2 * STEPS, "gtol": 1e-5, "ftol": 1e-14}
     found = minimize(loss, np.zeros(shape).ravel(), jac=True, method="L-BFGS-B", options=options)
-    weights = torch.from_numpy(found.x).view(shape).T
-    parts = (F.pad(((x.double() - mean) / scale) @ turn, (0, 1), value=1.0) for x in test.split(CHUNK))
-    predicted = torch.cat([(part @ weights).argmax(1) for part in parts])
-    return predicted == test_labels
+    return Probe(mean, scale, turn, torch.from_numpy(found.x).view(shape).T)
 
 
 def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
