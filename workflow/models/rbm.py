@@ -79,7 +79,10 @@ class Rbm(Model):
         d = math.prod(shape)
         self.weight = nn.Parameter(torch.randn(hidden, d) * INITIAL_STD)
         # Of each pixel's levels above 0, whose bias is 0, pixel after pixel.
-        self.hidden_bias, self.pixel_bias = nn.Parameter(torch.zeros(hidden)), nn.Parameter(torch.zeros(d * (levels - 1)))
+        self.hidden_bias, self.pixel_bias = (
+            nn.Parameter(torch.zeros(hidden)),
+            nn.Parameter(torch.zeros(d * (levels - 1))),
+        )
         self.register_buffer("base_bias", torch.zeros(d * (levels - 1)))
         for name in ("log_z", "log_z_error"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
