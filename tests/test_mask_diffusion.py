@@ -9,8 +9,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from workflow.models import mask_diffusion
+from workflow.models.layers import any_order
+from workflow.models.layers.any_order import group_ends
 from workflow.models.layers.unet import UNet
-from workflow.models.mask_diffusion import MaskDiffusion, group_ends
+from workflow.models.mask_diffusion import MaskDiffusion
 
 SHAPE, LEVELS, NUMBERS = (1, 2, 2), 3, 4
 ORDERS = list(itertools.permutations(range(NUMBERS)))
@@ -77,7 +79,8 @@ def _contributions(model: MaskDiffusion) -> Tensor:
     for order in ORDERS:
         ranks = torch.empty(NUMBERS, dtype=torch.long)
         ranks[list(order)] = torch.arange(NUMBERS)
-        found.append(model.log_prob_in_order(_every(), ranks.view(1, *SHAPE).expand(81, -1, -1, -1)))
+        of_order = model.any_order.log_prob_in_order
+        found.append(of_order(model._flat_logits, _every().flatten(1), ranks.expand(81, -1)))
     return torch.stack(found)
 
 
@@ -125,10 +128,10 @@ def test_at_one_pixel_a_pass_the_bound_is_that_of_absorbing_diffusion() -> None:
 @torch.no_grad()
 def test_the_loss_is_the_bound_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = _model(), _every()[37:38].expand(NUMBERS * 24, -1, -1, -1)
-    ranks = torch.tensor(ORDERS).view(-1, *SHAPE).repeat(NUMBERS, 1, 1, 1)
+    ranks = torch.tensor(ORDERS).repeat(NUMBERS, 1)
     known = torch.arange(NUMBERS).repeat_interleave(24)
-    monkeypatch.setattr(mask_diffusion, "spread_times", lambda *_: known + 1)
-    monkeypatch.setattr(model, "_ranks", lambda *_: ranks)
+    monkeypatch.setattr(any_order, "spread_times", lambda *_: known + 1)
+    monkeypatch.setattr(any_order, "random_ranks", lambda *_: ranks)
     expected = -_contributions(model)[:, 37].mean().item()
     assert model.loss(x, Y, "model", _generator())["loss"].item() == pytest.approx(expected, rel=1e-12)
 
@@ -172,7 +175,7 @@ def _kept_first(model: MaskDiffusion, n: int, monkeypatch: pytest.MonkeyPatch) -
         return logits(x, hidden)
 
     monkeypatch.setattr(model, "logits", watched)
-    monkeypatch.setattr(mask_diffusion, "draw_categorical", lambda numbers, _: numbers.argmax(1))
+    monkeypatch.setattr(any_order, "draw_categorical", lambda numbers, _: numbers.argmax(1))
     model.sample(n, _generator())
     assert shown[1].sum(1).tolist() == [1] * n
     return shown[1].long().argmax(1)

@@ -1,8 +1,7 @@
 """Diffusion by masks: Austin et al. 2021, Structured Denoising Diffusion Models in Discrete State-Spaces (D3PM)."""
 
 import math
-from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,8 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from workflow.models.base import Model
-from workflow.models.layers.common import draw_categorical, quarter, to_unit
-from workflow.models.layers.diffusion import spread_times
-from workflow.models.layers.noise import uniform
+from workflow.models.layers.any_order import AnyOrder, Order
+from workflow.models.layers.common import quarter, to_unit
 from workflow.models.layers.unet import GROUPS, UNet
 
 VALIDATION_TIMES = 8  # masks by which each image is validated
@@ -64,17 +62,15 @@ class MaskDiffusion(Model):
         passes: Annotated[int, Field(ge=0)],
         channels: Annotated[int, Field(ge=GROUPS, multiple_of=GROUPS)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
-        order: Literal["random", "confident"] = "random",
+        order: Order = "random",
         temperature: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
         quarter(shape)  # raises ValueError if images cannot be halved twice
-        self.numbers, colours = math.prod(shape), shape[0]
-        if passes > self.numbers:
-            raise ValueError(f"passes {passes} exceeds the numbers in an image ({self.numbers})")
-        if temperature and order == "random":
-            raise ValueError('temperature is for the order "confident"; a random one has none')
-        self.passes, self.order, self.temperature = passes or self.numbers, order, temperature
+        numbers, colours = math.prod(shape), shape[0]
+        if passes > numbers:
+            raise ValueError(f"passes {passes} exceeds the numbers in an image ({numbers})")
+        self.any_order = AnyOrder(numbers, passes or numbers, order, temperature)
         chosen = [f"{passes} passes" if passes else "", order if order == "confident" else ""]
         self.title += f" ({', '.join(filter(None, chosen))})" if any(chosen) else ""
         self.network = UNet(2 * colours, channels, dropout, classes=0, outputs=levels * colours)
@@ -93,27 +89,9 @@ class MaskDiffusion(Model):
         logits: Tensor = flat.unflatten(1, (self.levels, self.shape[0]))
         return logits
 
-    def hidden_log_prob(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """Sum of the log-probabilities of the hidden numbers of images, each given the others, nats (N,).
-
-        Args:
-            x: images, uint8 (N, C, H, W).
-            hidden: bool (N, C, H, W).
-        """
-        logits = self.logits(x, hidden)
-        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        log_prob = -F.cross_entropy(precise, x.long(), reduction="none")
-        return log_prob.masked_fill(~hidden, 0).flatten(1).sum(1)
-
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """The bound of -log p(x) at one number a pass, nats per image (Hoogeboom et al. 2022, eq. 4).
-
-        One of the D terms stands for all: that of a random number of known pixels, at random places.
-        """
-        known = spread_times(len(x), self.numbers, generator, x.device) - 1
-        hidden = self._ranks(len(x), generator) >= known.view(-1, 1, 1, 1)
-        one_each = self.hidden_log_prob(x, hidden) / (self.numbers - known)  # what the next number adds
-        return {"loss": -self.numbers * one_each.mean()}
+        """The bound of -log p(x) at one number a pass, nats per image (Hoogeboom et al. 2022, eq. 4)."""
+        return {"loss": -self.any_order.mean_bound(self._flat_logits, x.flatten(1), generator)}
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
@@ -122,34 +100,18 @@ class MaskDiffusion(Model):
 
     def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
         """Lower bound of log p(x), estimated without bias from one order for each image, nats (N,)."""
-        return self.log_prob_in_order(x, self._ranks(len(x), generator))
-
-    def log_prob_in_order(self, x: Tensor, ranks: Tensor) -> Tensor:
-        """What an order contributes to the bound, whose mean over all orders it is, nats (N,).
-
-        Any of the hidden numbers may be the next to be drawn, so each term is a mean over all of them. This makes it
-        vary less between orders, and leaves the mean over orders as it is (Hoogeboom et al. 2022, eq. 4).
-
-        Args:
-            x: images, uint8 (N, C, H, W).
-            ranks: the place of each number in the order, int64 (N, C, H, W), 0..D-1.
-        """
-        terms = [
-            (after - before) / (self.numbers - before) * self.hidden_log_prob(x, ranks >= before)
-            for before, after in pairwise(group_ends(self.numbers, self.passes))
-        ]
-        return torch.stack(terms).sum(0)
+        return self.any_order.log_prob(self._flat_logits, x.flatten(1), generator)
 
     @property
     def passes_in_sequence(self) -> int:
         """One per group."""
-        return self.passes
+        return self.any_order.passes
 
     @property
     def note(self) -> str:
         """How many passes it takes, and whether samples and likelihood belong to different distributions."""
-        passes = f"{self.passes} passes for the {self.numbers} numbers of an image"
-        if self.order == "random":
+        passes = f"{self.any_order.passes} passes for the {self.any_order.numbers} numbers of an image"
+        if self.any_order.order == "random":
             return f"Samples take {passes}, in random order; the bound is that of their distribution."
         return (
             f"Samples take {passes}, of which each keeps what it is surest of, and thus follow another distribution "
@@ -166,68 +128,19 @@ class MaskDiffusion(Model):
         """Keep the first `rows` rows of x, uint8 (N, C, H, W), and draw the rest, in as many passes if it can."""
         hidden = torch.ones_like(x, dtype=torch.bool)
         hidden[:, :, :rows] = False
-        remaining = int(hidden[:1].sum()) if len(x) else 0
-        drawn, hidden = x.flatten(1).clone(), hidden.flatten(1)
-        ends = group_ends(remaining, min(self.passes, remaining))
-        for passed, (before, after) in enumerate(pairwise(ends), 1):
-            masked = hidden.nonzero()[:, 1].view(len(x), remaining - before)
-            logits = self.logits(drawn.view_as(x), hidden.view_as(x)).flatten(2)
-            places, numbers = self._group(masked, logits, after - before, 1 - passed / (len(ends) - 1), generator)
-            drawn.scatter_(1, places, numbers.to(torch.uint8))
-            hidden.scatter_(1, places, False)
-        return drawn.view_as(x)
-
-    def _group(
-        self, masked: Tensor, logits: Tensor, size: int, left: float, generator: Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Where the next numbers are and what they are, int64 (N, size) each.
-
-        Args:
-            masked: the places that are not drawn yet, int64 (N, M).
-            logits: of all numbers, (N, levels, D).
-            size: how many to draw.
-            left: share of passes that are left after this one.
-            generator: source of randomness.
-        """
-        noise = uniform(masked.shape, generator, masked.device)
-        if self.order == "random":
-            places = masked.gather(1, noise.topk(size, 1).indices)
-            return places, draw_categorical(_at(logits, places), generator)
-        log_prob = _at(logits, masked).float().log_softmax(1)
-        numbers = draw_categorical(log_prob, generator)
-        gumbel = -(-noise.clamp(min=torch.finfo(noise.dtype).tiny).log()).log()
-        surest = log_prob.gather(1, numbers.unsqueeze(1)).squeeze(1) + self.temperature * left * gumbel
-        kept = surest.topk(size, 1).indices
-        return masked.gather(1, kept), numbers.gather(1, kept)
+        return self.any_order.draw(self._flat_logits, x.flatten(1), hidden.flatten(1), generator).view_as(x)
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """The U-Net's innermost activations for the whole image, averaged over each quarter, (N, 8 channels)."""
         seen = torch.cat([to_unit(x, self.levels), torch.zeros_like(x)], 1).to(next(self.parameters()).dtype)
-        every = torch.full((len(x),), self.numbers, device=x.device)
+        every = torch.full((len(x),), self.any_order.numbers, device=x.device)
         inner, _ = self.network.inward(seen, self.network.embed(every, None))
         return F.adaptive_avg_pool2d(inner, 2).flatten(1)
 
-    def _ranks(self, n: int, generator: Generator) -> Tensor:
-        """Random orders: the place of each number in one of n orders, int64 (n, C, H, W)."""
-        return uniform((n, self.numbers), generator, self.device).argsort(1).view(n, *self.shape)
-
-
-def group_ends(numbers: int, passes: int) -> list[int]:
-    """How many of an image's numbers are drawn after each pass, from 0 to all, at least one more each time.
-
-    All but cos(π/2 · j/k) of them after j of k passes (Chang et al. 2022, MaskGIT, section 3.3).
-    """
-    ends = [0]
-    for j in range(1, passes + 1):
-        share = 1 - math.cos(math.pi / 2 * j / passes)
-        ends.append(max(ends[-1] + 1, min(round(numbers * share), numbers - (passes - j))))
-    return ends
-
-
-def _at(logits: Tensor, places: Tensor) -> Tensor:
-    """The logits at places, int64 (N, M), of all, (N, levels, D): (N, levels, M)."""
-    return logits.gather(2, places.unsqueeze(1).expand(-1, logits.shape[1], -1))
+    def _flat_logits(self, numbers: Tensor, hidden: Tensor) -> Tensor:
+        """The logits of images as rows of numbers (`layers/any_order.py`)."""
+        return self.logits(numbers.view(-1, *self.shape), hidden.view(-1, *self.shape)).flatten(2)
 
 
 MODEL = MaskDiffusion

@@ -26,8 +26,9 @@ class Rbm(Model):
 
     With x in [0, 1] and h in {0, 1}, p(x, h) ∝ exp(Σᵢ bᵢ(xᵢ) + c·h + h·Wx), where b has a number for each level of each
     pixel: an exponential family harmonium (Welling et al. 2004, Exponential Family Harmoniums with an Application to
-    Information Retrieval). Given h, a pixel's distribution is its own histogram, tilted towards dark or bright. Binomial
-    pixels (Teh & Hinton 2001) are those with b(l / n) = a l + log C(n, l). With two levels it is the binary RBM.
+    Information Retrieval). Given h, a pixel's distribution is its own histogram, tilted towards dark or bright.
+    Binomial pixels (Teh & Hinton 2001) are those with b(l / n) = a l + log C(n, l). With two levels it is the binary
+    RBM.
 
     Args:
         shape: of an image, (C, H, W).
@@ -78,11 +79,9 @@ class Rbm(Model):
         self.ais_chains, self.ais_steps = ais_chains, ais_steps
         d = math.prod(shape)
         self.weight = nn.Parameter(torch.randn(hidden, d) * INITIAL_STD)
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
         # Of each pixel's levels above 0, whose bias is 0, pixel after pixel.
-        self.hidden_bias, self.pixel_bias = (
-            nn.Parameter(torch.zeros(hidden)),
-            nn.Parameter(torch.zeros(d * (levels - 1))),
-        )
+        self.pixel_bias = nn.Parameter(torch.zeros(d * (levels - 1)))
         self.register_buffer("base_bias", torch.zeros(d * (levels - 1)))
         for name in ("log_z", "log_z_error"):
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
@@ -178,8 +177,8 @@ class Rbm(Model):
         """An estimate of log Z by annealed importance sampling, and its standard error over chains, float64 () each.
 
         Salakhutdinov & Murray 2008, On the Quantitative Analysis of Deep Belief Networks, section 4.1: from independent
-        pixels with the base biases, along a geometric path with evenly spaced inverse temperatures. The estimate of Z is
-        unbiased; if the chains do not reach all modes, it is most likely too low, and its error as well.
+        pixels with the base biases, along a geometric path with evenly spaced inverse temperatures. The estimate of Z
+        is unbiased; if the chains do not reach all modes, it is most likely too low, and its error as well.
 
         Args:
             steps: intermediate distributions of each chain.

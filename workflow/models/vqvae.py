@@ -1,38 +1,62 @@
 """VQ-VAE: van den Oord et al. 2017, Neural Discrete Representation Learning."""
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from workflow.models.base import Decodings, Model
-from workflow.models.layers.codes import CausalTransformer, Codebook, straight_through
-from workflow.models.layers.common import categorical_log_prob, quarter, to_unit, walk
+from workflow.models.layers.adversarial import adaptive_weight, critic_network, hinge_loss
+from workflow.models.layers.any_order import AnyOrder, Order
+from workflow.models.layers.codes import Codebook
+from workflow.models.layers.common import quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
-from workflow.models.layers.gated import GatedPixelCNN
+from workflow.models.layers.fsq import ScalarCodebook
 from workflow.models.layers.pixels import Decoder, PixelDistribution
+from workflow.models.layers.priors import MaskedPrior, Prior, make_prior
+
+FEATURES = 64  # size of the critic's last hidden layer
 
 
 class VqVae(Model):
-    """An autoencoder whose code is a small grid of codebook entries, and an autoregressive model of these grids.
+    """An autoencoder whose code is a small grid of codebook entries, and a model of these grids.
+
+    With `adversarial`, a VQ-GAN (Esser et al. 2021, Taming Transformers for High-Resolution Image Synthesis): a critic
+    tells images from their reconstructions, the means of p(x|z). Samples stay draws from p(x|z), so that the bound is
+    that of their distribution. The critic judges a whole image, not patches, and its features stand for those of the
+    paper's pretrained network.
 
     Args:
         shape: of an image, (C, H, W).
         levels: pixel values are 0..levels-1.
-        codes: entries of the codebook.
-        code_size: length of an entry.
-        decay: of the codebook's moving averages.
-        commitment: weight β of the commitment loss (equation 3).
         channels: of the convolutions at full resolution; twice as many at half and quarter resolution.
         prior_channels: width of the prior.
         prior_layers: depth of the prior.
         dropout: in encoder, decoder and prior, during training.
-        prior: model of the grids in raster order: the paper's PixelCNN, or a causal transformer (Ramesh et al. 2021,
-            DALL-E).
+        codes: entries of the codebook.
+        code_size: length of an entry.
+        decay: of the codebook's moving averages.
+        commitment: weight β of the commitment loss (equation 3).
+        fsq: in place of a codebook and its four options: how many levels each of a code's numbers is rounded to
+            (Mentzer et al. 2024, Finite Scalar Quantization: VQ-VAE Made Simple).
+        prior: model of the grids: in raster order the paper's PixelCNN, or a causal transformer (Ramesh et al. 2021,
+            DALL-E); in any order a masked transformer (Chang et al. 2022, MaskGIT).
+        prior_passes: of a masked prior: the number of groups in which the codes of a grid are drawn, the first ones
+            being the smallest; 0 for one code each.
+        prior_order: of a masked prior: "random", so that samples follow the distribution whose likelihood is bounded;
+            or "confident": each pass draws all masked codes and keeps the most probable (Chang et al. 2022, section
+            3.2).
+        prior_temperature: of Gumbel noise in the choice of the most probable.
         blocks: residual blocks at quarter resolution in encoder and decoder; the paper has 2.
         decoder: p(x|z) of a pixel, "categorical" or "logistic" (`PixelDistribution`).
+        adversarial: weight of the adversarial loss, times one that makes its gradient at the decoder's last layer as
+            long as that of the reconstruction (Esser et al. 2021, eq. 6 and 7); 0 for no critic.
+        perceptual: weight of the squared distance between the critic's features of an image and of its reconstruction
+            (Larsen et al. 2016, Autoencoding beyond pixels using a learned similarity metric, eq. 7).
     """
 
     title = "VQ-VAE"
@@ -40,13 +64,14 @@ class VqVae(Model):
     family = "vector-quantised"
     taxonomy = "explicit approximate"
     likelihood = "bound"
+    unranked = ("prior_order", "prior_temperature")  # of sampling alone
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
         "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid to a distribution over "
         "images, and a PixelCNN or a transformer models the grids. Sampling takes one step per code instead of one per "
-        "pixel, and the codes are features. The log-likelihood is bounded by log p(x|z) + log p(z) for the one z that "
-        "the encoder chooses. Samples are draws from p(x|z), with independent noise in each pixel; reconstructions and "
-        "interpolations show its mean."
+        "pixel, or fewer, and the codes are features. The log-likelihood is bounded by log p(x|z) + log p(z) for the "
+        "one z that the encoder chooses. Samples are draws from p(x|z), with independent noise in each pixel; "
+        "reconstructions and interpolations show its mean."
     )
 
     def __init__(
@@ -54,57 +79,93 @@ class VqVae(Model):
         shape: tuple[int, int, int],
         levels: int,
         *,
-        codes: Annotated[int, Field(ge=2)],
-        code_size: Annotated[int, Field(ge=1)],
-        decay: Annotated[float, Field(gt=0, lt=1)],
-        commitment: Annotated[float, Field(ge=0)],
         channels: Annotated[int, Field(ge=1)],
         prior_channels: Annotated[int, Field(ge=1)],
         prior_layers: Annotated[int, Field(ge=1)],
         dropout: Annotated[float, Field(ge=0, lt=1)],
-        prior: Literal["pixelcnn", "transformer"] = "pixelcnn",
+        codes: Annotated[int, Field(ge=2)] | None = None,
+        code_size: Annotated[int, Field(ge=1)] | None = None,
+        decay: Annotated[float, Field(gt=0, lt=1)] | None = None,
+        commitment: Annotated[float, Field(ge=0)] | None = None,
+        fsq: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)] | None = None,
+        prior: Prior = "pixelcnn",
+        prior_passes: Annotated[int, Field(ge=0)] = 0,
+        prior_order: Order = "random",
+        prior_temperature: Annotated[float, Field(ge=0)] = 0.0,
         blocks: Annotated[int, Field(ge=0)] = 0,
         decoder: Decoder = "categorical",
+        adversarial: Annotated[float, Field(ge=0)] = 0.0,
+        perceptual: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(shape, levels)
-        colours, wide, self.commitment = shape[0], 2 * channels, commitment
+        self.grid, colours, wide = quarter(shape), shape[0], 2 * channels
+        if perceptual and not adversarial:
+            raise ValueError("perceptual needs a critic: adversarial must be above zero")
+        size, make_codebook = _codebook(codes, code_size, decay, commitment, fsq)
         self.encoder = nn.Sequential(
             *downsample(colours, channels, blocks=blocks),
             nn.Dropout(dropout),
-            nn.Conv2d(wide, code_size, 3, padding=1, bias=False),
+            nn.Conv2d(wide, size, 3, padding=1, bias=False),
             # Not in the paper: normalised encodings spread over the codes instead of all choosing one at first.
-            nn.BatchNorm2d(code_size, affine=False),
+            nn.BatchNorm2d(size, affine=False),
         )
-        self.codebook = Codebook(codes, code_size, decay)
+        self.codebook, self.commitment = make_codebook(), commitment or 0.0
         self.distribution = PixelDistribution(decoder, levels)
         self.decoder = nn.Sequential(
-            nn.Conv2d(code_size, wide, 3, padding=1),
+            nn.Conv2d(size, wide, 3, padding=1),
             nn.SiLU(),
             nn.Dropout(dropout),
             *upsample(channels, self.distribution.outputs * colours, blocks=blocks),
             nn.Unflatten(1, (self.distribution.outputs, colours)),
         )
-        self.grid = quarter(shape)
-        self.prior = _prior(prior, self.grid, codes, prior_channels, prior_layers, dropout)
+        any_order = _any_order(prior, math.prod(self.grid), prior_passes, prior_order, prior_temperature)
+        self.prior = make_prior(
+            prior, self.grid, len(self.codebook.available), prior_channels, prior_layers, dropout, any_order
+        )
+        self.adversarial, self.perceptual = adversarial, perceptual
+        self.critic = critic_network(shape, channels, FEATURES, 1, "convolutional") if adversarial else None
+        if self.critic is not None:  # a bias would learn nothing while all outputs are within the margin of the loss
+            self.critic[-1] = nn.Linear(FEATURES, 1, bias=False)
+        extras = ["FSQ" if fsq else "", "masked prior" if prior == "masked" else ""]
+        self.title = "VQ-GAN" if adversarial else "VQ-VAE"
+        self.title += f" ({', '.join(filter(None, extras))})" if any(extras) else ""
+        self.objective = _objective(fsq=fsq is not None, adversarial=adversarial > 0)
+
+    @property
+    def players(self) -> dict[str, nn.Module]:
+        """The model; with a critic, this and the rest."""
+        if self.critic is None:
+            return super().players
+        return {"critic": self.critic, "coder": nn.ModuleList([self.encoder, self.decoder, self.prior])}
 
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
-        """Reconstruction, commitment and prior terms, nats per image; the prior sends no gradient to the codes."""
+        """Reconstruction, commitment and prior terms, nats per image; the prior sends no gradient to the codes.
+
+        With a critic, also the perceptual and the adversarial loss. The critic has a loss of its own.
+        """
+        if player == "critic":
+            return self._critic_terms(x)
         z = self.encoder(to_unit(x, self.levels)).float()
         indices = self.codebook.nearest(z.detach())
-        quantised = self.codebook.lookup(indices)
-        straight = straight_through(z, quantised)
-        terms = self._two_parts(x, indices, straight)
-        commitment = (z - quantised).square().flatten(1).sum(1).mean()
+        pixels = self.decoder(self.codebook.quantise(z, indices))
+        terms = self._two_parts(x, pixels, self.prior.mean_bound(indices, self.codebook.available, generator))
+        loss = terms["reconstruction"]
+        if self.critic is not None:
+            terms |= self._against(self.critic, x, pixels, loss)
+            loss = loss + self.perceptual * terms["perceptual"]
+            loss = loss + self.adversarial * terms["adaptive_weight"] * terms["adversarial"]
+        if isinstance(self.codebook, Codebook):
+            terms["commitment"] = (z - self.codebook.lookup(indices)).square().flatten(1).sum(1).mean()
+            loss = loss + self.commitment * terms["commitment"]
         if self.training:
             self.codebook.update(z.detach(), indices, generator)
-        loss = terms["reconstruction"] + self.commitment * commitment + terms["prior"]
-        return {"loss": loss, **terms, "commitment": commitment, "perplexity": self.codebook.perplexity(indices)}
+        return {"loss": loss + terms["prior"], **terms, "perplexity": self.codebook.perplexity(indices)}
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Length of the two-part code, nats per image: the negative of `log_prob`, without the commitment term."""
+        """Length of the two-part code, nats per image: the negative of `log_prob`, without the other terms."""
         indices = self.indices(x)
-        terms = self._two_parts(x, indices, self.codebook.lookup(indices))
+        terms = self._two_parts(x, self.pixels(indices), self.prior_log_prob(indices, generator).mean())
         return {
             "loss": terms["reconstruction"] + terms["prior"],
             **terms,
@@ -118,20 +179,14 @@ class VqVae(Model):
         for a q(z|x) concentrated on one z.
         """
         indices = self.indices(x)
-        return self.distribution.log_prob(self.pixels(indices), x) + self.prior_log_prob(indices)
+        return self.distribution.log_prob(self.pixels(indices), x) + self.prior_log_prob(indices, generator)
 
-    def prior_log_prob(self, indices: Tensor) -> Tensor:
-        """log p(z) of grids of codes, int64 (N, h, w), nats (N,); codes on trial have probability zero."""
-        on_trial = ~self.codebook.available.view(1, -1, 1, 1)
-        return categorical_log_prob(self.prior_logits(indices).masked_fill(on_trial, -torch.inf), indices)
+    def prior_log_prob(self, indices: Tensor, generator: Generator) -> Tensor:
+        """log p(z) of grids of codes, int64 (N, h, w), nats (N,), of a masked prior a lower bound of it.
 
-    def prior_logits(self, indices: Tensor) -> Tensor:
-        """Logits of each code given those before it in raster order, (N, codes, h, w). indices: int64 (N, h, w)."""
-        if isinstance(self.prior, GatedPixelCNN):
-            logits: Tensor = self.prior(indices.unsqueeze(1))
-            return logits.squeeze(2)
-        in_order: Tensor = self.prior(indices.flatten(1))
-        return in_order.view(len(indices), -1, *self.grid)
+        Codes on trial have probability zero.
+        """
+        return self.prior.log_prob(indices, self.codebook.available, generator)
 
     @torch.no_grad()
     def indices(self, x: Tensor) -> Tensor:
@@ -142,6 +197,21 @@ class VqVae(Model):
     def passes_in_sequence(self) -> int:
         """Those of the prior, and one of the decoder."""
         return self.prior.passes_in_sequence + 1
+
+    @property
+    def note(self) -> str:
+        """Whether samples and likelihood belong to different distributions, and what else than it was maximised."""
+        notes = []
+        if isinstance(self.prior, MaskedPrior) and self.prior.any_order.order == "confident":
+            notes.append(
+                "A pass of the prior keeps the codes that it is surest of, so samples follow another distribution than "
+                "the one whose likelihood is bounded, which draws as many codes a pass in random order."
+            )
+        if self.critic is not None:
+            notes.append(
+                "The critic has seen means of p(x|z); samples are draws from it, whose distribution has the bound."
+            )
+        return " ".join(notes)
 
     @torch.no_grad()
     def sample(self, n: int, generator: Generator) -> Tensor:
@@ -157,11 +227,7 @@ class VqVae(Model):
     @torch.no_grad()
     def draw_indices(self, n: int, generator: Generator) -> Tensor:
         """Draw n grids of codes from the prior, none of them on trial, int64 (n, h, w)."""
-        available = self.codebook.available
-        if isinstance(self.prior, GatedPixelCNN):
-            blank = torch.zeros(n, 1, *self.grid, dtype=torch.long, device=self.device)
-            return self.prior.sample(blank, 0, generator, available).squeeze(1)
-        return self.prior.sample(n, generator, available[:, None].expand(-1, self.prior.length)).view(n, *self.grid)
+        return self.prior.draw(n, self.codebook.available, generator)
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The numbers that describe p(x|z) given codes, int64 (N, h, w): (N, outputs, C, H, W)."""
@@ -190,17 +256,63 @@ class VqVae(Model):
         indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))
         return self.distribution.mean(self.pixels(indices)).view(len(a), steps, *self.shape)
 
-    def _two_parts(self, x: Tensor, indices: Tensor, quantised: Tensor) -> dict[str, Tensor]:
-        reconstruction = -self.distribution.log_prob(self.decoder(quantised), x).mean()
-        return {"reconstruction": reconstruction, "prior": -self.prior_log_prob(indices).mean()}
+    def _two_parts(self, x: Tensor, pixels: Tensor, prior: Tensor) -> dict[str, Tensor]:
+        """The lengths of both parts, nats per image; prior: the mean of log p(z), ()."""
+        return {"reconstruction": -self.distribution.log_prob(pixels, x).mean(), "prior": -prior}
+
+    def _critic_terms(self, x: Tensor) -> dict[str, Tensor]:
+        """The critic's loss on images and their reconstructions, and how often it is right."""
+        assert self.critic is not None
+        with torch.no_grad():
+            fake = self.distribution.smooth_mean(self.pixels(self.indices(x)))
+        on_real, on_fake = (self.critic(images).float() for images in (to_unit(x, self.levels), fake))
+        right = {"accuracy_real": (on_real > 0).float().mean(), "accuracy_fake": (on_fake < 0).float().mean()}
+        return {"loss": hinge_loss(on_real, on_fake), **right}
+
+    def _against(self, critic: nn.Sequential, x: Tensor, pixels: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """The losses by the critic, which is not trained here, and the weight λ of the adversarial one.
+
+        Args:
+            critic: the critic.
+            x: images, uint8 (N, C, H, W).
+            pixels: the numbers that describe p(x|z), (N, outputs, C, H, W).
+            reconstruction: the mean of -log p(x|z), ().
+        """
+        features, last = critic[:-1], cast(nn.Conv2d, self.decoder[-2])
+        of_fake = features(self.distribution.smooth_mean(pixels))
+        with torch.no_grad():
+            of_real = features(to_unit(x, self.levels))
+        perceptual = (of_real - of_fake).float().square().sum(1).mean()
+        adversarial = -critic[-1](of_fake).float().mean()
+        weight = adaptive_weight(reconstruction + self.perceptual * perceptual, adversarial, last.weight)
+        return {"perceptual": perceptual, "adversarial": adversarial, "adaptive_weight": weight}
 
 
-def _prior(
-    kind: str, grid: tuple[int, int], codes: int, channels: int, layers: int, dropout: float
-) -> GatedPixelCNN | CausalTransformer:
-    if kind == "pixelcnn":
-        return GatedPixelCNN((1, *grid), codes, channels, layers, dropout, ordered=False)
-    return CausalTransformer(math.prod(grid), codes, channels, layers, dropout)
+def _codebook(
+    codes: int | None, code_size: int | None, decay: float | None, commitment: float | None, fsq: list[int] | None
+) -> tuple[int, Callable[[], Codebook | ScalarCodebook]]:
+    """How many numbers a code has, and what makes the codebook; raises ValueError if the options do not agree."""
+    learned = (codes, code_size, decay, commitment)
+    if fsq and all(option is None for option in learned):
+        return len(fsq), partial(ScalarCodebook, fsq)
+    if fsq or codes is None or code_size is None or decay is None or commitment is None:
+        raise ValueError("give either fsq or codes, code_size, decay and commitment, of a codebook")
+    return code_size, partial(Codebook, codes, code_size, decay)
+
+
+def _any_order(prior: Prior, codes: int, passes: int, order: Order, temperature: float) -> AnyOrder:
+    """How a masked prior draws a grid of so many codes; raises ValueError if the options do not agree."""
+    if prior != "masked" and (passes or order != "random" or temperature):
+        raise ValueError("prior_passes, prior_order and prior_temperature are of a masked prior")
+    if passes > codes:
+        raise ValueError(f"prior_passes {passes} exceeds the codes of an image ({codes})")
+    return AnyOrder(codes, passes or codes, order, temperature)
+
+
+def _objective(*, fsq: bool, adversarial: bool) -> str:
+    commitment, code = ("", "round(b(zₑ(x)))") if fsq else (" + β ‖zₑ(x) − sg(e_z)‖²", "argminₖ ‖zₑ(x) − eₖ‖")
+    fooling, fake = (" − λ C(x̂)", ",  x̂ = 𝔼[x|z];  C tells x from x̂") if adversarial else ("", "")
+    return f"min −log p(x|z) − log p(z){commitment}{fooling},  z = {code}{fake}"
 
 
 MODEL = VqVae

@@ -1,10 +1,11 @@
-"""Generators, critics, and a distance that validates models without a likelihood."""
+"""Generators, critics and their losses, and a distance that validates models without a likelihood."""
 
 import math
 from functools import partial
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workflow.models.layers.common import quarter
@@ -13,6 +14,7 @@ from workflow.models.layers.convolutions import downsample, upsample
 LEAK = 0.2  # negative slope of a critic's leaky ReLU
 VALIDATION_SAMPLES = 1000  # drawn to validate a model by the energy distance
 Network = Literal["convolutional", "dense"]
+STABLE = 1e-6  # δ of `adaptive_weight`
 
 
 def generator_network(shape: tuple[int, int, int], inputs: int, channels: int, network: Network) -> nn.Sequential:
@@ -89,6 +91,35 @@ def input_gradient(values: Tensor, x: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(values.sum(), x, create_graph=True)
     return gradient.flatten(1)
+
+
+def hinge_loss(on_real: Tensor, on_fake: Tensor) -> Tensor:
+    """The critic's loss, with a margin beyond which it gains nothing (Lim & Ye 2017, Geometric GAN, eq. 18).
+
+    Its opponent minimises the negative mean of the outputs for fake images (eq. 19).
+
+    Args:
+        on_real: outputs for real images, (N, 1).
+        on_fake: outputs for fake images, (M, 1).
+    """
+    return F.relu(1 - on_real).mean() + F.relu(1 + on_fake).mean()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last: Tensor) -> Tensor:
+    """λ, by which the adversarial loss has a gradient as long as that of the reconstruction, at the last layer: ().
+
+    Esser et al. 2021, Taming Transformers for High-Resolution Image Synthesis, eq. 7. No gradient passes through it.
+
+    Args:
+        reconstruction: loss, ().
+        adversarial: loss of the generator, ().
+        last: weights of the decoder's last layer, on which both depend.
+    """
+    of_reconstruction, of_adversarial = (
+        torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (reconstruction, adversarial)
+    )
+    weight: Tensor = of_reconstruction / (of_adversarial + STABLE)
+    return weight
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Tensor:

@@ -52,6 +52,10 @@ class Codebook(nn.Module):
         """The vectors of codes, int64 (N, h, w): (N, size, h, w)."""
         return F.embedding(indices, self.vectors).movedim(-1, 1)
 
+    def quantise(self, z: Tensor, indices: Tensor) -> Tensor:
+        """The vectors of codes, int64 (N, h, w), with the gradient of the latents z: (N, size, h, w)."""
+        return straight_through(z, self.lookup(indices))
+
     @torch.no_grad()
     def update(self, z: Tensor, indices: Tensor, generator: Generator) -> None:
         """Move the codes towards the latents that chose them; re-initialise dead codes at random latents of the batch.
@@ -73,10 +77,15 @@ class Codebook(nn.Module):
         self.vectors.copy_(self.sums / self.counts[:, None])
 
     def perplexity(self, indices: Tensor) -> Tensor:
-        """Effective number of codes in use: exp of the entropy of their frequencies in indices, int64 (N, h, w)."""
-        share = indices.flatten().bincount(minlength=len(self.counts)).float() / indices.numel()
-        entropy: Tensor = torch.special.entr(share).sum()
-        return entropy.exp()
+        """Effective number of codes in use among indices, int64 (N, h, w)."""
+        return perplexity(indices, len(self.counts))
+
+
+def perplexity(indices: Tensor, codes: int) -> Tensor:
+    """exp of the entropy of the frequencies of so many codes in indices, int64 of any shape: ()."""
+    share = indices.flatten().bincount(minlength=codes).float() / indices.numel()
+    entropy: Tensor = torch.special.entr(share).sum()
+    return entropy.exp()
 
 
 def straight_through(z: Tensor, quantised: Tensor) -> Tensor:

@@ -63,6 +63,13 @@ class PixelDistribution:
             return categorical_draw(self._logits(numbers), generator)
         return logistic_draw(numbers[:, 0], numbers[:, 1], self.levels, generator)
 
+    def smooth_mean(self, numbers: Tensor) -> Tensor:
+        """The mean images before they are rounded, scaled to [-1, 1] and differentiable: float (N, C, H, W)."""
+        if self.decoder == "categorical":
+            level = torch.arange(self.levels, device=numbers.device, dtype=torch.float32)
+            return to_unit(torch.einsum("nlchw,l->nchw", numbers.float().softmax(1), level), self.levels)
+        return to_unit(_unrounded_mean(numbers[:, 0], numbers[:, 1], self.levels), self.levels)
+
     def mode(self, numbers: Tensor) -> Tensor:
         """The most probable images, uint8 (N, C, H, W)."""
         if self.decoder == "categorical":
@@ -164,12 +171,16 @@ def logistic_mean(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
 
     It is not the logistic's own mean, as the outermost levels take the tails: E[x] is the sum of P(x > k) over k.
     """
+    return _unrounded_mean(mean, log_scale, levels).round().to(torch.uint8)
+
+
+def _unrounded_mean(mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
     inverse_scale = (-log_scale.float().clamp(min=MIN_LOG_SCALE)).exp()
     total = torch.zeros_like(mean, dtype=torch.float32)
     for k in range(levels - 1):
         edge = (2 * k + 1) / (levels - 1) - 1  # between levels k and k + 1
-        total += ((mean.float() - edge) * inverse_scale).sigmoid()
-    return total.round().to(torch.uint8)
+        total = total + ((mean.float() - edge) * inverse_scale).sigmoid()
+    return total
 
 
 def gaussian_log_prob(mean: Tensor, deviation: Tensor, x: Tensor, levels: int) -> Tensor:
