@@ -34,7 +34,7 @@ def check(settings: params.Params) -> None:
 
 
 def check_data(settings: params.Params) -> None:
-    """Check the user's data, and print how a folder with pictures or a file of arrays is understood.
+    """Check the user's data, and print how a folder with pictures or recordings or a file of arrays is understood.
 
     Raises BakeoffError if DVC cannot record them, or if they cannot be told apart into splits and classes.
     """
@@ -43,6 +43,10 @@ def check_data(settings: params.Params) -> None:
         from workflow.data.layout import look
 
         print("\n".join(look(settings.data.root)), flush=True)
+    elif isinstance(settings.data, params.Signals):
+        from workflow.data.layout import RECORDINGS, look
+
+        print("\n".join(look(settings.data.root, RECORDINGS)), flush=True)
     elif isinstance(settings.data, params.ArrayFile):
         from workflow.data import array_file
 

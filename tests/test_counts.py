@@ -175,7 +175,7 @@ def test_too_few_pictures_are_refused_before_their_splits_are_written(
     assert (tmp_path / "data/prepared/card.json").exists()
 
 
-@pytest.mark.parametrize("name", ["digits", "stacked_digits", "glyphs", "ring", "grid"])
+@pytest.mark.parametrize("name", ["digits", "stacked_digits", "glyphs", "tones", "ring", "grid"])
 def test_the_images_have_the_shape_that_models_are_tried_with(name: Any, tmp_path: Path) -> None:
     settings = Embedded(name=name, root=Path(), valid=0.1, test=0.2, seed=0)
     catalogue.download(settings, tmp_path)

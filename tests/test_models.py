@@ -91,8 +91,8 @@ def _images(model: Model, n: int) -> Tensor:
     return torch.randint(0, model.levels, (n, *model.shape), dtype=torch.uint8, generator=_generator(7))
 
 
-def _classes(n: int) -> Tensor:
-    return torch.arange(n) % MOST
+def _classes(model: Model, n: int) -> Tensor:
+    return torch.arange(n) % (model.classes or MOST)
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -159,7 +159,7 @@ def test_every_parameter_gets_a_gradient(model: Model) -> None:
     reached: set[str] = set()
     for player in model.turns:
         model.zero_grad()
-        terms = model.loss(_images(model, 32), _classes(32), player, _generator(0))
+        terms = model.loss(_images(model, 32), _classes(model, 32), player, _generator(0))
         assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
         terms["loss"].backward()
         owned = {id(p) for p in model.players[player].parameters()}

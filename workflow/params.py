@@ -83,7 +83,7 @@ class Embedded(Section):
         seed: of the split.
     """
 
-    name: Literal["digits", "stacked_digits", "glyphs", "teacher", "teacher_rbm", "ring", "grid"]
+    name: Literal["digits", "stacked_digits", "glyphs", "tones", "teacher", "teacher_rbm", "ring", "grid"]
     root: Place
     valid: Share
     test: Share
@@ -173,7 +173,35 @@ class ArrayFile(Section):
     _something_left_to_train_on = model_validator(mode="after")(_below_one)
 
 
-Data = Embedded | Published | Folder | ArrayFile
+class Signals(Section):
+    """A user's own recordings: the WAV files under `root`, each cut to the middle, in levels by µ-law.
+
+    Args:
+        name: says that they are the user's own.
+        root: their folder.
+        title: what the page and MLflow call them; the folder's name if it is not given.
+        length: samples of a signal.
+        rate: samples a second; recordings of other rates are resampled.
+        levels: samples are 0..levels-1.
+        valid: share of the signals used to select checkpoints, unless the folder has a split of that name.
+        test: share of the signals used by the evaluation only, unless the folder has a split of that name.
+        seed: of the split.
+    """
+
+    name: Literal["signals"]
+    root: Place
+    title: Title | None = None
+    length: Annotated[int, Field(ge=16, le=2**16)]
+    rate: Annotated[int, Field(ge=3000, le=192_000)] = 8000  # fewer samples a second are not played by browsers
+    levels: Annotated[int, Field(ge=2, le=256, multiple_of=2)] = 256
+    valid: Share = 0.1
+    test: Share = 0.1
+    seed: Seed = 0
+
+    _something_left_to_train_on = model_validator(mode="after")(_below_one)
+
+
+Data = Embedded | Published | Folder | ArrayFile | Signals
 
 
 def own_title(data: Data) -> str | None:
@@ -184,9 +212,9 @@ def own_title(data: Data) -> str | None:
     >>> own_title(Folder(name="folder", root=Path("/pictures/shells"), size=32))
     'shells'
     """
-    if isinstance(data, Folder | ArrayFile):
+    if isinstance(data, Folder | ArrayFile | Signals):
         place = data.root.resolve()
-        return data.title or (place.name if data.name == "folder" else place.stem) or data.name
+        return data.title or (place.stem if data.name == "arrays" else place.name) or data.name
     return None
 
 

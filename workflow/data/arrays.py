@@ -80,6 +80,7 @@ class Card:
     channelwise: whether each channel is an image with a class of its own; these classes spell that of the whole.
     mixture: if the data are points, stored as images of two pixels.
     teacher: name of the frozen model that the images were drawn from, whose density is known exactly; "" if it is not.
+    rate: samples a second, if the data are signals by µ-law, stored as images of one row; else 0.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Card:
     channelwise: bool = False
     mixture: Mixture | None = None
     teacher: str = ""
+    rate: int = 0
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: str = "") -> None:

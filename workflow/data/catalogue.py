@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workflow.data import array_file, embedded, published, splits, teacher
+from workflow.data import array_file, embedded, published, splits, teacher, tones
 from workflow.data.arrays import Pieces
-from workflow.params import ArrayFile, Data, Embedded, Folder, Published
+from workflow.params import ArrayFile, Data, Embedded, Folder, Published, Signals
 
 SHAPES = {
     "digits": (1, 8, 8),
     "stacked_digits": (3, 8, 8),
     "glyphs": (1, 28, 28),
+    "tones": (1, 1, tones.LENGTH),
     **dict.fromkeys(teacher.TEACHERS, teacher.SHAPE),
     **dict.fromkeys(embedded.MIXTURES, (1, 1, 2)),
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), (1, 28, 28)),
@@ -21,7 +22,7 @@ SHAPES = {
 
 
 def shape_of(settings: Data) -> tuple[int, int, int]:
-    """Shape (C, H, W) of the images, which is known before they are fetched.
+    """Shape (C, H, W) of the images, (1, 1, T) of signals, which is known before they are fetched.
 
     Raises BakeoffError if a user's own arrays cannot be read or are no images.
     """
@@ -29,6 +30,8 @@ def shape_of(settings: Data) -> tuple[int, int, int]:
         return array_file.shape_of_images(settings)
     if isinstance(settings, Folder):
         return (1 if settings.grey else 3, settings.size, settings.size)
+    if isinstance(settings, Signals):
+        return (1, 1, settings.length)
     return SHAPES[settings.name]
 
 
@@ -40,6 +43,10 @@ def download(settings: Data, raw: Path) -> None:
         folder.read_pictures(settings, raw)
     elif isinstance(settings, ArrayFile):
         array_file.read_file(settings, raw)
+    elif isinstance(settings, Signals):
+        from workflow.data import recordings  # imports SciPy, which only this one needs
+
+        recordings.read_recordings(settings, raw)
     elif isinstance(settings, Published):
         published.download(settings.name, settings.root, raw)
     elif settings.name in embedded.MIXTURES:
@@ -48,6 +55,8 @@ def download(settings: Data, raw: Path) -> None:
         from workflow.data import glyphs  # imports fontTools, which only this one needs
 
         glyphs.download_glyphs(raw)
+    elif settings.name == "tones":
+        tones.download_tones(raw)
     elif settings.name in teacher.TEACHERS:
         teacher.download_teacher(settings.name, raw)
     else:

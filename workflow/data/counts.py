@@ -52,8 +52,9 @@ def check_evaluation(settings: Params, card: Card) -> None:
         raise BakeoffError(
             f"{PATH}: evaluate.splits: {splits}: too many for {least} {what}; set it to {least} or lower"
         )
-    if card.mixture and (of_pictures := [name for name in extractors if name != "trained"]):
-        raise BakeoffError(f"{PATH}: evaluate.extractor: {of_pictures[0]!r}: the data are points; set it to trained")
+    if (card.mixture or card.rate) and (of_pictures := [name for name in extractors if name != "trained"]):
+        what = "points" if card.mixture else "signals"
+        raise BakeoffError(f"{PATH}: evaluate.extractor: {of_pictures[0]!r}: the data are {what}; set it to trained")
 
 
 def check_model(name: str, entry: Entry, card: Card) -> None:

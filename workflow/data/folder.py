@@ -44,7 +44,7 @@ def read_pictures(settings: Folder, raw: Path) -> None:
     with tempfile.TemporaryFile(dir=raw) as spool, _no_larger(settings):  # their number is known only at the end
         files, counts = _read_all(settings, layout, spool)
         images = _images(settings, spool)
-        _drop_duplicates(images, files, counts)
+        drop_duplicates(images, files, counts)
         if changed := differences(before, list_files(root)):
             raise BakeoffError(
                 f"data.root: {shown(root)}: changed while its pictures were read: {changed}; run again once nothing "
@@ -127,14 +127,17 @@ def _read(settings: Folder, file: File, counts: Counter[str], bits: int = 0) -> 
     return square
 
 
-def _drop_duplicates(images: Array, files: dict[int, File], counts: Counter[str]) -> None:
-    """Keep the first of equal images; the others are counted."""
+def drop_duplicates(images: Array, files: dict[int, File], counts: Counter[str], word: str = "picture") -> None:
+    """Keep the first of equal images; the others are counted.
+
+    images: uint8 (N, C, H, W). files: by their places among these. word: for one of them.
+    """
     seen = dict[bytes, str]()
     for place in list(files):
         digest = hashlib.blake2b(images[place], digest_size=16).digest()
         if digest in seen:
             same = files.pop(place).label == seen[digest]
-            counts["duplicates left out" if same else "duplicates of pictures of another class left out"] += 1
+            counts["duplicates left out" if same else f"duplicates of {word}s of another class left out"] += 1
         else:
             seen[digest] = files[place].label
 

@@ -53,8 +53,32 @@ NOT_READ = frozenset((
 ARCHIVES = frozenset((".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz", ".zip"))
 TABLES = frozenset((".csv", ".jsonl", ".tsv"))
 SEEN = ENDINGS | HEIC  # by their names pictures that might be used
+# Formats of sound that are not read.
+SOUND = frozenset((".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".ogg", ".opus", ".wma"))
 NO_TABLE = f"{', '.join(NAMES[:-1])} or {NAMES[-1]} with classes or splits, at the top or in the folder of a split"
 SHOWN = 20  # classes in a table on a terminal
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What is looked for in a folder; below, all of it is called pictures.
+
+    word: for one of them. endings: of files that are read. seen: by their names such that might be. not_read: endings
+    of formats that are not read.
+    """
+
+    word: str
+    endings: frozenset[str]
+    seen: frozenset[str]
+    not_read: frozenset[str]
+
+    def has(self, entry: Entry) -> bool:
+        """Whether an entry is a file that is read."""
+        return stat.S_ISREG(entry.mode) and PurePath(entry.parts[-1]).suffix.lower() in self.endings
+
+
+PICTURES = Medium("picture", ENDINGS, SEEN, NOT_READ)
+RECORDINGS = Medium("recording", frozenset((".wav", ".wave")), frozenset((".wav", ".wave")), SOUND)
 
 
 @dataclass(frozen=True)
@@ -101,27 +125,28 @@ def classes_of(labels: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(name) if numbers else 0, name)) if len(names) > 1 else []
 
 
-def understand(root: Path, entries: list[Entry]) -> Layout:
+def understand(root: Path, entries: list[Entry], medium: Medium = PICTURES) -> Layout:
     """Find the splits and classes of the files in a folder, as the text of this module says.
 
     Args:
         root: the folder.
         entries: what `list_files` finds in it.
+        medium: what is looked for.
 
     Raises BakeoffError for what is nearly a layout, naming the folders, and for an invalid table.
     """
-    return _Reader(root, entries).read()
+    return _Reader(root, entries, medium).read()
 
 
-def check_classes(root: Path, files: Iterable[File]) -> None:
-    """Raise BakeoffError if a class of another split is not among those of `train`."""
+def check_classes(root: Path, files: Iterable[File], word: str = PICTURES.word) -> None:
+    """Raise BakeoffError if a class of another split is not among those of `train`; word: for one of the files."""
     found: dict[str, set[str]] = {split: set() for split in ("", *SPLITS)}
     for file in files:
         found[file.split].add(file.label)
     for split in ("valid", "test"):
         if more := sorted(found[split] - found["train"]):
             raise BakeoffError(
-                f"data.root: {shown(root)}: {split} has {_classes(len(more))} of which train has no usable picture: "
+                f"data.root: {shown(root)}: {split} has {_classes(len(more))} of which train has no usable {word}: "
                 f"{some(more)}; add some, or remove or rename {'it' if len(more) == 1 else 'them'}"
             )
 
@@ -134,8 +159,8 @@ class _Reader:
     split_of: of each picture, "" if it lies beside the splits; empty if there are no splits.
     """
 
-    def __init__(self, root: Path, entries: list[Entry]) -> None:
-        self._root, self._entries, self._layout = root, entries, Layout()
+    def __init__(self, root: Path, entries: list[Entry], medium: Medium) -> None:
+        self._root, self._entries, self._medium, self._layout = root, entries, medium, Layout()
         self._names = {entry.name for entry in entries}
         self._base: Parts = ()
         self._wrapped: dict[str, Wrapped] = {}
@@ -144,7 +169,7 @@ class _Reader:
         self._split_of: dict[Parts, str] = {}
 
     def read(self) -> Layout:
-        layout, pictures = self._layout, [entry.parts for entry in self._entries if _is_picture(entry)]
+        layout, pictures = self._layout, [entry.parts for entry in self._entries if self._medium.has(entry)]
         self._look_through(pictures)
         if self._base:
             layout.notes.append(f"all in {shown('/'.join(self._base))}")
@@ -161,7 +186,7 @@ class _Reader:
             File((*self._base, *parts), self._split_of.get(parts, ""), label_of.get(parts, "")) for parts in pictures
         ]
         layout.splits = tuple(split for split in SPLITS if split in self._split_of.values())
-        check_classes(self._root, layout.files)
+        check_classes(self._root, layout.files, self._medium.word)
         return layout
 
     def _error(self, text: str) -> BakeoffError:
@@ -183,7 +208,8 @@ class _Reader:
         if self._tables and any(row.split for row in self._tables[""].rows.values()):
             return
         depth = len(self._base)
-        pictures = [entry.parts[depth:] for entry in self._entries if PurePath(entry.parts[-1]).suffix.lower() in SEEN]
+        seen = [entry.parts for entry in self._entries if PurePath(entry.parts[-1]).suffix.lower() in self._medium.seen]
+        pictures = [parts[depth:] for parts in seen]
         tops = sorted(name for name in top_folders(pictures, 0) if name.casefold() in SPLIT_NAMES)
         folder = self._root.joinpath(*self._base)
         self._wrapped = wrapped(folder, {top: SPLIT_NAMES[top.casefold()] for top in tops}, pictures)
@@ -219,11 +245,11 @@ class _Reader:
             ending = PurePath(entry.parts[-1]).suffix.lower()
             if stat.S_ISLNK(entry.mode):
                 left_out["links left out"] += 1
-            elif _is_picture(entry) or self._root.joinpath(*entry.parts) in tables:
+            elif self._medium.has(entry) or self._root.joinpath(*entry.parts) in tables:
                 continue
-            elif ending in HEIC:
+            elif ending in self._medium.seen:  # HEIC, whose plug-in is missing
                 left_out[f"{ending} files left out, which `uv pip install pillow-heif` lets be read"] += 1
-            elif ending in NOT_READ:
+            elif ending in self._medium.not_read:
                 left_out[f"{ending} files left out, a format that is not read"] += 1
             elif ending in ARCHIVES:
                 left_out[f"{ending} files left out, which are not unpacked"] += 1
@@ -260,7 +286,9 @@ class _Reader:
             self._layout.splits_from = f"splits from {self._tables[''].path.name}"
             self._split_of = {parts: self._rows[parts].split for parts in pictures}
             if "train" not in self._split_of.values():
-                raise self._error(f"{self._tables[''].path.name} has no picture of the split train; add some")
+                raise self._error(
+                    f"{self._tables[''].path.name} has no {self._medium.word} of the split train; add some"
+                )
         elif folders := self._split_folders(pictures):
             names = sorted(folders, key=lambda top: SPLITS.index(folders[top]))
             self._layout.splits_from = f"splits from folders ({', '.join(map(shown, names))})"
@@ -278,8 +306,8 @@ class _Reader:
         if named and "train" not in named.values():
             beside = f", only {some(others)}" if others else ""
             raise self._error(
-                f"has {_and(named)} like a split, but no train{beside}; put the pictures to train on into a folder "
-                "train or, if these are no splits, rename them or set data.root to one of them"
+                f"has {_and(named)} like a split, but no train{beside}; put the {self._medium.word}s to train on "
+                "into a folder train or, if these are no splits, rename them or set data.root to one of them"
             )
         if set(named.values()) == {"train"}:
             if not any(len(parts) > 2 and parts[0] in named for parts in pictures):
@@ -328,8 +356,8 @@ class _Reader:
             found.setdefault(SPLIT_NAMES[word[0]], parts[-1])
         if len(found) > 1:
             raise self._error(
-                f"has pictures whose names begin with splits ({some(sorted(found.values()))}); put them into folders "
-                "train, valid and test, say in labels.csv which split each is of, or rename them"
+                f"has {self._medium.word}s whose names begin with splits ({some(sorted(found.values()))}); put "
+                "them into folders train, valid and test, say in labels.csv which split each is of, or rename them"
             )
 
     def _only_in_splits(self, pictures: list[Parts]) -> list[Parts]:
@@ -365,10 +393,11 @@ class _Reader:
             then = "" if "train" in flat else f": a part of train is then taken for {_and(flat)}"
             raise self._error(
                 f"has classes in {_and(split for split in SPLITS if split in have)}, but none in {_and(flat)}; sort "
-                f"these pictures, too, or move them elsewhere{then}"
+                f"these {self._medium.word}s, too, or move them elsewhere{then}"
             )
+        word = self._medium.word
         self._layout.notes.append(
-            f"{_count(len(without), 'picture lies', 'pictures lie')} in none of the {len(classes)} folders that could "
+            f"{_count(len(without), f'{word} lies', f'{word}s lie')} in none of the {len(classes)} folders that could "
             f"be classes: {some('/'.join(parts) for parts in without)}"
         )
         return {}
@@ -393,10 +422,6 @@ class _Reader:
                 f"has {_and(neutral)}{beside}, which look like pictures and their masks rather than classes; move what "
                 f"is not to be trained on elsewhere, or rename {_and(neutral)} if that is a class"
             )
-
-
-def _is_picture(entry: Entry) -> bool:
-    return stat.S_ISREG(entry.mode) and PurePath(entry.parts[-1]).suffix.lower() in ENDINGS
 
 
 def _folders_of(pictures: list[Parts]) -> dict[Parts, str]:
@@ -440,8 +465,8 @@ def in_table(layout: Layout) -> list[str]:
     ]
 
 
-def look(root: Path) -> list[str]:
+def look(root: Path, medium: Medium = PICTURES) -> list[str]:
     """How the folder is understood, as lines for a terminal; raises BakeoffError like `understand`."""
-    layout = understand(root, list_files(root))
+    layout = understand(root, list_files(root), medium)
     left_out = [f"{number:,} {what}" for what, number in sorted(layout.left_out.items())]
     return [f"data.root: {shown(root)}: {layout.in_words(len(layout.classes))}", *in_table(layout), *left_out]

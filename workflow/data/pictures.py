@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from workflow.data.arrays import Array
+from workflow.data.waveforms import draw, is_signal
 
 POINT = (1, 1, 2)  # the shape of a point of a plane, stored as an image of two pixels
 PLANE_LEVELS = 256
@@ -28,8 +29,13 @@ def _scaled(factor: np.float32) -> Array:
     return table
 
 
+def visible(images: Array, levels: int) -> tuple[Array, int]:
+    """Images and their number of levels as they are; of signals, drawings of them (`draw`)."""
+    return (draw(images, levels), PLANE_LEVELS) if is_signal(images.shape[1:]) else (images, levels)
+
+
 def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap: int = 1) -> Image.Image:
-    """Arrange images in a grid on a white background.
+    """Arrange images in a grid on a white background; signals as drawings.
 
     Args:
         images: uint8 (N, C, H, W), values 0..levels-1, C 1 or 3.
@@ -38,6 +44,7 @@ def grid(images: Array, levels: int, columns: int, scale: int | None = None, gap
         scale: width of a drawn pixel; by default, an image is about 48 pixels wide.
         gap: pixels between images.
     """
+    images, levels = visible(images, levels)
     n, channels, height, width = images.shape
     scale = scale or max(1, round(48 / width))
     rows = math.ceil(n / columns)

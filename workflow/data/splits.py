@@ -15,7 +15,7 @@ import numpy as np
 from workflow.data.arrays import SPLITS, Array, Arrays, Pieces, read_images, write_images
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_json
-from workflow.params import ArrayFile, Data, Embedded, Folder, Published
+from workflow.params import ArrayFile, Data, Embedded, Folder, Published, Signals
 
 PIECE = 1024  # images in memory at once
 STACKED_DIGITS = 30_000  # images of three digits, over all splits: thirty for each of the thousand numbers
@@ -93,7 +93,7 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
     if isinstance(settings, Published) and settings.limit:
         places = {split: _some(indices, settings.limit, rng) for split, indices in places.items()}
     if isinstance(
-        settings, Folder | ArrayFile
+        settings, Folder | ArrayFile | Signals
     ):  # they may be sorted by class, and some code uses only the first images of a split
         places = {split: rng.permutation(indices) for split, indices in places.items()}
         if count := len(about["classes"]):

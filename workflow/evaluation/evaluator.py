@@ -572,7 +572,7 @@ def _pictures(model: Model, samples: Tensor, evaluator: Evaluator, seed: int) ->
     if isinstance(model, HasInterpolate):
         walks = min(WALKS, len(x) // 2)
         pictures["interpolations"] = model.interpolate(x[:walks], x[walks : 2 * walks], WALK_STEPS)
-    if isinstance(model, HasComplete):
+    if isinstance(model, HasComplete) and model.shape[1] > 1:  # a signal has no upper half
         generator = make_generator(model.device, seed, Stream.COMPLETIONS)
         completed = model.complete(x.clone(), model.shape[1] // 2, generator)
         pictures |= {"completions_originals": x.clone(), "completions": completed}

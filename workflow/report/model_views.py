@@ -12,7 +12,7 @@ from workflow.report.budgets import series
 from workflow.report.charts import bits_histograms, class_shares, precision_recall, spectrum
 from workflow.report.curves import Panel, panels
 from workflow.report.results import Results, Run
-from workflow.report.strips import PLANE, Strip, over_training, strip
+from workflow.report.strips import PLANE, Strip, over_training, sound, strip
 from workflow.report.svg import Chart
 from workflow.report.tables import labels
 
@@ -31,6 +31,7 @@ class ModelView:
         series: number of its colour.
         facts: its part of the summary.
         samples: its first samples.
+        sound: these to listen to, as a data URI, if they are signals; else "".
         panels: its learning curves.
         classes: histogram of the classes of its samples, if the data have classes.
         prd: its precision-recall curve, next to those of real images and of independent pixels.
@@ -48,6 +49,7 @@ class ModelView:
     series: int
     facts: dict[str, Any]
     samples: Strip
+    sound: str
     panels: list[Panel]
     classes: Chart | None
     prd: Chart
@@ -74,6 +76,7 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             series=number[name],
             facts=summary["models"][name],
             samples=first_images(samples["images"], levels),
+            sound=sound(samples["images"], levels, results.card.rate),
             panels=panels(runs, label, number[name]),
             classes=_classes(runs, label, results.card.classes, number[name], 1.1 * top),
             prd=_precision_recall(runs, label, number[name], results.reference),

@@ -24,6 +24,7 @@ from workflow.report.model_views import ModelView, first_images
 from workflow.report.other_features import others
 from workflow.report.results import Results
 from workflow.report.stopping_section import stopping
+from workflow.report.strips import sound
 from workflow.report.summary import fingerprint
 from workflow.report.svg import Chart
 from workflow.report.trade_off import CROWD
@@ -79,6 +80,7 @@ def render(
     few: what is said of few labels, bayes: of class-conditional densities as classifiers; None if there is nothing.
     """
     ood = OUT_OF_DISTRIBUTION
+    real = read_images(PREPARED / "test.safetensors").images
     return fill(
         "page.html.j2",
         fingerprint=fingerprint(summary),
@@ -101,7 +103,8 @@ def render(
         generation=tables.generation(summary),
         understanding=tables.understanding(summary),
         cost=tables.Table(COST, tuple(tables.model_groups(summary, COST))),
-        real=first_images(read_images(PREPARED / "test.safetensors").images, results.card.levels),
+        real=first_images(real, results.card.levels),
+        real_sound=sound(real, results.card.levels, results.card.rate),
         stability=tables.stability(summary, MEASURED),
         columns={column.key: column for column in (*MEASURED, ood)},
         over_seeds=tables.over_seeds,

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from workflow.data.arrays import Array
-from workflow.data.pictures import PLANE_LEVELS, POINT, grid, png, scatter
+from workflow.data.pictures import PLANE_LEVELS, POINT, grid, png, scatter, visible
+from workflow.data.waveforms import WIDTH, is_signal, wav
 
 FIT = 64  # approximate width of a picture in CSS pixels
 LARGE = 160  # the same where a reader has asked to see it larger
 PLANE = 128  # width of a plane with points in CSS pixels
 SNAPSHOT_ROWS = 4
+PLAYED = 16  # signals that a player has, one after another
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Strip:
 
 
 def strip(images: Iterable[Array], levels: int, columns: int = 0, rows: int = 0, fit: int = FIT) -> Strip:
-    """Lay out one or more sets of images so that their n-th images share a cell.
+    """Lay out one or more sets of images so that their n-th images share a cell; signals as drawings.
 
     Args:
         images: sets of the same number of images, each uint8 (N, C, H, W).
@@ -49,6 +51,10 @@ def strip(images: Iterable[Array], levels: int, columns: int = 0, rows: int = 0,
 
     """
     sets = list(images)
+    if is_signal(sets[0].shape[1:]):
+        fit = WIDTH
+        sets = [visible(one, levels)[0] for one in sets]
+        levels = PLANE_LEVELS
     own = sets[0].shape[3]
     cells = [[_uri(image, levels) for image in images] for images in zip(*sets, strict=True)]
     large = max(LARGE, 2 * fit)
@@ -62,6 +68,13 @@ def over_training(snapshots: Array, levels: int) -> Strip:
         planes = np.concatenate([scatter(points, levels, PLANE) for points in snapshots])
         return strip([planes], PLANE_LEVELS, times, fit=PLANE)
     return strip([snapshots[:, row] for row in range(SNAPSHOT_ROWS)], levels, times)
+
+
+def sound(images: Array, levels: int, rate: int) -> str:
+    """A WAV file, as a data URI, that plays the first signals; "" for images, whose rate is 0."""
+    if not rate:
+        return ""
+    return f"data:audio/wav;base64,{base64.b64encode(wav(images[:PLAYED], levels, rate)).decode()}"
 
 
 def _whole(own: int, fit: int) -> int:
