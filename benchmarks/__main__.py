@@ -1,6 +1,8 @@
 """`python -m benchmarks [part …]`: measure these parts (default: all); the other parts keep their last results.
 
 Writes `benchmarks/results.json` and, for people, `benchmarks/RESULTS.md`, after each part.
+
+`python -m benchmarks gpu --out DIR` measures what needs a GPU, and writes into a folder of its own: `--help` tells.
 """
 
 import ast
@@ -13,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import Row
+from benchmarks.gpu import command
 from workflow.engines.timing import host
 from workflow.files import read_json, write_json, write_text
 
@@ -69,4 +72,7 @@ def _cell(value: object) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    if sys.argv[1:2] == ["gpu"]:
+        command.main(sys.argv[2:])
+    else:
+        main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""Everything that needs a GPU, in one command that ends in time: `python -m benchmarks gpu`."""
