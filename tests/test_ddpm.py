@@ -13,11 +13,25 @@ from torch.distributions import Normal, kl_divergence
 
 from tests.tiny_models import tiny_ddpm
 from workflow.models import ddpm
-from workflow.models.ddpm import Ddpm, Variances
+from workflow.models.ddpm import Ddpm
+from workflow.models.layers import histogram, reverse
 from workflow.models.layers.common import to_unit
-from workflow.models.layers.diffusion import Schedule, noise_schedule, spread_times
+from workflow.models.layers.diffusion import (
+    Schedule,
+    backward_step,
+    bound_times,
+    clean,
+    diffuse,
+    flow_step,
+    noise_schedule,
+    spaced_times,
+    spread_times,
+    to_noise,
+)
+from workflow.models.layers.histogram import counted_histograms
 from workflow.models.layers.interpolation import great_circle
 from workflow.models.layers.pixels import gaussian_log_prob
+from workflow.models.layers.reverse import Variances
 from workflow.models.layers.unet import UNet
 
 Y = torch.empty(0, dtype=torch.long)  # classes, which a model of p(x) does not look at
@@ -37,6 +51,10 @@ def _images(model: Ddpm, n: int = 6) -> Tensor:
 
 def _noise(model: Ddpm, n: int, seed: int = 3) -> Tensor:
     return torch.randn(n, *model.shape, dtype=torch.float64, generator=_generator(seed))
+
+
+def _backward_step(model: Ddpm, x: Tensor, x_0: Tensor, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor]:
+    return backward_step(x, x_0, model.at(t), model.at(s), eta)
 
 
 def _alpha_bar(model: Ddpm) -> list[float]:
@@ -87,8 +105,8 @@ def test_noise_of_many_steps_is_that_of_single_steps_one_after_the_other(schedul
             beta = model.betas[t - 1].item()
             factor, variance = factor * math.sqrt(1 - beta), variance * (1 - beta) + beta
         time = torch.tensor([t])
-        torch.testing.assert_close(model.diffuse(0.7 * one, time, 0 * one), 0.7 * factor * one)
-        torch.testing.assert_close(model.diffuse(0 * one, time, one).square(), variance * one)
+        torch.testing.assert_close(diffuse(0.7 * one, 0 * one, model.at(time)), 0.7 * factor * one)
+        torch.testing.assert_close(diffuse(0 * one, one, model.at(time)).square(), variance * one)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -112,7 +130,7 @@ def test_ancestral_step_is_bayes_rule(schedule: Schedule) -> None:
     x_0, x_t = _noise(model, 1), _noise(model, 1, seed=4)
     a = _alpha_bar(model)
     for t in range(1, 31):
-        mean, deviation = model.backward_step(x_t, x_0, torch.tensor([t]), torch.tensor([t - 1]), eta=1.0)
+        mean, deviation = _backward_step(model, x_t, x_0, torch.tensor([t]), torch.tensor([t - 1]), eta=1.0)
         beta = model.betas[t - 1].item()
         precision = 1 / max(1 - a[t - 1], 1e-300) + (1 - beta) / beta  # q(x_0|x_0) is a point
         assert deviation.square().item() == pytest.approx(1 / precision, rel=1e-9)
@@ -128,8 +146,8 @@ def test_steps_of_any_length_and_noise_keep_the_marginals(eta: float) -> None:
     x_0, a = _noise(model, 1), _alpha_bar(model)
     for t, s in [(30, 29), (30, 11), (17, 16), (9, 2), (2, 1), (5, 0)]:
         times = torch.tensor([t]), torch.tensor([s])
-        centre, deviation = model.backward_step(math.sqrt(a[t]) * x_0, x_0, *times, eta)
-        shifted, _ = model.backward_step(math.sqrt(a[t]) * x_0 + 1, x_0, *times, eta)
+        centre, deviation = _backward_step(model, math.sqrt(a[t]) * x_0, x_0, *times, eta)
+        shifted, _ = _backward_step(model, math.sqrt(a[t]) * x_0 + 1, x_0, *times, eta)
         slope = (shifted - centre).mean()
         torch.testing.assert_close(centre, math.sqrt(a[s]) * x_0)
         assert (slope**2 * (1 - a[t]) + deviation**2).item() == pytest.approx(1 - a[s], abs=1e-12)
@@ -141,17 +159,17 @@ def test_deterministic_step_is_the_same_in_either_notation() -> None:
     x_t, noise, a = _noise(model, 1), 0.1 * _noise(model, 1, seed=4), _alpha_bar(model)
     for t, s in [(20, 19), (20, 7), (5, 0)]:
         x_0 = (x_t - math.sqrt(1 - a[t]) * noise) / math.sqrt(a[t])
-        expected, _ = model.backward_step(x_t, x_0, torch.tensor([t]), torch.tensor([s]), 0.0)
-        torch.testing.assert_close(model._flow(x_t, t, s, noise), expected)
-        torch.testing.assert_close(model._flow(expected, s, t, noise), x_t)
+        expected, _ = _backward_step(model, x_t, x_0, torch.tensor([t]), torch.tensor([s]), 0.0)
+        torch.testing.assert_close(flow_step(x_t, noise, a[t], a[s]), expected)
+        torch.testing.assert_close(flow_step(expected, noise, a[s], a[t]), x_t)
 
 
 def test_what_the_network_believes_undoes_the_noise_and_is_an_image() -> None:
     model = tiny_ddpm()
     x, noise, t = to_unit(_images(model), 17).double(), _noise(model, 6), torch.arange(1, 25, 4)
-    x_t = model.diffuse(x, t, noise)
-    torch.testing.assert_close(model.clean(x_t, t, noise), x)
-    assert model.clean(x_t, t, -noise).abs().max() == 1
+    x_t = diffuse(x, noise, model.at(t))
+    torch.testing.assert_close(clean(x_t, noise, model.at(t)), x)
+    assert clean(x_t, -noise, model.at(t)).abs().max() == 1
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -162,10 +180,10 @@ def test_terms_are_divergences_of_gaussians(schedule: Schedule) -> None:
     with torch.no_grad():
         simple, divergence = model.terms(x, t, noise, None)
         x_0 = to_unit(x, 17).double()
-        x_t = model.diffuse(x_0, t, noise)
+        x_t = diffuse(x_0, noise, model.at(t))
         predicted = model.network(x_t, t, None)
-        mean, deviation = model.backward_step(x_t, x_0, t, t - 1, 1.0)
-        believed, _ = model.backward_step(x_t, model.clean(x_t, t, predicted), t, t - 1, 1.0)
+        mean, deviation = _backward_step(model, x_t, x_0, t, t - 1, 1.0)
+        believed, _ = _backward_step(model, x_t, clean(x_t, predicted, model.at(t)), t, t - 1, 1.0)
     expected = kl_divergence(Normal(mean, deviation), Normal(believed, deviation))
     torch.testing.assert_close(divergence, expected.sum((1, 2, 3)))
     torch.testing.assert_close(simple, kl_divergence(Normal(noise, 1.0), Normal(predicted, 1.0)).sum((1, 2, 3)))
@@ -182,15 +200,15 @@ def test_bound_is_the_sum_of_all_its_terms(rows: int, monkeypatch: pytest.Monkey
         for t in range(1, 24):
             noise = torch.randn(x.shape, dtype=torch.float64, generator=generator)
             times = torch.full((6,), t)
-            x_t = model.diffuse(x_0, times, noise)
-            believed = model.clean(x_t, times, model.network(x_t, times, None))
+            x_t = diffuse(x_0, noise, model.at(times))
+            believed = clean(x_t, model.network(x_t, times, None), model.at(times))
             if t == 1:
                 last = Normal(believed, model.betas[0].sqrt())
                 high = torch.where(x == 16, 1.0, last.cdf(x_0 + 1 / 16))
                 low = torch.where(x == 0, 0.0, last.cdf(x_0 - 1 / 16))
                 expected += (high - low).log().sum((1, 2, 3))
             else:
-                means = [model.backward_step(x_t, end, times, times - 1, 1.0) for end in (x_0, believed)]
+                means = [_backward_step(model, x_t, end, times, times - 1, 1.0) for end in (x_0, believed)]
                 terms = kl_divergence(Normal(*means[0]), Normal(*means[1]))
                 expected -= terms.sum((1, 2, 3))
         assert torch.isfinite(expected).all()
@@ -275,7 +293,7 @@ def test_some_terms_of_the_bound_stand_for_all() -> None:
     error = math.hypot(exact.std().item() / math.sqrt(300), estimate.std().item() / math.sqrt(3000))
     assert abs(exact.mean() - estimate.mean()).item() < 4 * error
     assert error < 0.02 * abs(exact.mean()).item()
-    times, weights = some._bound_times(1000, some.bound_terms, _generator())
+    times, weights = bound_times(1000, 25, 4, _generator(), torch.device("cpu"))
     assert (times[0] == 1).all()
     for part, drawn in enumerate(times[1:]):  # of 24 others, 8 in each part
         assert drawn.unique().tolist() == list(range(2 + 8 * part, 10 + 8 * part))
@@ -320,7 +338,7 @@ def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
     believed = torch.randn(400, 1, 4, 4, dtype=torch.float64, generator=_generator(4)).clamp(-1, 1)
     x = ((believed + 1) * 8).round().to(torch.uint8)
     x[::3] = 16
-    model._fit_histograms(x, believed)
+    model.decoder_log_prob.copy_(counted_histograms(x, believed, 17))
     edges = [-1 - 1e-9, -1 + 1e-9, *(np.arange(1, 64) / 32 - 1), 1 - 1e-9, 1 + 1e-9]
     counts = np.histogram2d(believed.flatten().numpy(), x.flatten().numpy(), [edges, np.arange(18) - 0.5])[0] + 0.05
     expected = torch.from_numpy(counts / counts.sum(1, keepdims=True))
@@ -334,8 +352,8 @@ def test_histograms_are_the_shares_of_levels_by_prediction() -> None:
 
 def test_samples_end_with_a_draw_from_the_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_ddpm(5, "cosine", decoder="histogram")
-    monkeypatch.setattr(ddpm, "DRAWN", 1000)
-    monkeypatch.setattr(model, "_predict", lambda x, *_: 1e6 * torch.ones_like(x))  # believes in black
+    monkeypatch.setattr(histogram, "DRAWN", 1000)
+    monkeypatch.setattr(model.network, "forward", lambda x, *_: 1e6 * torch.ones_like(x))  # believes in black
     shares = torch.zeros(17)
     shares[[0, 3]] = torch.tensor([0.75, 0.25])
     model.decoder_log_prob[0] = shares.log()
@@ -372,7 +390,7 @@ def test_fitted_variance_is_the_optimal_one_of_gaussian_data(
     """With the exact score the reverse of a Gaussian process is Gaussian: Bayes' rule for q(x_s) and q(x_t|x_s)."""
     model = tiny_ddpm(25, "cosine", levels=256, variances=variances)
     _knows_the_gaussian(model, monkeypatch)
-    monkeypatch.setattr(ddpm, "FITTED_TO", 25 * 30_000)
+    monkeypatch.setattr(reverse, "FITTED_TO", 25 * 30_000)
     draws = (MEAN + SPREAD * _noise(model, 30_000)).clamp(-1, 1)
     x = ((draws + 1) * 127.5).round().to(torch.uint8)
     model.finish(x, torch.zeros(len(x)).long(), _generator())
@@ -415,9 +433,9 @@ def test_terms_with_fitted_variances_are_divergences_of_the_gaussians_that_are_d
     with torch.no_grad():
         _, divergence = model.terms(x, t, noise, None)
         x_0 = to_unit(x, 17).double()
-        x_t = model.diffuse(x_0, t, noise)
-        mean, deviation = model.backward_step(x_t, x_0, t, t - 1, 1.0)
-        believed, _ = model.backward_step(x_t, model.clean(x_t, t, model.network(x_t, t, None)), t, t - 1, 1.0)
+        x_t = diffuse(x_0, noise, model.at(t))
+        mean, deviation = _backward_step(model, x_t, x_0, t, t - 1, 1.0)
+        believed, _ = _backward_step(model, x_t, clean(x_t, model.network(x_t, t, None), model.at(t)), t, t - 1, 1.0)
         drawn = torch.cat([model.reverse_deviation(time, time - 1, 1.0) for time in t.split(1)])
     expected = kl_divergence(Normal(mean, deviation), Normal(believed, drawn.expand_as(believed)))
     torch.testing.assert_close(divergence, expected.sum((1, 2, 3)))
@@ -443,7 +461,7 @@ def test_draws_with_fitted_variances_have_the_spread_of_the_data(
         model = tiny_ddpm(25, "cosine", levels=256, variances=choice)
         _knows_the_gaussian(model, monkeypatch)
         draws = (MEAN + SPREAD * _noise(model, 3000)).clamp(-1, 1)
-        monkeypatch.setattr(ddpm, "FITTED_TO", 25 * 3000)
+        monkeypatch.setattr(reverse, "FITTED_TO", 25 * 3000)
         model.finish(((draws + 1) * 127.5).round().to(torch.uint8), torch.zeros(3000).long(), _generator())
         spreads.append(to_unit(model.sample(4000, _generator()), 256).double().std().item())
     assert spreads[0] < 0.92 * SPREAD
@@ -517,7 +535,9 @@ def test_interpolation_begins_and_ends_at_the_very_images(monkeypatch: pytest.Mo
 def test_noise_of_data_is_standard_normal_if_the_network_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_ddpm(100, "cosine")
     _knows_the_gaussian(model, monkeypatch)
-    noise = model.to_noise(MEAN + SPREAD * _noise(model, 2000))
+    times = spaced_times(100, 20)[:-1]
+    x = MEAN + SPREAD * _noise(model, 2000)
+    noise = to_noise(lambda x, i: model.predict(x, torch.tensor([times[i]])).noise, x, model.alpha_bar[times].tolist())
     assert [noise.mean().item(), noise.std().item()] == pytest.approx([0, 1], rel=0.2, abs=0.03)
 
 

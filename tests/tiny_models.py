@@ -4,9 +4,10 @@ from typing import Literal
 
 import torch
 
-from workflow.models.ddpm import Ddpm, Variances
+from workflow.models.ddpm import Ddpm, Target
 from workflow.models.layers.diffusion import Schedule
 from workflow.models.layers.pixels import Decoder
+from workflow.models.layers.reverse import Variances
 from workflow.models.vae import Kind, Vae
 
 
@@ -47,12 +48,13 @@ def tiny_ddpm(
     bound_terms: int = 0,
     decoder: Literal["gaussian", "histogram"] = "gaussian",
     min_snr: float = 0.0,
+    prediction: Target = "noise",
 ) -> Ddpm:
     """A model with an untrained network, all of it in double precision."""
     torch.manual_seed(1)
     model = Ddpm(
         shape, levels, steps=steps, schedule=schedule, sampling_steps=sampling_steps or steps, eta=eta,
         channels=8, dropout=0.1, classes=classes, variances=variances, bound_terms=bound_terms, decoder=decoder,
-        min_snr=min_snr,
+        min_snr=min_snr, prediction=prediction,
     )  # fmt: skip
     return model.double().eval()

@@ -124,6 +124,11 @@ CLAIMS = (
         ("mask_diffusion",), "lower", ("ddpm",), "bits_per_dim",
     ),
     Claim(
+        "Variational diffusion reaches better likelihoods than autoregressive models.",
+        "Kingma et al. 2021",
+        ("vdm",), "lower", ("autoregressive",), "bits_per_dim",
+    ),
+    Claim(
         "Recurrent networks reach better likelihoods than convolutional ones.",
         "van den Oord et al. 2016, table 4",
         ("pixelrnn",), "lower", ("pixelcnn",), "bits_per_dim",
