@@ -104,7 +104,10 @@ def test_bad_json_is_named(content: bytes | None, tmp_path: Path) -> None:
 @pytest.mark.parametrize("pixels", [("images",), ("images", "brightness")])
 def test_images_in_pieces_give_the_bytes_of_the_whole(pixels: tuple[str, ...], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    whole = {"labels": np.arange(7), **{name: rng.integers(256, size=(7, 1, 3, 5), dtype=np.uint8) for name in pixels}}
+    whole: dict[str, arrays.Array] = {
+        "labels": np.arange(7),
+        **{name: rng.integers(256, size=(7, 1, 3, 5), dtype=np.uint8) for name in pixels},
+    }
 
     class Parts:
         def __len__(self) -> int:
