@@ -48,7 +48,7 @@ def _ink(model: Vae, grid: Tensor, y: int) -> Tensor:
     blank = torch.zeros(len(grid), 1, 4, 4, dtype=torch.uint8)
     if model.pixels.decoder == "categorical":
         logits: Tensor = model.decode_layers(code)
-        return logits.log_softmax(1).flatten(2)
+        return model.pixels.log_levels(logits).flatten(2)
     mean, log_scale = model.decode_layers(code).unbind(1)
     pair = [logistic_log_prob(mean, log_scale, blank + value, 2).flatten(1) for value in (0, 1)]
     return torch.stack(pair, 1)

@@ -247,7 +247,7 @@ class _Reader:
                 left_out["links left out"] += 1
             elif self._medium.has(entry) or self._root.joinpath(*entry.parts) in tables:
                 continue
-            elif ending in self._medium.seen:  # HEIC, whose plug-in is missing
+            elif ending in self._medium.seen - self._medium.endings:  # HEIC, whose plug-in is missing
                 left_out[f"{ending} files left out, which `uv pip install pillow-heif` lets be read"] += 1
             elif ending in self._medium.not_read:
                 left_out[f"{ending} files left out, a format that is not read"] += 1
