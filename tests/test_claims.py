@@ -216,7 +216,9 @@ def test_an_autoencoder_is_a_good_start_if_the_gain_is_beyond_chance(
     gains = {"fine_tuning_gain_1": _near(few), "fine_tuning_gain_100": _near(many)}
     found = _finding(_summary(vae=gains, gan={}), "starts from the weights")
     assert (found.verdict, found.why) == (verdict, why)
-    assert found.evidence[0].startswith(f"VAE: gain over scratch from 1 label a class {100 * few:.1f}".replace("-", "−"))
+    assert found.evidence[0].startswith(
+        f"VAE: gain over scratch from 1 label a class {100 * few:.1f}".replace("-", "−")
+    )
     told = _summary(vae=gains)
     told["models"]["vae"]["told_classes"] = True
     assert _judged(told) == []

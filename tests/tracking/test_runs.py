@@ -76,7 +76,9 @@ def test_figures_have_the_same_names_for_all_and_those_on_features_name_the_extr
         theory |= {"Bayes accuracy", "accuracy kept by confidence", "accuracy kept by density"}
         theory |= {f"probe from {labels} a class" for labels in ("1 label", "5 labels", "20 labels")}
         few = ("1 label", "5 labels")
-        theory |= {title for n in few for title in (f"fine-tuned on {n} a class", f"gain over scratch from {n} a class")}
+        theory |= {
+            title for n in few for title in (f"fine-tuned on {n} a class", f"gain over scratch from {n} a class")
+        }
         assert set(found) - theory == set(figures["gan"])
         on_disk = json.loads(Path(f"runs/{name}/0/metrics.json").read_text(encoding="utf-8"))
         assert found["classifier/FID"] == on_disk["fid"]
