@@ -110,7 +110,7 @@ def test_a_model_that_diverges_stops_no_other_and_is_missing_from_a_partial_repo
     }  # fmt: skip
     assert "missing, no results yet: gan" in project.run("python", "-m", "stages.report", "--partial")
     page = (project.folder / "report/index.html").read_text(encoding="utf-8")
-    assert "<dt>Missing</dt><dd><b>gan</b>" in page
+    assert "<b>Missing:</b> gan: not trained or not evaluated" in page
     assert set(read_json(project.folder / "report/summary.json")["models"]) == {"nice"}
 
 
