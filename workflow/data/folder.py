@@ -1,6 +1,5 @@
 """A user's own pictures: any folder, read file by file, counting everything that was left out or changed."""
 
-import hashlib
 import math
 import os
 import tempfile
@@ -13,15 +12,13 @@ from typing import IO
 import numpy as np
 from PIL import Image
 
-from workflow.data.arrays import Array, Arrays
+from workflow.data.arrays import Array
 from workflow.data.decoding import MEGAPIXEL, LeftOutError, Square, read_square
-from workflow.data.layout import ENDINGS, File, Layout, check_classes, classes_of, understand
-from workflow.data.listing import differences, list_files, shown
-from workflow.data.splits import Chosen, write_raw
-from workflow.errors import BakeoffError
+from workflow.data.layout import ENDINGS, PICTURES, File, Layout, understand
+from workflow.data.listing import list_files
+from workflow.data.own import ORDER, Own, write_own
 from workflow.params import Folder
 
-ORDER = ("test", "valid", "train")  # of equal pictures the first is kept, so that training data stay clean
 # What to do if no picture is left, by what was counted.
 REMEDIES = {
     "smaller than": "use larger pictures or lower data.size",
@@ -44,29 +41,7 @@ def read_pictures(settings: Folder, raw: Path) -> None:
     with tempfile.TemporaryFile(dir=raw) as spool, _no_larger(settings):  # their number is known only at the end
         files, counts = _read_all(settings, layout, spool)
         images = _images(settings, spool)
-        drop_duplicates(images, files, counts)
-        if changed := differences(before, list_files(root)):
-            raise BakeoffError(
-                f"data.root: {shown(root)}: changed while its pictures were read: {changed}; run again once nothing "
-                "writes to it"
-            )
-        _refuse_empty(root, layout, files, counts)
-        check_classes(root, files.values())
-        classes = classes_of(file.label for file in files.values())
-        number_of, labels = {name: number for number, name in enumerate(classes)}, np.zeros(len(images), np.int64)
-        labels[list(files)] = [number_of.get(file.label, 0) for file in files.values()]
-        given = Counter(file.split for file in files.values())
-        write_raw(
-            raw,
-            Chosen(Arrays(images, labels), np.array(list(files))),
-            source=f"own pictures, folder {shown(root.resolve().name)}",
-            licence="that of the pictures",
-            levels=256,
-            classes=[shown(name) for name in classes],
-            understood=layout.in_words(len(classes)),
-            files=dict(sorted((counts + Counter({"pictures used": len(files)})).items())),
-            **({"given": dict(given)} if layout.splits else {}),
-        )
+        write_own(raw, Own(PICTURES, root, before, layout, images, files, counts), _remedy, levels=256)
 
 
 @contextmanager
@@ -127,28 +102,7 @@ def _read(settings: Folder, file: File, counts: Counter[str], bits: int = 0) -> 
     return square
 
 
-def drop_duplicates(images: Array, files: dict[int, File], counts: Counter[str], word: str = "picture") -> None:
-    """Keep the first of equal images; the others are counted.
-
-    images: uint8 (N, C, H, W). files: by their places among these. word: for one of them.
-    """
-    seen = dict[bytes, str]()
-    for place in list(files):
-        digest = hashlib.blake2b(images[place], digest_size=16).digest()
-        if digest in seen:
-            same = files.pop(place).label == seen[digest]
-            counts["duplicates left out" if same else f"duplicates of {word}s of another class left out"] += 1
-        else:
-            seen[digest] = files[place].label
-
-
-def _refuse_empty(root: Path, layout: Layout, files: dict[int, File], counts: Counter[str]) -> None:
-    """Raise BakeoffError if no picture of a split, or none at all, can be used."""
-    left_out = ", ".join(f"{number:,} {what}" for what, number in sorted(counts.items())) or "it is empty"
+def _remedy(counts: Counter[str]) -> str:
+    """What to do if no picture is left, by what was counted."""
     remedies = [next((remedy for word, remedy in REMEDIES.items() if word in what), CONVERT) for what in sorted(counts)]
-    remedy = ", or ".join(dict.fromkeys(remedies or [CONVERT]))
-    used = {file.split for file in files.values()}
-    for split in layout.splits or ("",):
-        if split not in used:
-            where = f" in {split}" if split else ""
-            raise BakeoffError(f"data.root: {shown(root)}: no usable picture{where} ({left_out}); {remedy}")
+    return ", or ".join(dict.fromkeys(remedies or [CONVERT]))

@@ -12,14 +12,12 @@ import numpy as np
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
-from workflow.data.arrays import Array, Arrays
+from workflow.data.arrays import Array
 from workflow.data.decoding import LeftOutError
-from workflow.data.folder import ORDER, drop_duplicates
-from workflow.data.layout import RECORDINGS, File, Layout, check_classes, classes_of, understand
-from workflow.data.listing import differences, list_files, shown
+from workflow.data.layout import RECORDINGS, File, Layout, understand
+from workflow.data.listing import list_files
 from workflow.data.mu_law import encode
-from workflow.data.splits import Chosen, write_raw
-from workflow.errors import BakeoffError
+from workflow.data.own import ORDER, Own, write_own
 from workflow.params import Signals
 
 REACH = 10  # of the filter of SciPy's resample_poly, in samples of the lower rate
@@ -34,30 +32,8 @@ def read_recordings(settings: Signals, raw: Path) -> None:
     root, before = settings.root, list_files(settings.root)
     layout = understand(root, before, RECORDINGS)
     signals, files, counts = _read_all(settings, layout)
-    drop_duplicates(signals, files, counts, RECORDINGS.word)
-    if changed := differences(before, list_files(root)):
-        raise BakeoffError(
-            f"data.root: {shown(root)}: changed while its recordings were read: {changed}; run again once nothing "
-            "writes to it"
-        )
-    _refuse_empty(root, layout, files, counts)
-    check_classes(root, files.values(), RECORDINGS.word)
-    classes = classes_of(file.label for file in files.values())
-    number_of, labels = {name: number for number, name in enumerate(classes)}, np.zeros(len(signals), np.int64)
-    labels[list(files)] = [number_of.get(file.label, 0) for file in files.values()]
-    given = Counter(file.split for file in files.values())
-    write_raw(
-        raw,
-        Chosen(Arrays(signals, labels), np.array(list(files))),
-        source=f"own recordings, folder {shown(root.resolve().name)}",
-        licence="that of the recordings",
-        levels=settings.levels,
-        classes=[shown(name) for name in classes],
-        rate=settings.rate,
-        understood=layout.in_words(len(classes)),
-        files=dict(sorted((counts + Counter({"recordings used": len(files)})).items())),
-        **({"given": dict(given)} if layout.splits else {}),
-    )
+    own = Own(RECORDINGS, root, before, layout, signals, files, counts)
+    write_own(raw, own, _remedy, levels=settings.levels, rate=settings.rate)
 
 
 def _read_all(settings: Signals, layout: Layout) -> tuple[Array, dict[int, File], Counter[str]]:
@@ -114,15 +90,7 @@ def _middle(values: Array, count: int) -> Array:
     return part.astype(np.float64)
 
 
-def _refuse_empty(root: Path, layout: Layout, files: dict[int, File], counts: Counter[str]) -> None:
-    """Raise BakeoffError if no recording of a split, or none at all, can be used."""
-    left_out = ", ".join(f"{number:,} {what}" for what, number in sorted(counts.items())) or "it is empty"
-    used = {file.split for file in files.values()}
-    for split in layout.splits or ("",):
-        if split not in used:
-            where = f" in {split}" if split else ""
-            shorter = " or lower data.length" if "shorter than" in left_out else ""
-            raise BakeoffError(
-                f"data.root: {shown(root)}: no usable recording{where} ({left_out}); add WAV files without "
-                f"compression{shorter}"
-            )
+def _remedy(counts: Counter[str]) -> str:
+    """What to do if no recording is left, by what was counted."""
+    shorter = " or lower data.length" if any("shorter than" in what for what in counts) else ""
+    return f"add WAV files without compression{shorter}"
