@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -56,8 +57,8 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run(steps: list[Step], out: Path, seconds: float) -> dict[str, str]:
     """Runs them; how each ended."""
-    (out / "scratch").mkdir(parents=True)
-    outcomes = command.run(steps, out, out / "scratch", time.time() + seconds, tiny=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        outcomes = command.run(steps, out, Path(scratch), time.time() + seconds, tiny=True)
     return {outcome.job: outcome.state for outcome in outcomes}
 
 
@@ -83,7 +84,9 @@ def test_a_job_that_fails_or_does_not_end_stops_no_other(pretended: None, tmp_pa
     assert [job["found"] for job in summary["jobs"]] == [f"{name} | found" for name in ended]
 
 
-def test_time_that_is_left_over_goes_to_later_jobs(pretended: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_that_is_left_over_goes_to_later_jobs(
+    pretended: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked: list[tuple[str, float]] = []
 
     def note(step: Step, out: Path, scratch: Path, until: float, *, tiny: bool) -> list[command.Outcome]:
@@ -93,7 +96,7 @@ def test_time_that_is_left_over_goes_to_later_jobs(pretended: None, monkeypatch:
     monkeypatch.setattr(command, "together", note)
     monkeypatch.setattr(command, "summarise", lambda *_: None)
     steps = [Step(("a",), 25), Step(("b",), 25), Step(("c",), 50)]
-    command.run(steps, Path(), Path(), time.time() + 10_000, tiny=True)
+    command.run(steps, tmp_path, tmp_path, time.time() + 10_000, tiny=True)
     assert [name for name, _ in asked] == ["a", "b", "c"]
     assert [seconds for _, seconds in asked] == pytest.approx([2_500, 10_000 / 3, 10_000], rel=0.01)
 
@@ -102,13 +105,27 @@ def test_the_folder_stays_small_without_losing_a_figure(
     pretended: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(command, "LIMIT", 100_000)
-    assert _run([Step(("large",), 1)], tmp_path, 10.0) == {"large": "done"}
-    assert [(tmp_path / f"large-{n}.npz").exists() for n in range(3)] == [True, True, True]
+    whole, smaller = tmp_path / "whole", tmp_path / "smaller"
+    assert _run([Step(("large",), 1)], whole, 10.0) == {"large": "done"}
+    assert [(whole / f"large-{n}.npz").exists() for n in range(3)] == [True, True, True]
     monkeypatch.setattr(command, "LIMIT", 40_000)
-    command.run([Step(("large",), 1)], tmp_path, tmp_path / "scratch", time.time() + 10, tiny=True)
-    assert [(tmp_path / f"large-{n}.npz").exists() for n in range(3)] == [True, False, True]
-    assert (tmp_path / "large.txt").stat().st_size == 1000
-    assert "large-1.npz" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+    assert _run([Step(("large",), 1)], smaller, 10.0) == {"large": "done"}
+    assert [(smaller / f"large-{n}.npz").exists() for n in range(3)] == [True, False, True]
+    assert (smaller / "large.txt").stat().st_size == 1000
+    assert "large-1.npz" in (smaller / "summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["folder", "folder/work.py"])
+def test_what_was_there_before_is_never_deleted(
+    pretended: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/work.py").write_bytes(b"0" * 1000)
+    monkeypatch.setattr(command, "LIMIT", 100)
+    with pytest.raises(SystemExit, match=f"error: --out .*{place}: not an empty folder"):
+        command.main(["--rehearse", "--parts", "speed", "--out", str(tmp_path / place)])
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["work.py"]
+    assert (tmp_path / "folder/work.py").stat().st_size == 1000
 
 
 def test_every_job_is_run_once_and_most_important_first() -> None:

@@ -65,7 +65,7 @@ def main(given: Sequence[str]) -> None:
     reader.add_argument(
         "--minutes", type=float, default=9.0, help="after which the command has ended, whatever happens"
     )
-    reader.add_argument("--out", type=Path, required=True, help="folder of the results")
+    reader.add_argument("--out", type=Path, required=True, help="folder of the results, a new one")
     reader.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="only these")
     reader.add_argument("--rehearse", action="store_true", help="the same with tiny sizes, on the CPU")
     told = reader.parse_args(given)
@@ -76,7 +76,10 @@ def main(given: Sequence[str]) -> None:
     if "data" not in {job for step in steps for job in step.jobs} and "families" in told.parts:
         steps.insert(0, Step(("data",), 10))
     with tempfile.TemporaryDirectory(prefix="bakeoff-gpu-") as scratch:
-        outcomes = run(steps, told.out, Path(scratch), ends, tiny=told.rehearse)
+        try:
+            outcomes = run(steps, told.out, Path(scratch), ends, tiny=told.rehearse)
+        except BakeoffError as error:
+            sys.exit(f"error: {error}")
     print(f"{told.out}/summary.md")
     sys.exit(any(outcome.state != "done" for outcome in outcomes))
 
@@ -92,8 +95,11 @@ def _begun() -> float:
 def run(steps: Sequence[Step], out: Path, scratch: Path, ends: float, *, tiny: bool) -> list[Outcome]:
     """Run the steps in turn; after each, the folder of results is complete and small enough.
 
-    A step may take its share of what is left, so what an earlier one saved is shared by all later ones.
+    A step may take its share of what is left, so what an earlier one saved is shared by all later ones. Raises
+    BakeoffError if the folder holds anything before: large files in it are deleted, which must be files of this run.
     """
+    if out.exists() and not (out.is_dir() and next(out.iterdir(), None) is None):
+        raise BakeoffError(f"--out {out}: not an empty folder; name a new one, large files in it would be deleted")
     out.mkdir(parents=True, exist_ok=True)
     outcomes, removed = list[Outcome](), list[str]()
     steps = [part for step in steps for part in in_turns(step, os.cpu_count() or 1)]
@@ -134,9 +140,6 @@ def together(step: Step, out: Path, scratch: Path, until: float, *, tiny: bool) 
 
     try:
         for job in step.jobs:
-            for ending in RESULTS:  # of an earlier run
-                (out / f"{file_name(job)}{ending}").unlink(missing_ok=True)
-            (out / f"{file_name(job)}-log.txt").unlink(missing_ok=True)
             task = Task(job, out, scratch, until - GRACE, tiny, threads)
             with _log(scratch, job).open("wb") as log:
                 running[job] = subprocess.Popen(arguments(task), stdout=log, stderr=log, start_new_session=True)
