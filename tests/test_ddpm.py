@@ -285,6 +285,30 @@ def test_bound_is_below_the_density_of_the_draws_and_near_it_if_the_network_is_r
     assert 0.1 < (gap * weight / weight.sum()).sum().item() < 0.6
 
 
+def test_weights_of_paths_have_the_density_of_the_draws_as_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, draws = tiny_ddpm(4, "cosine", levels=8), 20_000
+    lines = _knows_the_gaussian(model, monkeypatch)
+    x = torch.full((1, 1, 4, 4), 4, dtype=torch.uint8)
+    x[..., 1] = 3
+    exact = _density_of_draws(model, lines)[x.long()].sum()
+    log_weights = model.log_weight(x.expand(draws, -1, -1, -1), _generator())
+    relative = (log_weights - exact).exp()
+    assert relative.mean().item() == pytest.approx(1, abs=4 * relative.std().item() / math.sqrt(draws))
+    assert relative.std().item() < 3  # so that the mean is known to a few per cent
+    bounds = model.log_prob(x.expand(draws, -1, -1, -1), _generator(1))
+    error = math.hypot(log_weights.std().item(), bounds.std().item()) / math.sqrt(draws)
+    assert log_weights.mean().item() == pytest.approx(bounds.mean().item(), abs=4 * error)
+
+
+@pytest.mark.parametrize("variances", ["per pixel", "learned"])
+def test_weights_of_paths_have_the_bound_as_their_mean(variances: Variances) -> None:
+    model = _finished(variances)
+    x = _images(model, 1).expand(300, -1, -1, -1)
+    log_weights, bounds = model.log_weight(x, _generator()), model.log_prob(x, _generator(1))
+    error = math.hypot(log_weights.std().item(), bounds.std().item()) / math.sqrt(300)
+    assert log_weights.mean().item() == pytest.approx(bounds.mean().item(), abs=4 * error)
+
+
 def test_some_terms_of_the_bound_stand_for_all() -> None:
     """With the first and others drawn at random, the mean of many estimates is the mean of the whole bound."""
     whole, some = (tiny_ddpm(25, "cosine", bound_terms=terms) for terms in (0, 4))

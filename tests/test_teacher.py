@@ -32,7 +32,6 @@ from workflow.errors import BakeoffError
 from workflow.evaluation import evaluator as module
 from workflow.evaluation.agreement import agreement, chance
 from workflow.evaluation.evaluator import Evaluator, reference
-from workflow.evaluation.metrics.truth import slack
 from workflow.evaluation.statistics import estimate
 from workflow.models import registry
 from workflow.models.base import HasLogProb, Model, bits_per_dim
@@ -209,10 +208,23 @@ def test_slack_is_what_eight_times_as_many_draws_take_off_a_bound() -> None:
     assert metrics["true_kl"] == pytest.approx(0.5**2 / 2 / (4 * math.log(2)), rel=0.1)  # all of it slack
 
 
-def test_slack_joins_the_draws_of_all_rows() -> None:
-    weights = torch.rand(8, 5, 3, generator=generator(0), dtype=torch.float64)  # eight times three of five images
-    together = weights.permute(1, 0, 2).flatten(1).mean(1).log()
-    assert torch.allclose(slack(weights.mean(2).log()), together - weights.mean(2).log().mean(0))
+class Weighted(Bounded):
+    """The same bound without noise, too low by a known amount, and the weights beside it."""
+
+    def log_prob(self, x: Tensor, generator: Generator) -> Tensor:
+        return PixelCNN.log_prob(self, x, generator) - 0.3
+
+    def log_weight(self, x: Tensor, generator: Generator) -> Tensor:
+        return Bounded.log_prob(self, x, generator)
+
+
+def test_slack_of_other_bounds_is_what_weights_beside_them_take_off() -> None:
+    truth = Weighted(SHAPE, LEVELS, channels=4, layers=2, dropout=0.0)
+    truth.load_state_dict(tiny_pixelcnn(0, classes=0).state_dict())
+    metrics, _ = module._density(truth.eval(), judged_by(tiny_pixelcnn(0, classes=0)), 0)
+    left = math.expm1(0.5**2) / 64 / 2  # nats that a mean of 64 weights is too low by: half its variance
+    error = math.sqrt(math.expm1(0.5**2) / 64 / 250)
+    assert metrics["bits_slack"] * 4 * math.log(2) == pytest.approx(0.3 - left, abs=4 * error)
 
 
 def test_measures_of_the_truth_are_there_only_if_it_is_known(evaluator: Evaluator, samples: Tensor) -> None:

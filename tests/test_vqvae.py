@@ -345,6 +345,31 @@ def test_bound_is_below_the_density_of_the_draws_which_sums_to_one() -> None:
     assert len(model.indices(x).unique()) > 1
 
 
+@pytest.mark.parametrize("on_trial", [[], [2]])
+def test_weights_are_the_share_of_the_density_that_neighbouring_grids_have(on_trial: list[int]) -> None:
+    """Two grids of 1x2 codes are neighbours if they have a code in common."""
+    model, draws = _model((1, 4, 8), levels=2, codes=4), 4000
+    _codebook_of(model).counts[on_trial] = TRIAL / 2
+    x, grids = _images(model, 3), _grids(model)
+    with torch.no_grad():
+        joint = torch.stack([model._joint(x, grid.expand(3, -1, -1), _generator()) for grid in grids], 1)
+        chosen = model.indices(x).flatten(1).unsqueeze(1)
+        near = (grids.flatten(1) == chosen).any(2)
+        weights = model.log_weight(x.repeat(draws, 1, 1, 1), _generator()).view(draws, 3).double()
+    expected = joint.double().masked_fill(~near, -torch.inf).logsumexp(1)
+    relative = (weights - expected).exp()
+    assert (relative.mean(0) - 1).abs().tolist() == pytest.approx([0, 0, 0], abs=4 * relative.std(0).max().item() / 63)
+    assert (expected > model.log_prob(x, _generator()) + 0.01).any()
+    assert (weights >= model.log_prob(x, _generator()) - 1e-4).all()
+
+
+def test_a_single_code_leaves_nothing_to_a_neighbour() -> None:
+    model = _model(codes=2)
+    _codebook_of(model).counts[1] = TRIAL / 2
+    x = _images(model)
+    assert torch.equal(model.log_weight(x, _generator()), model.log_prob(x, _generator()))
+
+
 def test_interpolations_begin_and_end_at_the_reconstructions() -> None:
     model = _model()
     a, b = _images(model).chunk(2)

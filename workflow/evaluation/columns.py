@@ -473,10 +473,11 @@ UNDERSTANDING = (
         key="bits_slack",
         title="slack of the bound",
         form=4,
-        missing_for="models with another density than a bound that more draws make tighter, and data whose density is "
-        "not known",
-        measures="By how much the bound on bits/dim falls if it rests on eight times as many draws, on up to 250 test "
-        "images: so much of the KL, at least, is the bound’s fault and not the model’s.",
+        missing_for="models with another density than a bound that draws make tighter, and data whose density is not "
+        "known",
+        measures="By how much the bound on bits/dim falls, on up to 250 test images, if it rests on eight times as "
+        "many draws (VAE, flows), on 64 paths of noise (diffusion) or on 64 grids of codes beside the encoder’s, each "
+        "with one code changed (VQ-VAE): so much of the KL, at least, is the bound’s fault and not the model’s.",
         note="It is a part of the slack only: no number of draws tells how much is left.",
     ),
 )

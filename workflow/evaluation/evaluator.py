@@ -30,7 +30,7 @@ from workflow.evaluation.metrics.neighbours import memorisation, nearest, spread
 from workflow.evaluation.metrics.out_of_distribution import auroc, out_of_distribution_inputs
 from workflow.evaluation.metrics.probe import probe_hits
 from workflow.evaluation.metrics.sharpness import sharpness, sharpness_of_each
-from workflow.evaluation.metrics.truth import divergence, slack
+from workflow.evaluation.metrics.truth import divergence
 from workflow.evaluation.network import Network, load_network
 from workflow.evaluation.other_features import OtherFeatures, of_each
 from workflow.evaluation.scores import Cell, Real, Scores, combine, fit_real, of_all_draws, of_draw
@@ -47,12 +47,14 @@ from workflow.models.base import (
     HasLogProb,
     HasLogProbByClass,
     HasLogProbError,
+    HasLogWeight,
     HasReconstruct,
     HasSampleGiven,
     HasScales,
     Model,
     bits_per_dim,
 )
+from workflow.models.layers.common import log_mean_exp
 from workflow.models.taxonomy import BITS_KINDS
 from workflow.operations import operations
 from workflow.params import Evaluate, Extractor, Params
@@ -73,6 +75,7 @@ OUTSIDE = 100  # out-of-distribution inputs of each kind
 JUDGED, JUDGED_PAIRS = 500, 10_000  # test images that Bayes' rule classifies, and pairs of these and classes, at most
 JUDGED_CLASSES = 100  # with more, it is not tried
 SLACK_IMAGES, SLACK_DRAWS = 250, 8  # test images, at most, and how many times as many draws, that show a bound's slack
+SLACK_WEIGHTS = 64  # or so many weights of an image, where the bound does not consist of any
 
 
 @dataclass(frozen=True)
@@ -415,10 +418,14 @@ def _truth(model: Model, evaluator: Evaluator, bits: Tensor, seed: int) -> dict[
         return {}
     found = {"true_kl": divergence(bits, evaluator.true_bits)}
     if model.tightens and isinstance(model, HasLogProb):
-        images = evaluator.test.images[spread(len(bits), SLACK_IMAGES)]
-        generator = make_generator(model.device, seed, Stream.LIKELIHOOD, 2)
-        draws = [evaluator.over(model, model.log_prob, images, generator) for _ in range(SLACK_DRAWS)]
-        found["bits_slack"] = -bits_per_dim(slack(torch.stack(draws).double()), model.shape)
+        rows = spread(len(bits), SLACK_IMAGES)
+        images, generator = evaluator.test.images[rows], make_generator(model.device, seed, Stream.LIKELIHOOD, 2)
+        weigh, count = model.log_prob, SLACK_DRAWS
+        if isinstance(model, HasLogWeight):
+            weigh, count = model.log_weight, SLACK_WEIGHTS
+        draws = torch.stack([evaluator.over(model, weigh, images, generator) for _ in range(count)]).double()
+        loose = bits[rows] if isinstance(model, HasLogWeight) else bits_per_dim(draws.mean(0), model.shape)
+        found["bits_slack"] = loose - bits_per_dim(log_mean_exp(draws), model.shape)
     return found
 
 

@@ -32,8 +32,8 @@ class Model(nn.Module):
             measures something else for each value.
         classes: number of classes it is conditioned on, p(x|y); 0 for an unconditional model, p(x). A hyper-parameter
             of the families that support it.
-        tightens: whether `log_prob` is a bound that more draws make tighter: the logarithm of a mean of independent
-            weights whose expectation is p(x), or at most that, so that a mean of exp(log_prob) is of the same kind.
+        tightens: whether more draws make the bound tighter: its `log_weight`, or without one its `log_prob`, is the
+            logarithm of a random weight whose expectation is p(x), or at most that.
 
     A model needs `loss` and `sample`; this one draws noise:
 
@@ -272,6 +272,17 @@ class HasLogProbError(Protocol):
     @property
     def log_prob_error(self) -> float:
         """Standard error of `log_prob`, nats."""
+
+
+@runtime_checkable
+class HasLogWeight(Protocol):
+    """Has a bound of the density that is not itself of random weights, and such weights beside it."""
+
+    def log_weight(self, x: Tensor, generator: Generator) -> Tensor:
+        """Logarithm of a random weight of each image x, uint8 (N, C, H, W), of expectation p(x) or less, nats (N,).
+
+        The logarithm of a mean of such weights is a lower bound of log p(x), the tighter the more there are.
+        """
 
 
 @runtime_checkable

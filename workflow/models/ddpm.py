@@ -79,6 +79,7 @@ class Ddpm(ReverseProcess):
     family = "diffusion"
     taxonomy = "explicit approximate"
     likelihood = "bound"
+    tightens = True
     # Another task; p(x|y); no effect on the loss.
     unranked = (
         "steps", "schedule", "prediction", "classes", "sampling_steps", "eta", "variances", "bound_terms", "decoder",
@@ -157,6 +158,15 @@ class Ddpm(ReverseProcess):
         if not self.classes:
             return self.log_prob_given(x, None, generator)
         return self.log_prob_given(x, self.likeliest_class(x, generator), generator) - math.log(self.classes)
+
+    def log_weight(self, x: Tensor, generator: Generator) -> Tensor:
+        """log p(x, x_1, …, x_T|y) − log q(x_1, …, x_T|x) on a path drawn from q, less log classes, nats (N,).
+
+        Of all terms of the bound at once, with the noise of one path.
+        """
+        if not self.classes:
+            return self.path_log_weight(x, None, generator)
+        return self.path_log_weight(x, self.likeliest_class(x, generator), generator) - math.log(self.classes)
 
     def likeliest_class(self, x: Tensor, generator: Generator) -> Tensor:
         """The class that minimises a few of the bound's terms, with the same noise for all classes, int64 (N,)."""

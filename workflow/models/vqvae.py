@@ -13,7 +13,7 @@ from workflow.models.base import Decodings, Model
 from workflow.models.layers.adversarial import adaptive_weight, critic_network, hinge_loss
 from workflow.models.layers.any_order import AnyOrder, Order
 from workflow.models.layers.codes import Codebook
-from workflow.models.layers.common import quarter, to_unit, walk
+from workflow.models.layers.common import draw_categorical, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.fsq import ScalarCodebook
 from workflow.models.layers.pixels import Decoder, PixelDistribution
@@ -122,6 +122,7 @@ class VqVae(Model):
         self.prior = make_prior(
             prior, self.grid, len(self.codebook.available), prior_channels, prior_layers, dropout, any_order
         )
+        self.tightens = prior != "masked"  # whose own bound is a random one
         self.adversarial, self.perceptual = adversarial, perceptual
         self.critic = critic_network(shape, channels, FEATURES, 1, "convolutional") if adversarial else None
         if self.critic is not None:  # a bias would learn nothing while all outputs are within the margin of the loss
@@ -178,7 +179,31 @@ class VqVae(Model):
         p(x) is the sum of p(x|z) p(z) over all grids z, so any single term is a lower bound: the evidence lower bound
         for a q(z|x) concentrated on one z.
         """
-        indices = self.indices(x)
+        return self._joint(x, self.indices(x), generator)
+
+    @torch.no_grad()
+    def log_weight(self, x: Tensor, generator: Generator) -> Tensor:
+        """log( p(x, z) + p(x, z′) / q(z′) ) for the encoder's z and a z′ that differs in one code, nats (N,).
+
+        Its exponential is, on average, the part of p(x) that z and all such neighbours have. The place is drawn evenly,
+        its code the likelier the nearer it is to the one of z.
+        """
+        z, rows = self.indices(x), torch.arange(len(x), device=x.device)
+        if self.codebook.available.sum() == 1:
+            return self._joint(x, z, generator)
+        place = torch.randint(z[0].numel(), (len(x),), generator=generator, device=x.device)
+        taken, codes = z.flatten(1)[rows, place], torch.arange(len(self.codebook.available), device=x.device)
+        vectors = self.codebook.lookup(codes.view(-1, 1, 1)).flatten(1)
+        possible = self.codebook.available & (codes != taken.unsqueeze(1))
+        distance = torch.cdist(vectors[taken], vectors)  # in units of the mean one, so that none is out of reach
+        log_q = (-distance / distance.mean()).masked_fill(~possible, -torch.inf).log_softmax(1)
+        drawn = draw_categorical(log_q, generator)
+        beside = z.flatten(1).scatter(1, place.unsqueeze(1), drawn.unsqueeze(1)).view_as(z)
+        weight = self._joint(x, beside, generator) - log_q[rows, drawn] + math.log(z[0].numel())
+        return self._joint(x, z, generator).logaddexp(weight)
+
+    def _joint(self, x: Tensor, indices: Tensor, generator: Generator) -> Tensor:
+        """log p(x, z) = log p(x|z) + log p(z), nats (N,); of a masked prior a lower bound of it."""
         return self.distribution.log_prob(self.pixels(indices), x) + self.prior_log_prob(indices, generator)
 
     def prior_log_prob(self, indices: Tensor, generator: Generator) -> Tensor:

@@ -4,8 +4,6 @@ What is estimated elsewhere is a mean of known numbers here: KL(p ‖ q) = 𝔼�
 1951, On Information and Sufficiency, equation 2.4), over test images, which are draws from p.
 """
 
-import math
-
 from torch import Tensor
 
 
@@ -19,17 +17,3 @@ def divergence(bits: Tensor, true_bits: Tensor) -> Tensor:
     tensor([ 0.5000, -0.5000])
     """
     return bits - true_bits
-
-
-def slack(log_probs: Tensor) -> Tensor:
-    """By how much a lower bound of log p(x) rises if it rests on R times as many draws, nats (N,), never below 0.
-
-    log_probs: (R, N), in nats; each row is the logarithm of a mean of independent weights of expectation p(x), or at
-    most that. Their mean is such a mean, too, of R times as many weights, and its bound is tighter (Burda et al. 2016,
-    Importance Weighted Autoencoders, theorem 1).
-
-    >>> import torch
-    >>> round(slack(torch.tensor([[0.0], [math.log(3)]])).exp().item(), 4)  # 2 over the geometric mean of 1 and 3
-    1.1547
-    """
-    return log_probs.logsumexp(0) - math.log(len(log_probs)) - log_probs.mean(0)

@@ -163,6 +163,33 @@ class ReverseProcess(Model):
         least = (1 - self.alpha_bar[1]) / (1 - self.alpha_bar[2]) * self.betas[1]
         return (0.5 * (share * self.betas[0].log() + (1 - share) * least.log())).exp()
 
+    def path_log_weight(self, x: Tensor, y: Tensor | None, generator: Generator) -> Tensor:
+        """log p(x, x_1, …, x_T) − log q(x_1, …, x_T|x) on a path drawn from q, nats (N,).
+
+        Its expectation is the bound, Ho et al. 2020, equation 3; that of its exponential is p(x).
+
+        Args:
+            x: images, uint8 (N, C, H, W).
+            y: classes, int64 (N,); None if the model has none.
+            generator: of the path.
+        """
+        x_0, noise = self._unit(x), self._noise(x.shape, generator)
+        last = self.at(self._time(self.steps))
+        x_t = diffuse(x_0, noise, last)
+        total = 0.5 * (noise.square() + (1 - last).log() - x_t.square())
+        for time in range(self.steps, 1, -1):
+            t, s = self._time(time), self._time(time - 1)
+            found = self.predict(x_t, t, y)
+            mean, deviation = backward_step(x_t, x_0, self.at(t), self.at(s), 1.0)
+            believed, _ = backward_step(x_t, found.clean, self.at(t), self.at(s), 1.0)
+            of_model = self.reverse_deviation(t, s, 1.0, found.share).to(self._dtype)
+            noise = self._noise(x.shape, generator)
+            x_t = mean + deviation * noise
+            off = (x_t - believed) / of_model
+            total = total + 0.5 * (noise.square() - off.square()) + (deviation / of_model).log()
+        found = self.predict(x_t, self._time(1), y)
+        return (total + self.decoder_log_likelihood(x, found.clean, found.share)).flatten(1).sum(1)
+
     def draw_last(self, mean: Tensor, share: Tensor | None, generator: Generator) -> Tensor:
         """A draw from p(x_0|x_1), uint8 (N, C, H, W), around the predicted x_0."""
         if self.decoder == "histogram":
