@@ -10,7 +10,8 @@ from workflow.device import prepare_torch
 from workflow.engines import timing
 from workflow.engines.command import run
 from workflow.engines.index import write_entry
-from workflow.evaluation.evaluator import Evaluator, evaluate, read_evaluator
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator, read_evaluator
 from workflow.evaluation.over_training import over_training
 from workflow.evaluation.scores import read_real
 from workflow.files import read_json, write_json

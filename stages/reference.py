@@ -3,7 +3,8 @@
 from workflow import params
 from workflow.device import prepare_torch
 from workflow.engines.command import run
-from workflow.evaluation.evaluator import read_evaluator, reference
+from workflow.evaluation.evaluator import read_evaluator
+from workflow.evaluation.reference import reference
 from workflow.evaluation.scores import write_real
 from workflow.files import write_json
 from workflow.paths import REFERENCE

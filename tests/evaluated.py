@@ -9,7 +9,8 @@ from torch import Generator, Tensor, nn
 from tests.cards import card
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.classifier import fit_classifier
-from workflow.evaluation.evaluator import Evaluator, evaluate
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
 from workflow.models.base import Model
 from workflow.models.taxonomy import Likelihood
 from workflow.params import Evaluate, Extractor

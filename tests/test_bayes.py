@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from tests.evaluated import Everything, OnlySamples, measure
 from tests.invented_project import BY_BAYES_RULE, make_project, small_sets
 from tests.tiny_models import tiny_ddpm, tiny_vae
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics.bayes import (
     Answers,
     accuracy_kept,
@@ -23,6 +23,7 @@ from workflow.evaluation.metrics.bayes import (
     log_prior,
     rejection,
 )
+from workflow.evaluation.reference import reference
 from workflow.models.base import HasLogProb, HasLogProbByClass, Model
 from workflow.models.layers.common import log_mean_exp
 from workflow.models.pixelcnn import PixelCNN

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from tests.evaluated import LEVELS, Everything
 from workflow.data.tensors import ImageSet
-from workflow.evaluation.evaluator import Evaluator, evaluate
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics import diversity
 from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.prd import CLUSTERS, curve, f_score, histograms, influence, precision_and_recall

@@ -29,7 +29,7 @@ from tests.evaluated import (
 from workflow.data.arrays import Mixture
 from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.evaluation.classifier import Classifier, Outputs
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics.copying import copying, fit_memory, fit_training
 from workflow.evaluation.metrics.diversity import kernel_width, renyi_modes, vendi_score
 from workflow.evaluation.metrics.extrapolation import infinite_fid
@@ -42,6 +42,7 @@ from workflow.evaluation.metrics.modes import mode_coverage
 from workflow.evaluation.metrics.neighbours import nearest
 from workflow.evaluation.metrics.prd import precision_and_recall
 from workflow.evaluation.metrics.sharpness import sharpness
+from workflow.evaluation.reference import reference
 from workflow.evaluation.scores import read_real, write_real
 from workflow.models.base import Model
 from workflow.paths import PER_IMAGE, REAL_FEATURES

@@ -26,7 +26,8 @@ from workflow.data.tensors import ImageSet, read_tensors, write_tensors
 from workflow.engines.ledger import bring_up_to_date
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import GENERATION
-from workflow.evaluation.evaluator import Evaluator, evaluate
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
 from workflow.files import read_json
 from workflow.models import base, registry
 from workflow.models.external import External

@@ -14,10 +14,11 @@ from tests.evaluated import Everything, OnlySamples, measure
 from tests.invented_project import make_project, small_sets
 from workflow.evaluation import fine_tuning
 from workflow.evaluation.columns import FEW_LABELS, FINE_TUNED
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics import few_labels as module
 from workflow.evaluation.metrics.few_labels import affordable, few_label_hits, labelled
 from workflow.evaluation.metrics.probe import probe_hits
+from workflow.evaluation.reference import reference
 from workflow.params import load
 from workflow.random_streams import Stream, make_generator
 from workflow.report.few_labels import count_of, few_labels

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from tests.evaluated import SHAPE, Everything, measure
 from workflow.data.tensors import ImageSet
 from workflow.evaluation import fine_tuning as module
-from workflow.evaluation.evaluator import Evaluator, _fine_tuned
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.fine_tuning import hits_by_start, with_fresh_weights
 from workflow.evaluation.metrics.few_labels import affordable
 from workflow.evaluation.metrics.probe import probe_hits
+from workflow.evaluation.representation import fine_tuned
 from workflow.models.layers.common import to_unit
 
 LEVELS, LR = 17, 0.002
@@ -129,4 +130,4 @@ def test_every_encoder_is_tuned_on_the_labels_of_the_probe(
             assert pictures[f"per_image/{path}"].double().mean().item() == pytest.approx(scores[name], abs=1e-6)
     plain = replace(evaluator, card=replace(evaluator.card, classes=()))
     for model, without in ((Everything(), evaluator), (Encoder(), plain)):
-        assert _fine_tuned(model, without, 0).means == {"fine_tuned": {}}
+        assert fine_tuned(model, without, 0).means == {"fine_tuned": {}}

@@ -18,7 +18,8 @@ from tests.cards import card
 from tests.evaluated import SETTINGS, OnlySamples, measure
 from workflow.params import Extractor
 from workflow.evaluation import evaluator as module
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.evaluator import Evaluator
+from workflow.evaluation.reference import reference
 from workflow.evaluation.classifier import Classifier
 from workflow.data.tensors import ImageSet
 from workflow.evaluation.metrics import neighbours

@@ -22,11 +22,11 @@ from workflow import params
 from workflow.data.arrays import read_arrays, write_arrays, write_prepared
 from workflow.data.tensors import ImageSet
 from workflow.errors import BakeoffError
-from workflow.evaluation import evaluator as whole
 from workflow.evaluation.comparison import Measurement
 from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.other_features import OtherFeatures
 from workflow.evaluation.ranks import order, ranks, reversed_pairs
+from workflow.evaluation.reference import reference as measure_references
 from workflow.evaluation.scores import write_real
 from workflow.files import read_json, sha256
 from workflow.paths import stage_page
@@ -63,7 +63,7 @@ def test_real_images_are_measured_once_for_all(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     both = twice(evaluator)
-    found, per_image = whole.reference(both, 40)
+    found, per_image = measure_references(both, 40)
     for row in ("real", "histogram_model"):
         again = found[row]["other_features"]["again"]
         assert {key: again[key] for key in NEAR} == {key: found[row][key] for key in NEAR}

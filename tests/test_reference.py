@@ -14,9 +14,11 @@ from torch import Tensor
 from tests.evaluated import LEVELS, SAMPLES_ALONE, TEST, TRAIN, Everything, measure
 from workflow.data.tensors import ImageSet
 from workflow.evaluation import evaluator as module
+from workflow.evaluation import representation
 from workflow.evaluation.columns import MEASURED
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics import formats, neighbours
+from workflow.evaluation.reference import reference
 from workflow.evaluation.scores import Scores
 
 
@@ -120,7 +122,7 @@ def test_parts_do_not_change_the_reconstruction_error(
     evaluator: Evaluator, samples: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = measure(Everything(), samples, evaluator, 0)[0]["reconstruction_mse"]
-    monkeypatch.setattr(module, "CONVERTED", 7)
+    monkeypatch.setattr(representation, "CONVERTED", 7)
     assert measure(Everything(), samples, evaluator, 0)[0]["reconstruction_mse"] == pytest.approx(whole, rel=1e-12)
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from stages import score
 from workflow.errors import BakeoffError
 from workflow.evaluation.columns import GENERATION
-from workflow.evaluation.evaluator import Evaluator, evaluate, reference
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
+from workflow.evaluation.reference import reference
 from workflow.files import write_json
 from workflow.models.external import External
 from workflow.paths import REFERENCE

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from tests.evaluated import SAMPLES_ALONE, TEST, Everything, OnlySamples
-from workflow.evaluation.evaluator import Evaluator, evaluate
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.scores import combine, mean_of
 
 PER_DRAW = {"sharpness", "nearest_neighbour.samples", "nearest_neighbour.copies", "nearest_neighbour.ratio"}

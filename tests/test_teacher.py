@@ -29,9 +29,10 @@ from workflow.data import catalogue, teacher
 from workflow.data.arrays import as_card
 from workflow.data.tensors import ImageSet
 from workflow.errors import BakeoffError
-from workflow.evaluation import evaluator as module
 from workflow.evaluation.agreement import agreement, chance
-from workflow.evaluation.evaluator import Evaluator, reference
+from workflow.evaluation.density import density
+from workflow.evaluation.evaluator import Evaluator
+from workflow.evaluation.reference import _of_teacher, reference
 from workflow.evaluation.statistics import estimate
 from workflow.models import registry
 from workflow.models.base import HasLogProb, Model, bits_per_dim
@@ -158,7 +159,7 @@ def test_a_tiny_teachers_own_draws_have_its_entropy() -> None:
     log_every = log_p(truth, every_image())
     assert log_every.exp().sum().item() == pytest.approx(1, abs=1e-5)
     entropy = bits_per_dim((log_every.exp() * log_every).sum(), SHAPE).item()
-    found = module._of_teacher(judged_by(truth).true_bits)
+    found = _of_teacher(judged_by(truth).true_bits)
     low, high = found["interval"]
     assert low < entropy < high
     assert high - low < 0.05 < entropy
@@ -168,7 +169,7 @@ def test_divergence_from_a_tiny_truth_is_the_sum_over_all_images() -> None:
     truth, other = tiny_pixelcnn(0), tiny_pixelcnn(3)
     log_true, log_other = (log_p(model, every_image()) for model in (truth, other))
     expected = -bits_per_dim((log_true.exp() * (log_true - log_other)).sum(), SHAPE).item()
-    metrics, pictures = module._density(other, judged_by(truth), 0)
+    metrics, pictures = density(other, judged_by(truth), 0)
     terms = pictures[f"{PER_IMAGE}true_kl"].double()
     found = estimate([[metrics["true_kl"]]], float(terms.var()) / len(terms))
     assert found
@@ -178,7 +179,7 @@ def test_divergence_from_a_tiny_truth_is_the_sum_over_all_images() -> None:
 
 
 def test_the_truth_has_no_divergence_from_itself() -> None:
-    metrics, pictures = module._density(truth := tiny_pixelcnn(0), judged_by(truth), 0)
+    metrics, pictures = density(truth := tiny_pixelcnn(0), judged_by(truth), 0)
     assert metrics["true_kl"] == pytest.approx(0, abs=1e-9)
     assert pictures[f"{PER_IMAGE}true_kl"].abs().max() < 1e-6
 
@@ -198,7 +199,7 @@ class Bounded(PixelCNN):
 def test_slack_is_what_eight_times_as_many_draws_take_off_a_bound() -> None:
     truth = Bounded(SHAPE, LEVELS, channels=4, layers=2, dropout=0.0)
     truth.load_state_dict(tiny_pixelcnn(0, classes=0).state_dict())
-    metrics, pictures = module._density(truth.eval(), judged_by(tiny_pixelcnn(0, classes=0)), 0)
+    metrics, pictures = density(truth.eval(), judged_by(tiny_pixelcnn(0, classes=0)), 0)
     weights = np.random.default_rng(0).normal(-(0.5**2) / 2, 0.5, (200_000, 8))
     expected = np.log(np.exp(weights).mean(1)).mean() + 0.5**2 / 2  # what is left at eight draws is less
     per_image = pictures[f"{PER_IMAGE}bits_slack"]
@@ -221,7 +222,7 @@ class Weighted(Bounded):
 def test_slack_of_other_bounds_is_what_weights_beside_them_take_off() -> None:
     truth = Weighted(SHAPE, LEVELS, channels=4, layers=2, dropout=0.0)
     truth.load_state_dict(tiny_pixelcnn(0, classes=0).state_dict())
-    metrics, _ = module._density(truth.eval(), judged_by(tiny_pixelcnn(0, classes=0)), 0)
+    metrics, _ = density(truth.eval(), judged_by(tiny_pixelcnn(0, classes=0)), 0)
     left = math.expm1(0.5**2) / 64 / 2  # nats that a mean of 64 weights is too low by: half its variance
     error = math.sqrt(math.expm1(0.5**2) / 64 / 250)
     assert metrics["bits_slack"] * 4 * math.log(2) == pytest.approx(0.3 - left, abs=4 * error)

@@ -19,7 +19,8 @@ from workflow.data.pictures import overview, png
 from workflow.errors import BakeoffError
 from workflow.evaluation.batching import in_batches
 from workflow.evaluation.classifier import load_classifiers
-from workflow.evaluation.evaluator import Evaluator, evaluate
+from workflow.evaluation.evaluate import evaluate
+from workflow.evaluation.evaluator import Evaluator
 from workflow.models.base import HasLogProb, Model, bits_per_dim
 from workflow.random_streams import Stream, make_generator
 

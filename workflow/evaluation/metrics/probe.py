@@ -87,3 +87,8 @@ def _principal(x: Tensor) -> tuple[Tensor, Tensor]:
         return lengths.square() / len(x), axes.T
     spread, axes = torch.linalg.eigh(x.T @ x / len(x))
     return spread.clamp(min=0), axes
+
+
+def accuracy(hits: Tensor) -> float:
+    """The share of hits, bool (parts, N), as a mean over parts."""
+    return sum(map(float, hits.double().mean(1))) / len(hits)
