@@ -14,6 +14,7 @@ from tests.conftest import ROOT
 from workflow import params
 from workflow.errors import BakeoffError
 from workflow.models.registry import check_entries
+from workflow.yaml_as_dvc import Loader
 
 GOOD: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 
@@ -186,7 +187,7 @@ def test_what_the_two_readers_take_for_different_values_is_refused(scalar: str, 
 
 
 def _ours(scalar: str) -> Any:
-    return yaml.load(f"- {scalar}\n", params._Loader)[0]  # noqa: S506 -- a SafeLoader
+    return yaml.load(f"- {scalar}\n", Loader)[0]  # noqa: S506 -- a SafeLoader
 
 
 def _dvcs(scalar: str) -> Any:

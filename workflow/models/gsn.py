@@ -145,6 +145,10 @@ class Gsn(Model):
         features: Tensor = self.hidden(self._scaled(x))
         return features
 
+    def encoder_network(self) -> nn.Module:
+        """The hidden layers, to the last of them, (N, width)."""
+        return self.hidden
+
     @torch.no_grad()
     def step(self, x: Tensor, generator: Generator) -> Tensor:
         """Corrupt images x, uint8 (N, C, H, W), and draw from p(x|corrupted): uint8 (N, C, H, W)."""
