@@ -68,12 +68,15 @@ def test_curves_of_one_title_are_told_apart_by_what_they_differ_in() -> None:
     assert found == {"VAE (latents 4)": ["a", "b"], "VAE (latents 5)": ["c", "d"]}
 
 
-def test_the_preset_is_the_default_run_at_three_budgets() -> None:
+def test_the_preset_has_eight_families_at_three_budgets() -> None:
     preset, default = params.load(ROOT / "presets/budget.yaml"), params.load(ROOT / "params.yaml")
-    assert set(preset.models) == {f"{name}_{gflops}" for name in default.models for gflops in (75, 150, 300)}
+    known = params.load(ROOT / "presets/lectures.yaml").models | default.models
+    bases = {name.rpartition("_")[0] for name in preset.models}
+    assert len({known[name].kind for name in bases}) == 8
+    assert set(preset.models) == {f"{name}_{gflops}" for name in bases for gflops in (75, 150, 300)}
     for name, entry in preset.models.items():
         base, _, gflops = name.rpartition("_")
-        assert entry.flat == default.models[base].flat | {"train.gflops": float(gflops)}
+        assert entry.flat == known[base].flat | {"train.gflops": float(gflops)}
     assert preset.seeds == [0, 1, 2]
     for section in ("data", "compute", "extractor", "sample", "evaluate"):
         assert getattr(preset, section) == getattr(default, section)

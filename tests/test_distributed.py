@@ -111,7 +111,7 @@ def test_a_batch_must_be_so_many_equal_parts(tmp_path: Path) -> None:
 
 def test_more_parts_than_images_stop_with_one_clear_line() -> None:
     images = ImageSet(_images().images[:3], _images().labels[:3])
-    entry = params.load(ROOT / "params.yaml").models["autoencoder"]
+    entry = params.load(ROOT / "presets/lectures.yaml").models["autoencoder"]
     model = registry.build(entry.kind, (1, 8, 8), 17, entry.hyperparameters)
     message = r"^train\.parts: 4: more than there are training images \(3\); set it to 3 or lower$"
     with pytest.raises(BakeoffError, match=message):

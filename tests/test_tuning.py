@@ -60,7 +60,7 @@ each_family = pytest.mark.parametrize(
 @each
 def test_every_family_had_as_many_trials_and_the_same_budget(tuning: Round) -> None:
     chosen = CHOSEN[tuning.heading]
-    assert set(tuning.trials.sweeps) == set(chosen.models)
+    assert set(tuning.trials.sweeps) >= set(chosen.models)  # families that are compared elsewhere have trials, too
     sweeps = tuning.trials.sweeps.values()
     assert {1 + len(sweep.trials) + len(sweep.failed) for sweep in sweeps} == {tuning.per_family}
     assert len({len(sweep.varied) for sweep in sweeps}) == 1
