@@ -12,6 +12,7 @@ Family = Literal[
     "diffusion",
     "energy-based",
     "generative stochastic network",
+    "consistency",
     "external",
 ]
 Likelihood = Literal["exact", "bound", "estimate", "implicit"]  # what `log_prob` gives

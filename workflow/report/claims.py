@@ -74,6 +74,11 @@ CLAIMS = (
         ("flow_matching",), "lower", ("ddpm",), "fid",
     ),
     Claim(
+        "Consistency models draw better samples than VAEs and flows, which take one step without an adversary too.",
+        "Song et al. 2023, table 1",
+        ("consistency",), "lower", ("vae", "nice", "realnvp", "glow"), "fid",
+    ),
+    Claim(
         "An autoencoder with a mixture fitted to its latents draws better samples than a VAE.",
         "Ghosh et al. 2020",
         ("autoencoder",), "lower", ("variational",), "fid",
@@ -95,7 +100,7 @@ CLAIMS = (
         ("autoregressive",), "higher",
         (
             "flow", "autoencoder", "variational", "vector-quantised", "adversarial", "diffusion", "energy-based",
-            "generative stochastic network",
+            "generative stochastic network", "consistency",
         ), "passes_in_sequence",
     ),
     Claim(
