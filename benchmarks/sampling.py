@@ -7,6 +7,7 @@ same arithmetic. `off` is the largest difference between our logits and those of
 `same` is the share of our draws that these logits reproduce with the same random numbers.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -16,13 +17,16 @@ import torch
 from torch import Generator, Tensor
 
 from benchmarks.compare import Row, compare, seconds
+from workflow.models import wavenet
 from workflow.models.layers import codes, gated
 from workflow.models.layers.codes import CausalTransformer
-from workflow.models.layers.common import draw_categorical
+from workflow.models.layers.common import draw_at, draw_categorical
 from workflow.models.layers.gated import GatedPixelCNN
 from workflow.models.layers.masked import MaskedNetwork, Wave
+from workflow.models.made import Made
 from workflow.models.pixelcnn import PixelCNN
 from workflow.models.pixelrnn import PixelRNN
+from workflow.models.wavenet import WaveNet
 
 SIZES = {"8x8, 17 levels": ((1, 8, 8), 17), "28x28": ((1, 28, 28), 256), "32x32x3": ((3, 32, 32), 256)}
 BATCHES = (1, 16, 64)
@@ -34,7 +38,8 @@ LONGEST = 100_000  # codes in a batch of the transformer's sequences: a pass ove
 class Sampler:
     """logits: of all places in reading order, (places, N, levels), given images or sequences.
 
-    seen: the same as drawing has them. order: what was drawn, in the same order, (places, N).
+    seen: the same as drawing has them. order: what was drawn, in the same order, (places, N). marks: the random numbers
+    of n draws, (places, n), as drawing gets them from a generator.
     """
 
     draw: Callable[[int, Generator], Tensor]
@@ -42,6 +47,7 @@ class Sampler:
     seen: Callable[[Tensor], Tensor]
     order: Callable[[Tensor], Tensor]
     blank: Callable[[int], Tensor]
+    marks: Callable[[int, Generator], Tensor]
 
 
 def measure() -> Iterator[Row]:
@@ -76,8 +82,8 @@ def _row(what: str, sampler: Sampler, n: int, places: int) -> Row:
 def _check(sampler: Sampler, n: int) -> tuple[float, float]:
     """How far our logits are from those of a full pass, and the share of our draws that a full pass gives."""
     x = sampler.draw(n, Generator().manual_seed(0))
-    ours, full, generator = sampler.seen(x), sampler.logits(x), Generator().manual_seed(0)
-    theirs = torch.stack([draw_categorical(logits, generator) for logits in full])
+    ours, full, marks = sampler.seen(x), sampler.logits(x), sampler.marks(n, Generator().manual_seed(0))
+    theirs = torch.stack([draw_at(*both) for both in zip(marks, full, strict=True)])
     return float((ours - full).abs().max()), float((theirs == sampler.order(x)).double().mean())
 
 
@@ -85,11 +91,11 @@ def _recorded(module: ModuleType, draw: Callable[[], object], chosen: Iterator[T
     """The logits by which a module draws, (places, N, levels), if it draws what is given in place of what it would."""
     seen: list[Tensor] = []
 
-    def note(logits: Tensor, _: Generator) -> Tensor:
+    def note(_: Tensor, logits: Tensor) -> Tensor:
         seen.append(logits)
         return next(chosen)
 
-    with patch.object(module, "draw_categorical", note):
+    with patch.object(module, "draw_at", note):
         draw()
     return torch.stack(seen)
 
@@ -121,7 +127,12 @@ def _of_pixels(network: GatedPixelCNN | MaskedNetwork, shape: tuple[int, int, in
         seen=seen,
         order=in_order,
         blank=blank,
+        marks=_one_after_another(math.prod(shape)),
     )
+
+
+def _one_after_another(places: int) -> Callable[[int, Generator], Tensor]:
+    return lambda n, generator: torch.rand(places, n, generator=generator)
 
 
 def _gated(shape: tuple[int, int, int], levels: int) -> Sampler:
@@ -154,6 +165,47 @@ def _transformer(shape: tuple[int, int, int], levels: int) -> Sampler:
         seen=lambda x: _recorded(codes, lambda: model.sample(len(x), Generator(), allowed), iter(x.T)),
         order=lambda x: x.T,
         blank=lambda n: torch.zeros(n, length, dtype=torch.long),
+        marks=_one_after_another(length),
+    )
+
+
+def _made(shape: tuple[int, int, int], levels: int) -> Sampler:
+    """A full pass computes all hidden units and the logits of all pixels, with the weights masked anew."""
+    model, length = Made(shape, levels, width=256, depth=1, dropout=0.0).eval(), math.prod(shape)
+    (mask,) = model.masks
+
+    def seen(x: Tensor) -> Tensor:
+        network, pixels = model.network.in_order(len(x), mask), x.flatten(1) / (levels - 1)
+        return torch.stack([network(rank, pixels) for rank in range(1, length + 1)])
+
+    def marks(n: int, generator: Generator) -> Tensor:
+        torch.randint(1, (n,), generator=generator)  # which mask: there is only one
+        return torch.rand(n, length, generator=generator).T
+
+    order = mask.rank.argsort()
+    return Sampler(
+        draw=model.sample,
+        logits=lambda x: model(x.flatten(1), mask).permute(2, 0, 1)[order],
+        seen=seen,
+        order=lambda x: x.flatten(1).T[order],
+        blank=lambda n: torch.zeros(n, *shape, dtype=torch.long),
+        marks=marks,
+    )
+
+
+def _wavenet(shape: tuple[int, int, int], levels: int) -> Sampler:
+    model, length = WaveNet(shape, levels, channels=32, layers=8).eval(), math.prod(shape)
+
+    def in_order(x: Tensor) -> Tensor:
+        return x.permute(2, 3, 1, 0).flatten(0, 2)
+
+    return Sampler(
+        draw=model.sample,
+        logits=lambda x: model.logits(in_order(x).T, None).permute(2, 0, 1),
+        seen=lambda x: _recorded(wavenet, lambda: model.sample(len(x), Generator()), iter(in_order(x))),
+        order=in_order,
+        blank=lambda n: torch.zeros(n, *shape, dtype=torch.long),
+        marks=_one_after_another(length),
     )
 
 
@@ -163,4 +215,6 @@ NETWORKS = {
     "Row LSTM": _row_lstm,
     "diagonal BiLSTM": _diagonal,
     "transformer": _transformer,
+    "MADE": _made,
+    "WaveNet": _wavenet,
 }

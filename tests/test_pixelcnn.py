@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from tests.drawn import assert_draws_as_the_full_forward
 from workflow.models.layers import gated
-from workflow.models.layers.common import draw_categorical
+from workflow.models.layers.common import draw_at, draw_categorical
 from workflow.models.layers.gated import GatedLayer, GatedPixelCNN
 from workflow.models.layers.masked import MaskedNetwork
 from workflow.models.pixelcnn import PixelCNN, Stack
@@ -321,11 +321,11 @@ def test_fast_sampling_has_the_logits_of_the_full_forward(
 ) -> None:
     seen: list[Tensor] = []
 
-    def draw(logits: Tensor, generator: Generator) -> Tensor:
+    def draw(marks: Tensor, logits: Tensor) -> Tensor:
         seen.append(logits)
-        return draw_categorical(logits, generator)
+        return draw_at(marks, logits)
 
-    monkeypatch.setattr(gated, "draw_categorical", draw)
+    monkeypatch.setattr(gated, "draw_at", draw)
     network, y = GATED[name](shape, 4), torch.tensor([2, 0, 1])
     given = torch.randint(4, (3, *shape), generator=_generator())
     x = network.sample(given, row, _generator(), y=y)

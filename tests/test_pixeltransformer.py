@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from workflow.models.layers.codes import TransformerLayer
+from workflow.models.layers.codes import CodeByCode, TransformerLayer
 from workflow.models.layers.common import draw_categorical
 from workflow.models.pixeltransformer import PixelTransformer
 
@@ -134,13 +134,13 @@ def test_logits_are_the_same_with_and_without_cache_while_it_draws(
 ) -> None:
     model = _model(shape, 5)
     found: list[Tensor] = []
-    step = model.network.step
+    step = CodeByCode.step
 
-    def watched(drawn: Tensor, caches: list[Tensor]) -> Tensor:
-        found.append(step(drawn, caches))
+    def watched(steps: CodeByCode, drawn: Tensor) -> Tensor:
+        found.append(step(steps, drawn).clone())
         return found[-1]
 
-    monkeypatch.setattr(model.network, "step", watched)
+    monkeypatch.setattr(CodeByCode, "step", watched)
     x = model.sample(7, _generator())
     torch.testing.assert_close(torch.stack(found, 2), model.network(_sequences(x)), rtol=1e-12, atol=1e-12)
     assert (torch.stack(found, 2)[..., -1].std(0) > 0.1).all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from workflow.models.layers.codes import CausalTransformer, TransformerLayer
+from workflow.models.layers.codes import CausalTransformer, CodeByCode, TransformerLayer
 from workflow.models.layers.common import categorical_log_prob
 
 CODES, LENGTH = 3, 5
@@ -80,11 +80,11 @@ def test_density_sums_to_one() -> None:
 @pytest.mark.parametrize("width", [16, 20], ids=["one head", "two heads"])
 def test_logits_are_the_same_with_and_without_cache_at_every_position(width: int) -> None:
     model, every = _model(width), _sequences()
-    caches = model.caches(len(every))
+    steps = CodeByCode(model, len(every), torch.ones(CODES, LENGTH, dtype=torch.bool))
     with torch.no_grad():
         logits = model(every)
         for i in range(LENGTH):
-            torch.testing.assert_close(model.step(every[:, :i], caches), logits[:, :, i], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(steps.step(every[:, :i]), logits[:, :, i], rtol=1e-12, atol=1e-12)
     assert (logits[:, :, -1].std(0) > 0.1).all()
 
 

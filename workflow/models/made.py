@@ -9,9 +9,9 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from workflow.models.base import Model
-from workflow.models.layers.common import categorical_log_prob, draw_categorical, log_mean_exp
+from workflow.models.layers.common import categorical_log_prob, draw_at, draw_categorical, log_mean_exp
 from workflow.models.layers.dense import Degrees, DenseNetwork, random_degrees, raster_rank
-from workflow.models.layers.noise import choices_at, integers, uniform
+from workflow.models.layers.noise import integers, uniform
 
 Orders = Literal["raster", "random"]
 
@@ -191,8 +191,10 @@ class Made(Model):
         for rank in range(1, given.shape[1] + 1):
             numbers = [of_part(rank, part) for of_part, part in zip(networks, seen.split(parts), strict=True)]
             if rank > count:  # the known ones have passed through the network, too
-                probabilities = self._logits(torch.cat(numbers)).float().softmax(1)
-                place, drawn = order[:, rank - 1, None], choices_at(marks[:, rank - 1], probabilities)[:, None]
+                place, drawn = (
+                    order[:, rank - 1, None],
+                    draw_at(marks[:, rank - 1], self._logits(torch.cat(numbers)))[:, None],
+                )
                 x.scatter_(1, place, drawn)
                 seen.scatter_(1, place, self._embed(drawn))
         return x[together.argsort()].view(-1, *self.shape).to(torch.uint8)

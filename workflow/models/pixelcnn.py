@@ -59,8 +59,8 @@ class MaskedBlock(PixelLayer):
         narrow, seen, widen = self.narrow.of_pixels(), Seen(self.middle, n, height, width), self.widen.of_pixels()
 
         def step(x: Tensor, wave: Wave) -> Tensor:
-            seen.enter(F.relu(narrow(F.relu(x))), wave)
-            return widen(F.relu(seen.convolved(wave))) + x
+            seen.enter_positive(narrow(x.relu()), wave)
+            return widen(seen.convolved(wave).relu_()).add_(x)
 
         return step
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from workflow.models.base import Choose, Model
 from workflow.models.layers.common import (
     categorical_log_prob,
+    draw_at,
     draw_categorical,
     draw_classes,
     for_each_class,
@@ -19,6 +20,7 @@ from workflow.models.layers.common import (
     over_classes,
     to_unit,
 )
+from workflow.models.layers.noise import uniform
 
 # Chooses the number at a place in the sequence, int64 (N,), by its logits, (N, levels).
 Draw = Callable[[Tensor, int], Tensor]
@@ -219,9 +221,10 @@ class WaveNet(Model):
     def _drawn(self, n: int, generator: Generator, y: Tensor | None, given: Tensor | None = None) -> Tensor:
         """Signals whose numbers are drawn in turn, after those that are given, int64 (n, i): uint8 (n, C, H, W)."""
         known = 0 if given is None else given.shape[1]
+        marks = uniform((self.length - known, n), generator, self.device, torch.float32, dim=1)
 
         def draw(logits: Tensor, i: int) -> Tensor:
-            return given[:, i] if given is not None and i < known else draw_categorical(logits, generator)
+            return given[:, i] if given is not None and i < known else draw_at(marks[i - known], logits)
 
         return self._images(self._in_turn(n, draw, y))
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from workflow.models.layers.noise import choices, integers
+from workflow.models.layers.noise import choices, choices_at, integers
 
 
 def to_unit(x: Tensor, levels: int) -> Tensor:
@@ -45,6 +45,11 @@ def draw_categorical(logits: Tensor, generator: Generator) -> Tensor:
     """Draw from categorical distributions with logits (N, levels, *S): int64 (N, *S)."""
     flat = logits.float().movedim(1, -1)
     return choices(flat.softmax(-1).flatten(0, -2), generator).view(flat.shape[:-1])
+
+
+def draw_at(marks: Tensor, logits: Tensor) -> Tensor:
+    """What `draw_categorical` draws from logits (N, levels) with these random numbers in [0, 1), (N,): int64 (N,)."""
+    return choices_at(marks, logits.float().softmax(1))
 
 
 def log_mean_exp(values: Tensor) -> Tensor:

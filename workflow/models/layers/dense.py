@@ -60,20 +60,16 @@ class MaskedLinear(nn.Linear):
     """A linear layer whose outputs each see only inputs up to some degree."""
 
     def forward(  # type: ignore[override] # what it sees is an argument
-        self, x: Tensor, degrees: Tensor, most: Tensor, rows: Tensor | None = None
+        self, x: Tensor, degrees: Tensor, most: Tensor
     ) -> Tensor:
-        """(N, inputs) to (N, outputs), or to some of the outputs.
+        """(N, inputs) to (N, outputs).
 
         Args:
             x: what it is applied to.
             degrees: of the inputs, int64 (inputs,).
             most: the highest degree that each output sees, int64 (outputs,).
-            rows: indices of the outputs that are wanted; all if None.
         """
-        if rows is None:
-            return F.linear(x, self.weight * (most[:, None] >= degrees), self.bias)
-        bias = None if self.bias is None else self.bias[rows]
-        return F.linear(x, self.weight[rows] * (most[rows, None] >= degrees), bias)
+        return F.linear(x, self.weight * (most[:, None] >= degrees), self.bias)
 
 
 class DenseNetwork(nn.Module):
@@ -126,24 +122,26 @@ class DenseNetwork(nn.Module):
         computed once, when the last input that it sees is known: all calls together take as many operations as a single
         `forward`. In evaluation mode only, as there is no dropout.
         """
-        layers = cast(Sequence[MaskedLinear], self.hidden)
-        known = [self.out.weight.new_zeros(n, layer.out_features) for layer in layers]
-        ready = [_by_degree(layer, len(degrees.rank)) for layer in degrees.hidden]
-        inputs = [degrees.rank, *degrees.hidden]
-        order, most = degrees.rank.argsort(), self._most(degrees)
-        within = torch.arange(self.outputs, device=order.device)
+        d = len(degrees.rank)
+        before = (degrees.rank < torch.arange(1, d + 1, device=degrees.rank.device)[:, None]).to(self.out.weight.dtype)
+        layers = [_InOrder(*pair, n, d) for pair in zip(self._layers, degrees.hidden, strict=True)]
+        places = degrees.rank.argsort().tolist()
+        weights, biases = self.out.weight.view(d, self.outputs, -1).mT, self.out.bias.view(d, -1)
+        direct = None if self.direct is None else self.direct.weight.view(d, self.outputs, d).mT
 
         def numbers(rank: int, x: Tensor) -> Tensor:
-            h = x
-            for layer, values, units, (seen, own) in zip(layers, known, ready, itertools.pairwise(inputs), strict=True):
-                if len(units[rank - 1]):
-                    values[:, units[rank - 1]] = F.relu(layer(h, seen, own, units[rank - 1]))
-                h = values
-            rows = order[rank - 1] * self.outputs + within
-            found: Tensor = self.out(h, inputs[-1], most, rows)
-            return found if self.direct is None else found + self.direct(x, degrees.rank, most, rows)
+            h = x = x * before[rank - 1]  # what a unit must not see is zero: no weight needs a mask
+            for layer in layers:
+                h = layer.extend(h, rank - 1)
+            place = places[rank - 1]
+            found = torch.addmm(biases[place], h, weights[place])
+            return found if direct is None else found + x @ direct[place]
 
         return numbers
+
+    @property
+    def _layers(self) -> Sequence[MaskedLinear]:
+        return cast(Sequence[MaskedLinear], self.hidden)
 
     def _most(self, degrees: Degrees) -> Tensor:
         """The highest degree that each output sees, (D · outputs,)."""
@@ -155,7 +153,26 @@ class DenseNetwork(nn.Module):
         return degrees.hidden[-1] if len(degrees.hidden) else degrees.rank
 
 
-def _by_degree(degrees: Tensor, d: int) -> tuple[Tensor, ...]:
-    """The indices of the units of each degree 0, 1, …, at least up to d - 1."""
-    units: tuple[Tensor, ...] = degrees.argsort(stable=True).split(degrees.bincount(minlength=d).cpu().tolist())
-    return units
+class _InOrder:
+    """A hidden layer for n inputs of which more and more is known: each unit is computed once.
+
+    Args:
+        layer: the layer.
+        degrees: of its units, int64 (units,).
+        n: number of inputs.
+        d: numbers in each.
+    """
+
+    def __init__(self, layer: MaskedLinear, degrees: Tensor, n: int, d: int) -> None:
+        sizes, ascending = degrees.bincount(minlength=d).tolist(), degrees.argsort(stable=True)
+        self.units = ascending.split(sizes)
+        self.weights = [rows.T for rows in layer.weight[ascending].split(sizes)]
+        self.biases = layer.bias[ascending].split(sizes)
+        self.values = layer.weight.new_zeros(n, layer.out_features)
+
+    def extend(self, x: Tensor, degree: int) -> Tensor:
+        """All units, (n, units), now that those of this degree can be computed from x; those of a higher one are 0."""
+        if len(self.units[degree]):
+            known = torch.addmm(self.biases[degree], x, self.weights[degree]).relu_()
+            self.values.index_copy_(1, self.units[degree], known)
+        return self.values

@@ -11,8 +11,9 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Choose
 from workflow.models.layers import context
-from workflow.models.layers.common import draw_categorical, to_unit
+from workflow.models.layers.common import draw_at, to_unit
 from workflow.models.layers.masks import group_mask
+from workflow.models.layers.noise import uniform
 
 EMBEDDING = 8  # size of a code's embedding in the first layer of the gated PixelCNN
 
@@ -273,9 +274,12 @@ class GatedPixelCNN(nn.Module):
             allowed: levels that may be drawn, bool (levels,); all if None.
             y: classes of the images, int64 (N,).
         """
+        colours, height, width = self.shape
+        places = (height - row) * width * colours
+        marks = iter(uniform((places, len(given)), generator, given.device, torch.float32, dim=1))
 
         def draw(logits: Tensor, _: Callable[[Tensor], Tensor]) -> Tensor:
-            return draw_categorical(logits, generator)
+            return draw_at(next(marks), logits)
 
         return self.in_order(given, row, draw, allowed, y)
 
@@ -438,5 +442,5 @@ class _Pen:
 
     def _logits(self, h: Tensor, colour: int) -> Tensor:
         """Logits of a colour's level, (N, levels), from features of the last layer, (N, features)."""
-        hidden = F.relu(F.linear(F.relu(h), self.head, self.network.head.bias))
+        hidden = F.linear(h.relu(), self.head, self.network.head.bias).relu_()
         return F.linear(hidden, self.to_logits[colour], self.logits_bias[colour])

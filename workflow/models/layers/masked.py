@@ -10,9 +10,9 @@ from torch import Generator, Tensor, nn
 
 from workflow.models.base import Choose
 from workflow.models.layers import context
-from workflow.models.layers.common import to_unit
+from workflow.models.layers.common import draw_at, to_unit
 from workflow.models.layers.masks import group_mask
-from workflow.models.layers.noise import choices_at, uniform
+from workflow.models.layers.noise import uniform
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -70,15 +70,21 @@ class Wave(NamedTuple):
 
     def of(self, x: Tensor) -> Tensor:
         """View of x, (N, H, W, …), at these pixels: (N, rows, …)."""
-        return self.patches(x, 1, 1)[:, :, 0, 0]
+        image, row, column, *others = x.stride()
+        return self._view(x, (), (image, self._next(row, column), *others))
 
     def patches(self, x: Tensor, height: int, width: int) -> Tensor:
         """View of the rectangles of x, (N, H, W, …), with upper left corners there: (N, rows, height, width, …)."""
         image, row, column, *others = x.stride()
-        next_one = row - self.lag * column if self.rows > 1 else 0  # the lag of a single pixel may exceed a row
-        start = x.storage_offset() + self.row * row + self.column * column
-        size = (len(x), self.rows, height, width, *x.shape[3:])
-        return x.as_strided(size, (image, next_one, row, column, *others), start)
+        return self._view(x, (height, width), (image, self._next(row, column), row, column, *others))
+
+    def _next(self, row: int, column: int) -> int:
+        """The stride from pixel to pixel; 0 if there is only one, whose lag may exceed a row."""
+        return row - self.lag * column if self.rows > 1 else 0
+
+    def _view(self, x: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        start = x.storage_offset() + self.row * x.stride(1) + self.column * x.stride(2)
+        return x.as_strided((x.shape[0], self.rows, *window, *x.shape[3:]), stride, start)
 
     def below(self, row: int) -> "Wave":
         """The pixels from this row on."""
@@ -116,14 +122,19 @@ class Seen:
         self.inside = self.features[:, self.up :, self.aside : self.aside + width]
 
     def enter(self, x: Tensor, wave: Wave) -> None:
-        """Enter features x of a wave's pixels, (N · rows, inputs)."""
+        """Enter features x of a wave's pixels, (N · rows, inputs) or (N, rows, inputs)."""
         here = wave.of(self.inside)
-        here.copy_(x.view_as(here))
+        here.copy_(x.view(here.shape))
+
+    def enter_positive(self, x: Tensor, wave: Wave) -> None:
+        """Enter the positive part of features, as `enter`."""
+        here = wave.of(self.inside)
+        torch.clamp_min(x.view(here.shape), 0, out=here)
 
     def convolved(self, wave: Wave) -> Tensor:
         """The output at a wave's pixels, (N · rows, gates · outputs)."""
         patches = wave.patches(self.features, self.up + 1, 2 * self.aside + 1)
-        return torch.addmm(self.bias, patches.reshape(-1, len(self.weight)), self.weight)
+        return torch.addmm(self.bias, patches.reshape(-1, self.weight.shape[0]), self.weight)
 
 
 # From the features of a wave's pixels, (N · rows, features), and their positions, to a layer's output there.
@@ -173,7 +184,7 @@ class MaskedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         colours = shape[0]
-        self.shape, self.levels = shape, levels
+        self.shape, self.levels, self.features = shape, levels, features
         reach = min(3, max(shape[1:]) - 1)  # beyond a small grid there is only padding
         self.first = MaskedConv2d(colours, features, colours, reach, reach, own=False)
         self.by_class = nn.Embedding(classes, features) if classes else None
@@ -238,13 +249,13 @@ class MaskedNetwork(nn.Module):
     def sample(self, given: Tensor, row: int, generator: Generator, y: Tensor | None = None) -> Tensor:
         """Draw the pixels of row `row` and below, given the rows above; arguments as of `GatedPixelCNN.sample`."""
         colours, height, width = self.shape
-        marks = given.new_zeros((len(given), height, width, colours), dtype=torch.float32)
-        for place in marks[:, row:].flatten(1).unbind(1):  # in raster order, whatever the order of use
-            place.copy_(uniform(place.shape, generator, marks.device, marks.dtype))
+        marks = given.new_zeros((height, width, colours, len(given)), dtype=torch.float32)
+        below = marks[row:].flatten(0, 2)  # in raster order, whatever the order of use
+        below.copy_(uniform(below.shape, generator, marks.device, marks.dtype, dim=1))
+        marks = marks.permute(3, 0, 1, 2)
 
         def draw(logits: Tensor, wave: Wave, colour: int) -> Tensor:
-            probabilities = logits.float().softmax(-1)
-            return choices_at(wave.of(marks)[..., colour].flatten(), probabilities.flatten(0, 1)).view(logits.shape[:2])
+            return draw_at(wave.of(marks)[..., colour].flatten(), logits.flatten(0, 1)).view(logits.shape[:2])
 
         return self.draw_by_waves(given, row, draw, y)
 
@@ -270,27 +281,30 @@ class MaskedNetwork(nn.Module):
             draw: chooses levels by their logits.
             y: classes of the images, int64 (N,).
         """
-        colours, height, width = self.shape
+        n, (colours, height, width) = len(given), self.shape
         columns = width + self.blank_columns
         layers = cast(Sequence[PixelLayer], self.layers)
-        steps = [layer.by_waves(len(given), height, columns) for layer in layers]
-        seen = Seen(self.first, len(given), height, columns)
-        of_class = self.by_class(y)[:, None] if self.by_class else 0
+        steps = [layer.by_waves(n, height, columns) for layer in layers]
+        seen = Seen(self.first, n, height, columns)
+        of_class = self.by_class(y)[:, None] if self.by_class else None
         head, to_logits = self.head.of_pixels(), self.to_logits.of_pixels()
         x = given.long().permute(0, 2, 3, 1).clone(memory_format=torch.contiguous_format)
         x[:, row:] = 0
         for wave in self.in_waves():
             inside = wave.column < width  # not in a blank column; where there are any, a wave is one pixel
             drawn = wave.below(row) if inside else wave.below(height)
-            if inside:
+            if inside and drawn.rows < wave.rows:
                 seen.enter(self.embed(wave.of(x)), wave)
             for colour in range(colours if drawn.rows else 1):
-                h = (seen.convolved(wave).unflatten(0, (len(x), wave.rows)) + of_class).flatten(0, 1)
+                h = seen.convolved(wave)
+                if of_class is not None:
+                    h.view(n, wave.rows, self.features).add_(of_class)
                 for step in steps:
                     h = step(h, wave)
                 if drawn.rows:
-                    h = h.unflatten(0, (len(x), wave.rows))[:, -drawn.rows :]
-                    logits = to_logits(F.relu(head(F.relu(h)))).unflatten(-1, (colours, self.levels))[:, :, colour]
-                    drawn.of(x)[..., colour] = draw(logits, drawn, colour)
+                    if drawn.rows < wave.rows:
+                        h = h.view(n, wave.rows, self.features)[:, -drawn.rows :].flatten(0, 1)
+                    logits = to_logits(head(h.relu()).relu_()).view(n, drawn.rows, colours, self.levels)
+                    drawn.of(x)[..., colour] = draw(logits[:, :, colour], drawn, colour)
                     seen.enter(self.embed(wave.of(x)), wave)
         return x.permute(0, 3, 1, 2).contiguous()

@@ -54,14 +54,14 @@ def normal(
 
 
 def uniform(
-    size: Sequence[int], generator: Generator, device: torch.device, dtype: torch.dtype | None = None
+    size: Sequence[int], generator: Generator, device: torch.device, dtype: torch.dtype | None = None, dim: int = 0
 ) -> Tensor:
-    """Uniform draws from [0, 1); arguments as of `normal`, the first dimension runs over images."""
+    """Uniform draws from [0, 1); arguments as of `normal`."""
 
     def draw(whole: Sequence[int]) -> Tensor:
         return torch.rand(whole, generator=generator, device=device, dtype=dtype)
 
-    return _of_batch(draw, size, generator)
+    return _of_batch(draw, size, generator, dim)
 
 
 def integers(high: int, n: int, generator: Generator, device: torch.device) -> Tensor:
