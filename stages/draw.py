@@ -1,10 +1,12 @@
 """Draw images from a trained model, for other uses: `python -m stages.draw vae --count 64 --out pictures`.
 
 Not a stage of the graph: it reads a run, and writes only what `--out` names, a folder of PNG files, a .png with all
-images in a grid, or an .npz (`arr_0`: uint8, (N, H, W, C), 0 to 255; `arr_1`: classes, with `--class`).
+images in a grid, or an .npz (`arr_0`: uint8, (N, H, W, C), 0 to 255; `arr_1`: classes, with `--class`). A model with
+captions draws what it is told: `python -m stages.draw vqvae_text --prompt "a thin three" --out threes.png`.
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torch import Generator, Tensor
 from workflow import params
 from workflow.data import export
 from workflow.data.arrays import read_card
+from workflow.data.captions import read_prompt
 from workflow.data.given import read_picture
 from workflow.data.pictures import in_levels
 from workflow.device import prepare_torch
@@ -20,7 +23,7 @@ from workflow.engines.command import ARGUMENTS, reader
 from workflow.errors import BakeoffError, one_line
 from workflow.evaluation.batching import in_batches
 from workflow.models import registry
-from workflow.models.base import HasComplete, HasSampleGiven, Model
+from workflow.models.base import HasComplete, HasSampleGiven, Model, reads_captions
 from workflow.paths import PREPARED, RunFiles
 from workflow.random_streams import Stream, make_generator
 
@@ -33,8 +36,12 @@ def main(given: argparse.Namespace) -> None:
     path = RunFiles(given.model, seed).model
     if not path.exists():
         raise BakeoffError(f"{path}: missing; run `dvc repro train@{given.model}-{seed}`")
-    model = registry.load(path).model
-    labels, start = None, None
+    loaded = registry.load(path)
+    model, labels, start, caption = loaded.model, None, None, None
+    if given.prompt is not None:
+        caption = _caption(given.model, model, loaded.about.get("words", ()), given.prompt)
+    elif given.best_of != 1:
+        raise BakeoffError("--best-of: needs --prompt; add it")
     if given.of_class is not None:
         labels = torch.full((given.count,), _class(given.model, model, given.of_class))
     if given.complete is not None:
@@ -43,7 +50,7 @@ def main(given: argparse.Namespace) -> None:
     random = make_generator(model.device, given.random_seed, Stream.TAKEN)
     images = torch.cat(
         in_batches(
-            lambda rows, part: draw(model, len(rows), part, labels, start).cpu(),
+            lambda rows, part: draw(model, len(rows), part, labels, start, caption, given.best_of).cpu(),
             given.count,
             settings.sample.batch_size,
             random,
@@ -54,7 +61,15 @@ def main(given: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def draw(model: Model, n: int, generator: Generator, labels: Tensor | None, start: Tensor | None) -> Tensor:
+def draw(
+    model: Model,
+    n: int,
+    generator: Generator,
+    labels: Tensor | None,
+    start: Tensor | None,
+    caption: Tensor | None,
+    tries: int,
+) -> Tensor:
     """Draw n images, uint8 (n, C, H, W).
 
     Args:
@@ -63,7 +78,13 @@ def draw(model: Model, n: int, generator: Generator, labels: Tensor | None, star
         generator: on the model's device.
         labels: of the one class to draw, int64 (N,), N at least n; None for p(x).
         start: an image, uint8 (C, H, W), of which the upper half is kept and the rest drawn; None for whole images.
+        caption: what to draw, int64 (caption_length,); None for p(x).
+        tries: of so many draws of the caption, the most probable one is kept.
     """
+    if caption is not None:
+        rows = caption.expand(n, -1).to(model.device)
+        assert reads_captions(model)
+        return model.sample_captioned(rows, generator, tries)
     if start is not None:
         assert isinstance(model, HasComplete)
         repeated = start.repeat(n, 1, 1, 1).to(model.device)
@@ -86,6 +107,16 @@ def _class(name: str, model: Model, asked: str) -> int:
     raise BakeoffError(f"--class: {asked!r}: no such class; known: {', '.join(known)}")
 
 
+def _caption(name: str, model: Model, words: Sequence[str], prompt: str) -> Tensor:
+    """A prompt as numbers of words, int64 (caption_length,); BakeoffError for an unknown one, or if there are none."""
+    if not reads_captions(model):
+        raise BakeoffError(f"--prompt: {name} was trained without captions; leave it out, or draw from one with them")
+    try:
+        return torch.from_numpy(read_prompt(prompt, words, model.caption_length))
+    except BakeoffError as error:
+        raise BakeoffError(f"--prompt: {error}") from None
+
+
 def _beginning(name: str, model: Model, path: Path) -> Tensor:
     """The image to complete, uint8 (C, H, W); raises BakeoffError if it does not fit, or if the model cannot."""
     if not isinstance(model, HasComplete):
@@ -93,10 +124,15 @@ def _beginning(name: str, model: Model, path: Path) -> Tensor:
     return torch.from_numpy(in_levels(read_picture(path, model.shape), model.levels))
 
 
-def _count(text: str) -> int:
-    if not (text.isdecimal() and int(text)):
-        raise BakeoffError(f"--count: {text!r}: should be a whole number of at least 1")
-    return int(text)
+def _number_for(option: str) -> Callable[[str], int]:
+    """A reader of whole numbers of at least 1."""
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and int(text)):
+            raise BakeoffError(f"{option}: {text!r}: should be a whole number of at least 1")
+        return int(text)
+
+    return read
 
 
 def _random_seed(text: str) -> int:
@@ -111,12 +147,22 @@ if __name__ == "__main__":
     arguments.add_argument(
         "--seed", metavar="N", help="of the training; by default the first in params.yaml", type=ARGUMENTS["seed"][1]
     )
-    arguments.add_argument("--count", metavar="N", help="number of images; by default 64", type=_count, default=64)
+    arguments.add_argument(
+        "--count", metavar="N", help="number of images; by default 64", type=_number_for("--count"), default=64
+    )
     arguments.add_argument("--out", metavar="PATH", help="a new folder, .png or .npz", type=Path, required=True)
     what = arguments.add_mutually_exclusive_group()
     what.add_argument("--class", metavar="CLASS", help="draw of this class, from a model of p(x|y)", dest="of_class")
     what.add_argument(
         "--complete", metavar="IMAGE", help="keep the upper half of this picture, and draw the rest", type=Path
+    )
+    what.add_argument("--prompt", metavar="TEXT", help='draw what it says ("a thin three"), from a model with captions')
+    arguments.add_argument(
+        "--best-of",
+        metavar="N",
+        help="of so many draws of each image, keep the most probable given the prompt; by default 1",
+        type=_number_for("--best-of"),
+        default=1,
     )
     arguments.add_argument(
         "--random-seed", metavar="N", help="of the draws; by default 0", type=_random_seed, default=0

@@ -42,7 +42,7 @@ def main(name: str, seed: int) -> None:
         "seed": seed,
         **{fact: getattr(model, fact) for fact in facts},
         "note": note(model.note, entry.train.ema if entry.train else 0.0, loaded.about.get("source")),
-        **loaded.about,
+        **{fact: value for fact, value in loaded.about.items() if fact != "words"},
         "parameters": None if held else sum(p.numel() for p in model.parameters()),
         "extractor": {k: v for k, v in read_json(EXTRACTOR_METRICS).items() if k not in NOT_REPEATED},
         **metrics,

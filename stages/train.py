@@ -3,11 +3,13 @@
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from workflow import params
 from workflow.data.arrays import read_card
+from workflow.data.captions import language_of
 from workflow.data.counts import check_evaluation, check_model
 from workflow.data.given import read_samples
 from workflow.data.tensors import read_split, write_tensors
@@ -18,7 +20,7 @@ from workflow.engines.ledger import Code
 from workflow.errors import BakeoffError
 from workflow.files import sha256_of_json, write_text
 from workflow.models import registry
-from workflow.models.base import HasHold
+from workflow.models.base import HasHold, reads_captions
 from workflow.params import Entry, Params
 from workflow.paths import RunFiles
 from workflow.tracking.identity import content_tag
@@ -26,6 +28,7 @@ from workflow.tracking.live import live
 from workflow.training.checkpoint import CheckpointFile, checkpoint_path, noting_failure, prune
 from workflow.training.distributed import ProcessGroup, together
 from workflow.training.loop import assist, fit
+from workflow.training.told import told
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,14 +82,15 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
         check_model(name, entry, card)
         model = registry.build(entry.kind, card.shape, card.levels, entry.hyperparameters, seed).to(device)
     file = CheckpointFile(checkpoint_path(name, seed), _key(name, seed, settings, device), settings.save_every)
+    learned = told(model, images, images, card)
     if group.rank:
-        assist(model, images, entry.training, seed, group, file)
+        assist(model, learned, entry.training, seed, group, file)
         return
     files = RunFiles(name, seed)
-    valid = read_split("valid")
+    valid = told(model, read_split("valid"), images, card)
     with noting_failure(name, seed), live(name, seed, settings) as track, file.stopping_politely():
         try:
-            fitted = fit(model, images, valid, entry.training, seed, track, f"{name} seed {seed}", group, file)
+            fitted = fit(model, learned, valid, entry.training, seed, track, f"{name} seed {seed}", group, file)
         except torch.OutOfMemoryError:
             size = entry.training.batch_size
             raise BakeoffError(
@@ -96,7 +100,9 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
             raise BakeoffError(f"params.yaml: models.{name} with seed {seed}: {error}") from None
 
     model.load_state_dict(fitted.state)
-    about = {"selected_step": fitted.step, "steps": fitted.steps, "training_gflops": fitted.gflops}
+    about: dict[str, Any] = {"selected_step": fitted.step, "steps": fitted.steps, "training_gflops": fitted.gflops}
+    if reads_captions(model) and (language := language_of(card)):
+        about["words"] = language.words
     registry.save(model, files.model, entry.kind, entry.hyperparameters, about)
     write_text(files.history, "".join(json.dumps(record) + "\n" for record in fitted.records))
     kept = {"images": fitted.snapshots, "steps": torch.tensor(fitted.snapshot_steps)}

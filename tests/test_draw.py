@@ -22,20 +22,24 @@ from workflow.random_streams import Stream, make_generator
 
 SMOKE: dict[str, Any] = yaml.safe_load((ROOT / "presets/smoke.yaml").read_text(encoding="utf-8"))
 SHAPE, LEVELS = (1, 8, 8), 17
+WORDS = ["a", "thin", "three"]
 
 
 @pytest.fixture(autouse=True)
 def _a_project_with_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of untrained models: `vae`, `pixelcnn`, and `told`, a VAE of p(x|y)."""
+    """Of untrained models: `vae`, `pixelcnn`, `told`, a VAE of p(x|y), and `reader`, which has captions."""
     monkeypatch.chdir(tmp_path)
     models = {**SMOKE["models"], "told": {**SMOKE["models"]["vae"], "classes": 10}}
+    read = {"prior": "transformer", "vocabulary": len(WORDS), "caption_length": 3}
+    models["reader"] = {**SMOKE["models"]["vqvae"], **read}
     Path("params.yaml").write_text(yaml.safe_dump({**SMOKE, "models": models}, sort_keys=False), encoding="utf-8")
-    for name in ("vae", "pixelcnn", "told"):
+    for name in ("vae", "pixelcnn", "told", "reader"):
         own = {key: value for key, value in models[name].items() if key not in ("kind", "train")}
         model = registry.build(models[name]["kind"], SHAPE, LEVELS, own)
         for parameter in model.parameters():  # fresh ones may draw the same image each time
             parameter.data += 0.3 * torch.randn_like(parameter)
-        registry.save(model, RunFiles(name, 0).model, models[name]["kind"], own, {})
+        about = {"words": WORDS} if name == "reader" else {}
+        registry.save(model, RunFiles(name, 0).model, models[name]["kind"], own, about)
 
 
 def _draw(*arguments: str) -> int | str | None:
@@ -82,6 +86,16 @@ def test_the_file_has_the_layout_that_evaluators_read() -> None:
         assert np.array_equal(found["arr_0"].transpose(0, 3, 1, 2), in_bytes(expected.numpy(), LEVELS))
 
 
+@pytest.mark.parametrize("tries", [1, 4])
+def test_a_prompt_is_read_word_by_word_and_the_best_of_several_kept(tries: int) -> None:
+    asked = ("--prompt", "A thin three!", "--best-of", str(tries))
+    assert _draw("reader", "--count", "9", *asked, "--out", "threes") == 0
+    rows = torch.tensor([1, 2, 3]).expand(9, -1)
+    random = make_generator(torch.device("cpu"), 0, Stream.TAKEN)
+    expected = _model("reader").sample_captioned(rows, random, tries)  # type: ignore[operator]
+    assert np.array_equal(Source(Path("threes"), SHAPE).read(LEVELS), expected.numpy())
+
+
 def test_other_random_numbers_give_other_images_and_the_same_ones_the_same_bytes() -> None:
     for out, seed in (("a", "5"), ("b", "5"), ("c", "6")):
         assert _draw("vae", "--count", "9", "--random-seed", seed, "--out", f"{out}.npz") == 0
@@ -112,7 +126,10 @@ WRONG = [
         "--out: a.jpg: should be a folder, a .png (one grid) or an .npz; folders are named without a dot",
     ),
     (("gan", "--out", "x"), "runs/gan/0/model.safetensors: missing; run `dvc repro train@gan-0`"),
-    (("vea", "--out", "x"), "'vea': no such model in params.yaml; known: pixelcnn, vae, vqvae, gan, nice, told"),
+    (
+        ("vea", "--out", "x"),
+        "'vea': no such model in params.yaml; known: pixelcnn, vae, vqvae, gan, nice, told, reader",
+    ),
     (("vae", "--seed", "3", "--out", "x"), "'3': not among the seeds in params.yaml; known: 0"),
     (("vae", "--count", "0", "--out", "x"), "--count: '0': should be a whole number of at least 1"),
     (
@@ -127,6 +144,16 @@ WRONG = [
         ("told", "--class", "10", "--out", "x"),
         "--class: '10': no such class; known: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
     ),
+    (
+        ("vae", "--prompt", "a three", "--out", "x"),
+        "--prompt: vae was trained without captions; leave it out, or draw from one with them",
+    ),
+    (
+        ("reader", "--prompt", "a thin cat", "--out", "x"),
+        "--prompt: 'cat': in no caption of the training; known: a, thin, three",
+    ),
+    (("vae", "--best-of", "3", "--out", "x"), "--best-of: needs --prompt; add it"),
+    (("reader", "--best-of", "no", "--out", "x"), "--best-of: 'no': should be a whole number of at least 1"),
     (
         ("vae", "--complete", "wide.png", "--out", "x"),
         "--complete: vae cannot complete images; use an autoregressive model, such as pixelcnn",

@@ -35,11 +35,13 @@ class Arrays:
 
     images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
     brightness: uint8 (N, C, H, W), 255 times the probability that a pixel is white, if training draws them anew.
+    captions: int16 (N, K, length), K of each image as numbers of words (`workflow.data.captions`), if they have any.
     """
 
     images: Array
     labels: Array
     brightness: Array | None = None
+    captions: Array | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,6 +83,7 @@ class Card:
     mixture: if the data are points, stored as images of two pixels.
     teacher: name of the frozen model that the images were drawn from, whose density is known exactly; "" if it is not.
     rate: samples a second, if the data are signals by µ-law, stored as images of one row; else 0.
+    words, caption_length: the vocabulary of the user's own captions, and how many words one has at most.
     """
 
     name: str
@@ -100,6 +103,8 @@ class Card:
     mixture: Mixture | None = None
     teacher: str = ""
     rate: int = 0
+    words: tuple[str, ...] = ()
+    caption_length: int = 0
 
 
 def write_arrays(path: Path, arrays: dict[str, Array], metadata: str = "") -> None:
@@ -174,7 +179,7 @@ def _digest(path: Path) -> str:
 
 
 def write_images(path: Path, images: Pieces) -> None:
-    """Write images, labels and, if there are any, brightness piece by piece, atomically.
+    """Write images, labels and, if there are any, captions and brightness piece by piece, atomically.
 
     The bytes are those of `write_arrays` for the whole.
     """
@@ -184,8 +189,13 @@ def write_images(path: Path, images: Pieces) -> None:
     pixels = ["images"] if first.brightness is None else ["brightness", "images"]
     header: dict[str, Any] = {"__metadata__": {"bakeoff": BLANK_SEAL}}
     header["labels"] = {"dtype": "I64", "shape": [count], "data_offsets": (0, 8 * count)}
+    done = 8 * count
+    if first.captions is not None:
+        words = (count, *first.captions.shape[1:])
+        header["captions"] = {"dtype": "I16", "shape": words, "data_offsets": (done, done + 2 * math.prod(words))}
+        done += 2 * math.prod(words)
     for i, name in enumerate(pixels):
-        ends = tuple(8 * count + n * math.prod(shape) for n in (i, i + 1))
+        ends = tuple(done + n * math.prod(shape) for n in (i, i + 1))
         header[name] = {"dtype": "U8", "shape": shape, "data_offsets": ends}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # layout of the format: length of the header, header, tensors
@@ -197,6 +207,8 @@ def write_images(path: Path, images: Pieces) -> None:
                 file.fileno(), 0, start + header["images"]["data_offsets"][1]
             )  # on a full disk, writing to a memory map kills the process
         maps = {"labels": np.memmap(temporary, "<i8", "r+", start, (count,))}
+        if "captions" in header:
+            maps["captions"] = np.memmap(temporary, "<i2", "r+", start + 8 * count, header["captions"]["shape"])
         for name in pixels:
             maps[name] = np.memmap(temporary, np.uint8, "r+", start + header[name]["data_offsets"][0], shape)
         done = 0
@@ -252,5 +264,5 @@ def read_card(folder: Path = PREPARED) -> Card:
 def as_card(content: dict[str, Any]) -> Card:
     """The card from the content of its file."""
     mixture = content.get("mixture") and Mixture(**content["mixture"])
-    lists = {key: tuple(content[key]) for key in ("shape", "classes")}
+    lists = {key: tuple(content[key]) for key in ("shape", "classes")} | {"words": tuple(content.get("words", ()))}
     return Card(**{**content, **lists, "mixture": mixture})

@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from workflow.data.arrays import Card, read_card
+from workflow.data.captions import language_of
 from workflow.errors import BakeoffError
 from workflow.params import PATH, Data, Embedded, Entry, Params
 from workflow.paths import DVC_LOCK, PREPARED
@@ -78,6 +79,27 @@ def check_model(name: str, entry: Entry, card: Card) -> None:
     if asked not in (0, known):
         remedy = f"set {known}, or 0 for a model that is not conditioned on them" if known else "set 0"
         raise BakeoffError(f"{PATH}: models.{name}.classes: {asked}: the data have {known or 'no'} classes; {remedy}")
+    _check_captions(name, entry, card)
+
+
+def _check_captions(name: str, entry: Entry, card: Card) -> None:
+    """Check what a model with captions is told of their vocabulary and length."""
+    asked, length = (entry.hyperparameters.get(key, 0) for key in ("vocabulary", "caption_length"))
+    if not asked:
+        return
+    language, where = language_of(card), f"{PATH}: models.{name}"
+    if not language:
+        raise BakeoffError(
+            f"{where}.vocabulary: {asked}: the data have neither captions nor classes to make them of; add "
+            "captions.csv to your pictures, or set 0"
+        )
+    if asked != (words := len(language.words)):
+        raise BakeoffError(f"{where}.vocabulary: {asked}: the captions to train on have {words} words; set {words}")
+    if length < language.length:
+        raise BakeoffError(
+            f"{where}.caption_length: {length}: a caption to train on has {language.length} words; set "
+            f"{language.length} or more"
+        )
 
 
 def _more(data: Data, card: Card, split: str) -> str:

@@ -63,13 +63,13 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
     Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split, and for
     what is not valid CSV or JSON.
     """
-    rows = _objects(path) if path.suffix.casefold() == ".jsonl" else _lines(path)
+    rows = _objects(path) if path.suffix.casefold() == ".jsonl" else csv_rows(path)
     first = next(rows, None)
     where = _columns(first[1], present if path.name.casefold() == NAMES[0] else ()) if first else None
     if where is None and path.name.casefold() != NAMES[0]:
         return None
     lines = list(rows)
-    stored = {unicodedata.normalize("NFC", name): name for name in present}  # macOS writes é as e and an accent
+    stored = stored_names(present)
     if first and where:
         _check_columns(path, first[1], lines, where)
     elif first:
@@ -81,8 +81,8 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
     return Table(path, _rows(path, lines, where, stored))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows that are not empty, with their numbers."""
+def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The rows of CSV that are not empty, with the numbers of their lines; BakeoffError if it is not valid."""
     text = _text(path)
     first = text.partition("\n")[0]
     rows = csv.reader(
@@ -183,15 +183,20 @@ def _check_columns(path: Path, header: list[str], rows: list[tuple[int, list[str
 
 def _check_first(path: Path, line: int, cells: list[str], stored: dict[str, str]) -> None:
     """Raise BakeoffError if the first row of a table without a known header looks like a header of other names."""
-    if not PurePath(cells[0]).suffix and _stored_name(cells[0], stored) is None:
+    if not PurePath(cells[0]).suffix and stored_name(cells[0], stored) is None:
         raise BakeoffError(
             f"{shown(path)}: line {line}: {shown(cells[0])}: no such file; if the line is a header, call its columns "
             "file, class and split, and otherwise correct the path, with its ending"
         )
 
 
-def _stored_name(told: str, stored: dict[str, str]) -> str | None:
-    """The name of a file as the system has it, from the name in a table; stored: these, by their composed form."""
+def stored_names(present: Collection[str]) -> dict[str, str]:
+    """The names of files as the system has them, by their composed form: macOS writes é as e and an accent."""
+    return {unicodedata.normalize("NFC", name): name for name in present}
+
+
+def stored_name(told: str, stored: dict[str, str]) -> str | None:
+    """The name of a file as the system has it, from the name in a table; stored: what `stored_names` returns."""
     for name in (told, told.replace("\\", "/").removeprefix("./")):
         if found := stored.get(unicodedata.normalize("NFC", name)):
             return found
@@ -207,7 +212,7 @@ def _rows(
         values = {column: cells[place] if place < len(cells) else "" for column, place in where.items()}
         if not (told := values["file"]):
             raise BakeoffError(f"{shown(path)}: line {line}: no file; add it, or remove the row")
-        name = _stored_name(told, stored)
+        name = stored_name(told, stored)
         if name is None:
             missing.append(told)
             continue

@@ -21,6 +21,9 @@ not among those to train with; `images` and the like beside other folders, which
 Tables. `labels.csv`, `metadata.csv` or `metadata.jsonl` (see `label_table`) at the top, or in each folder of a split,
 takes precedence over folders for what it has columns for: classes, splits or both. Pictures that it does not name are
 left out, counted.
+
+Captions. Each `captions.csv` (see `captions`), wherever it lies, says what the pictures below its folder show. If there
+is one, every picture that is used must have a caption.
 """
 
 import re
@@ -31,6 +34,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
+from workflow.data import captions
 from workflow.data.arrays import SPLITS
 from workflow.data.label_table import METADATA, NAMES, SPLIT_NAMES, Row, Table, read_table
 from workflow.data.listing import Entry, list_files, shown, some
@@ -83,11 +87,15 @@ RECORDINGS = Medium("recording", frozenset((".wav", ".wave")), frozenset((".wav"
 
 @dataclass(frozen=True)
 class File:
-    """A file that may be a picture. parts: its path relative to the folder. split, label: "" if there are none."""
+    """A file that may be a picture.
+
+    parts: its path relative to the folder. split, label: "" if there are none. captions: what it shows, in words.
+    """
 
     parts: Parts
     split: str
     label: str
+    captions: tuple[str, ...] = ()
 
 
 @dataclass
@@ -181,9 +189,11 @@ class _Reader:
         pictures = self._only_listed(pictures)
         self._find_splits(pictures)
         pictures = self._only_in_splits(pictures)
-        label_of = self._labels(pictures)
+        label_of, said = self._labels(pictures), self._captions([(*self._base, *parts) for parts in pictures])
         layout.files = [
-            File((*self._base, *parts), self._split_of.get(parts, ""), label_of.get(parts, "")) for parts in pictures
+            File(path, self._split_of.get(parts, ""), label_of.get(parts, ""), said.get(path, ()))
+            for parts in pictures
+            for path in [(*self._base, *parts)]
         ]
         layout.splits = tuple(split for split in SPLITS if split in self._split_of.values())
         check_classes(self._root, layout.files, self._medium.word)
@@ -245,7 +255,7 @@ class _Reader:
             ending = PurePath(entry.parts[-1]).suffix.lower()
             if stat.S_ISLNK(entry.mode):
                 left_out["links left out"] += 1
-            elif self._medium.has(entry) or self._root.joinpath(*entry.parts) in tables:
+            elif self._medium.has(entry) or _has_captions(entry) or self._root.joinpath(*entry.parts) in tables:
                 continue
             elif ending in self._medium.seen - self._medium.endings:  # HEIC, whose plug-in is missing
                 left_out[f"{ending} files left out, which `uv pip install pillow-heif` lets be read"] += 1
@@ -278,6 +288,27 @@ class _Reader:
             else:
                 listed.append(parts)
         return listed
+
+    # Captions
+
+    def _captions(self, pictures: list[Parts]) -> dict[Parts, tuple[str, ...]]:
+        """The captions of each picture, by its whole path; empty if there are none."""
+        found: dict[Parts, tuple[str, ...]] = {}
+        tables = [entry.parts for entry in self._entries if _has_captions(entry)]
+        for parts in tables:
+            folder = "".join(f"{part}/" for part in parts[:-1])
+            present = {name.removeprefix(folder) for name in self._names if name.startswith(folder)}
+            for name, texts in captions.read_captions(self._root.joinpath(*parts), present).items():
+                path = (*parts[:-1], *name.split("/"))
+                found[path] = (*found.get(path, ()), *texts)
+        if tables and (without := ["/".join(parts) for parts in pictures if parts not in found]):
+            raise self._error(
+                f"has {len(without):,} of {len(pictures):,} {self._medium.word}s without a caption ({some(without)}); "
+                f"add them to {captions.NAME}, or move them elsewhere"
+            )
+        if tables:
+            self._layout.notes.append(f"captions from {captions.NAME}")
+        return found
 
     # Splits
 
@@ -422,6 +453,11 @@ class _Reader:
                 f"has {_and(neutral)}{beside}, which look like pictures and their masks rather than classes; move what "
                 f"is not to be trained on elsewhere, or rename {_and(neutral)} if that is a class"
             )
+
+
+def _has_captions(entry: Entry) -> bool:
+    """Whether an entry is a table of captions."""
+    return entry.parts[-1].casefold() == captions.NAME and stat.S_ISREG(entry.mode)
 
 
 def _folders_of(pictures: list[Parts]) -> dict[Parts, str]:

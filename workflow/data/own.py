@@ -70,6 +70,7 @@ def write_own(raw: Path, own: Own, remedy: Callable[[Counter[str]], str], **abou
         understood=layout.in_words(len(classes)),
         files=dict(sorted((own.counts + Counter({f"{word}s used": len(files)})).items())),
         **({"given": dict(given)} if layout.splits else {}),
+        **({"captions": [file.captions for file in files.values()]} if any(f.captions for f in files.values()) else {}),
     )
 
 

@@ -6,13 +6,14 @@ million images need no more memory than a thousand.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from workflow.data.arrays import SPLITS, Array, Arrays, Pieces, read_images, write_images
+from workflow.data.captions import in_numbers, learn
 from workflow.errors import BakeoffError
 from workflow.files import read_json, write_json
 from workflow.params import ArrayFile, Data, Embedded, Folder, Published, Signals
@@ -31,7 +32,7 @@ def write_raw(folder: Path, images: Pieces, **about: Any) -> None:
         folder: to write to.
         images: all images of the set.
         about: source, licence, levels, classes; and, if the set comes with splits, `given`: the number of images in
-            each, in their order in the file.
+            each, in their order in the file; if it has captions, `captions`: the texts of each image.
     """
     write_images(folder / "images.safetensors", images)
     write_json(folder / "about.json", about)
@@ -70,7 +71,8 @@ class Chosen:
             elif self.binarise in ("stochastic", "dynamic"):
                 brightness = x if self.binarise == "dynamic" else None
                 x = (rng.random(x.shape, np.float32) * 255 < x).astype(np.uint8)
-            yield Arrays(x, y, brightness)
+            captions = None if self.images.captions is None else self.images.captions[chosen]
+            yield Arrays(x, y, brightness, captions)
 
 
 def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any]]:
@@ -81,6 +83,7 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
     trained on. Raises BakeoffError if a split would be empty.
     """
     everything, about = read_images(raw / "images.safetensors"), read_json(raw / "about.json")
+    captions: list[list[str]] = about.pop("captions", [])
     given: dict[str, int] = about.pop("given", {})
     rng = np.random.default_rng(settings.seed)
     shares = {"test": settings.test, "valid": settings.valid} if settings.test else {"valid": settings.valid}
@@ -100,6 +103,9 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
             labels = everything.labels
             numbers = {split: np.bincount(labels[i], minlength=count).tolist() for split, i in places.items()}
             about["class_counts"] = {split: numbers[split] for split in SPLITS}
+    if captions:
+        everything, told = _captioned(everything, captions, places["train"])
+        about |= told
     about |= {
         "name": settings.name,
         "shape": list(everything.images.shape[1:]),
@@ -111,6 +117,16 @@ def prepare(settings: Data, raw: Path) -> tuple[dict[str, Chosen], dict[str, Any
     if isinstance(settings, Published):
         return _published(everything, places, settings), _about_published(about, settings)
     return {split: Chosen(everything, indices) for split, indices in places.items()}, about
+
+
+def _captioned(images: Arrays, captions: list[list[str]], train: Indices) -> tuple[Arrays, dict[str, Any]]:
+    """The images with their captions in the language of those of the training images; what the card says of it.
+
+    captions: texts of each image. train: places of the training images.
+    """
+    language = learn(text for place in train.tolist() for text in captions[place])
+    told = {"words": list(language.words), "caption_length": language.length}
+    return replace(images, captions=in_numbers(captions, language)), told
 
 
 def check_sizes(sizes: Mapping[str, int], files: Mapping[str, int] | None = None) -> None:

@@ -21,19 +21,21 @@ class ImageSet:
 
     images: uint8 (N, C, H, W), values 0..levels-1. labels: int64 (N,).
     brightness: uint8 (N, C, H, W), 255 times the probability that a pixel is white, if training draws them anew.
+    captions: int16 (N, K, length), K of each image as numbers of words (`workflow.data.captions`), if they have any.
     """
 
     images: Tensor
     labels: Tensor
     brightness: Tensor | None = None
+    captions: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> "ImageSet":
         """The same on another device."""
-        brightness = None if self.brightness is None else self.brightness.to(device)
-        return ImageSet(self.images.to(device), self.labels.to(device), brightness)
+        moved = (None if one is None else one.to(device) for one in (self.brightness, self.captions))
+        return ImageSet(self.images.to(device), self.labels.to(device), *moved)
 
     def to_device_if_it_fits(self, device: torch.device) -> "ImageSet":
         """On the device if that takes at most half of its free memory; otherwise unchanged, perhaps memory-mapped."""
@@ -103,5 +105,6 @@ def read_split(split: str, folder: Path = PREPARED) -> ImageSet:
             f"the file was changed or damaged: delete it and run `dvc repro prepare`"
         )
     with reading(path, "pt") as file:
-        brightness = file.get_tensor("brightness") if "brightness" in file.keys() else None  # noqa: SIM118 -- no dictionary
-        return ImageSet(file.get_tensor("images"), file.get_tensor("labels"), brightness)
+        found = file.keys()
+        more = (file.get_tensor(name) if name in found else None for name in ("brightness", "captions"))
+        return ImageSet(file.get_tensor("images"), file.get_tensor("labels"), *more)

@@ -4,6 +4,7 @@ What is measured depends on what a model can do (the protocols in `models/base.p
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +15,19 @@ from workflow.evaluation.density import by_bayes_rule, density
 from workflow.evaluation.evaluator import Evaluator
 from workflow.evaluation.metrics.neighbours import nearest, spread
 from workflow.evaluation.other_features import of_each
+from workflow.evaluation.prompts import prompted
 from workflow.evaluation.representation import fine_tuned, latent_space, representation
 from workflow.evaluation.scores import Scores, combine
 from workflow.evaluation.utility import hits_after_training_on
-from workflow.models.base import HasComplete, HasHold, HasInterpolate, HasReconstruct, HasSampleGiven, Model
+from workflow.models.base import (
+    HasComplete,
+    HasHold,
+    HasInterpolate,
+    HasReconstruct,
+    HasSampleGiven,
+    Model,
+    reads_captions,
+)
 from workflow.operations import operations
 from workflow.random_streams import Stream, make_generator
 
@@ -37,6 +47,7 @@ def evaluate(
     scores = evaluator.scores(draws) | evaluator.memorisation(draws)
     known, bits = density(model, evaluator, seed)
     obedience, drawn = _conditional(model, evaluator, len(draws[0]), seed)
+    prompts, of_prompts = _prompted(model, evaluator, len(draws[0]), seed)
     bayes, kept = by_bayes_rule(model, evaluator, seed, bits)
     learned, few, errors = representation(model, evaluator)
     seen_otherwise, moved = of_each(evaluator.others, draws)
@@ -51,7 +62,8 @@ def evaluate(
         **seen_otherwise,
     }
     shown = _pictures(model, draws[0], evaluator, seed) | latent_space(model, evaluator, seed)
-    return metrics | known | bayes, shown | bits | kept | drawn | scores.pictures | errors | moved
+    pictures = shown | bits | kept | drawn | of_prompts | scores.pictures | errors | moved
+    return metrics | known | bayes | prompts, pictures
 
 
 @torch.no_grad()
@@ -73,6 +85,24 @@ def _conditional(model: Model, evaluator: Evaluator, count: int, seed: int) -> t
     rows = [images[row : row + columns] for row in range(0, len(y) - columns + 1, model.classes)][:CLASS_ROWS]
     scores = combine([[({"class_accuracy": share}, {}) for share in shares]])
     return scores | _utility(ImageSet(images, y), evaluator, model.device), {"class_grid": torch.stack(rows)}
+
+
+@torch.no_grad()
+def _prompted(model: Model, evaluator: Evaluator, count: int, seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a model with captions draws of prompts (`workflow.evaluation.prompts`); nothing of another."""
+    generator, over = make_generator(model.device, seed, Stream.CLASS_SAMPLES), partial(evaluator.over, model)
+    if not reads_captions(model):
+        return {}, {}
+    reader = model.sample_captioned
+
+    def draw(captions: Tensor) -> Tensor:
+        return over(reader, captions, generator)
+
+    def classify(images: Tensor) -> list[Tensor]:
+        return [found.classes for found in evaluator.outputs(images) if found.classes is not None]
+
+    known = classify if evaluator.real[0].classes is not None else None
+    return prompted(evaluator.card, evaluator.test.captions, model.caption_length, count, draw, known)
 
 
 def _utility(drawn: ImageSet, evaluator: Evaluator, device: torch.device) -> Scores:

@@ -7,7 +7,7 @@ implementing the protocols below; a model without a capability simply lacks the 
 
 import math
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -82,7 +82,8 @@ class Model(nn.Module):
 
         Args:
             x: images, uint8 (N, C, H, W).
-            y: their classes, int64 (N,); ignored by unconditional models.
+            y: their classes, int64 (N,); ignored by unconditional models. With `vocabulary`, K captions of each
+                (`HasCaptions`), int64 (N, K, caption_length).
             player: whose turn it is, a key of `players`.
             generator: source of all random numbers but those of dropout, on the model's device.
         """
@@ -182,6 +183,32 @@ class HasSampleGiven(Protocol):
 
     def sample_given(self, y: Tensor, generator: Generator) -> Tensor:
         """Draw one image of each class y, int64 (N,), 0..classes-1: uint8 (N, C, H, W)."""
+
+
+@runtime_checkable
+class HasCaptions(Protocol):
+    """Draws images of captions, if `vocabulary` is not 0.
+
+    A caption is a row of the numbers of its words, 1..vocabulary, and zeros after them, `caption_length` in all. The
+    blank one, of zeros alone, says nothing.
+    """
+
+    vocabulary: int
+    caption_length: int
+
+    def sample_captioned(self, captions: Tensor, generator: Generator, tries: int = 1) -> Tensor:
+        """Draw one image of each caption, int64 (N, caption_length): uint8 (N, C, H, W).
+
+        tries: of so many draws, the one that the model finds most probable given the caption is kept.
+        """
+
+    def log_prob_captioned(self, x: Tensor, captions: Tensor, generator: Generator) -> Tensor:
+        """log p(x|caption) of images x, uint8 (N, C, H, W), each with its own: as exact as `log_prob`, nats (N,)."""
+
+
+def reads_captions(model: object) -> TypeGuard[HasCaptions]:
+    """Whether a model has been built to read captions."""
+    return isinstance(model, HasCaptions) and model.vocabulary > 0
 
 
 class Decodings(NamedTuple):

@@ -16,10 +16,12 @@ from workflow.models.layers.codes import Codebook
 from workflow.models.layers.common import draw_categorical, quarter, to_unit, walk
 from workflow.models.layers.convolutions import downsample, upsample
 from workflow.models.layers.fsq import ScalarCodebook
+from workflow.models.layers.noise import integers, uniform
 from workflow.models.layers.pixels import Decoder, PixelDistribution
-from workflow.models.layers.priors import MaskedPrior, Prior, make_prior
+from workflow.models.layers.priors import AnyPrior, CaptionedPrior, MaskedPrior, Prior, make_prior
 
 FEATURES = 64  # size of the critic's last hidden layer
+BLANK = 0.1  # share of captions that are left out in training (Ho & Salimans 2022, Classifier-Free Diffusion Guidance)
 
 
 class VqVae(Model):
@@ -29,6 +31,10 @@ class VqVae(Model):
     tells images from their reconstructions, the means of p(x|z). Samples stay draws from p(x|z), so that the bound is
     that of their distribution. The critic judges a whole image, not patches, and its features stand for those of the
     paper's pretrained network.
+
+    With `vocabulary`, text to image as DALL-E 1 does it (Ramesh et al. 2021, Zero-Shot Text-to-Image Generation): the
+    prior, a causal transformer, reads the words of a caption before the codes of its image. p(x) is then that of the
+    blank caption, which takes the place of one in ten while it is trained.
 
     Args:
         shape: of an image, (C, H, W).
@@ -57,6 +63,8 @@ class VqVae(Model):
             long as that of the reconstruction (Esser et al. 2021, eq. 6 and 7); 0 for no critic.
         perceptual: weight of the squared distance between the critic's features of an image and of its reconstruction
             (Larsen et al. 2016, Autoencoding beyond pixels using a learned similarity metric, eq. 7).
+        vocabulary: number of words in the captions to train on, which an error names if it is another; 0: no captions.
+        caption_length: of captions, how many words one has at most.
     """
 
     title = "VQ-VAE"
@@ -64,7 +72,8 @@ class VqVae(Model):
     family = "vector-quantised"
     taxonomy = "explicit approximate"
     likelihood = "bound"
-    unranked = ("prior_order", "prior_temperature")  # of sampling alone
+    # Of sampling alone; p(x|caption) and p(x) cannot be compared.
+    unranked = ("prior_order", "prior_temperature", "vocabulary", "caption_length")
     objective = "min −log p(x|z) − log p(z) + β ‖zₑ(x) − sg(e_z)‖²,  z = argminₖ ‖zₑ(x) − eₖ‖"
     about = (
         "An encoder maps an image to a small grid of codebook entries, a decoder maps the grid to a distribution over "
@@ -96,6 +105,8 @@ class VqVae(Model):
         decoder: Decoder = "categorical",
         adversarial: Annotated[float, Field(ge=0)] = 0.0,
         perceptual: Annotated[float, Field(ge=0)] = 0.0,
+        vocabulary: Annotated[int, Field(ge=0)] = 0,
+        caption_length: Annotated[int, Field(ge=0)] = 0,
     ) -> None:
         super().__init__(shape, levels)
         self.grid, colours, wide = quarter(shape), shape[0], 2 * channels
@@ -119,15 +130,18 @@ class VqVae(Model):
             nn.Unflatten(1, (self.distribution.outputs, colours)),
         )
         any_order = _any_order(prior, math.prod(self.grid), prior_passes, prior_order, prior_temperature)
-        self.prior = make_prior(
-            prior, self.grid, len(self.codebook.available), prior_channels, prior_layers, dropout, any_order
-        )
+        self.vocabulary, self.caption_length = vocabulary, caption_length
+        size_of_prior = (self.grid, len(self.codebook.available), prior_channels, prior_layers, dropout)
+        if _captioned(prior, vocabulary, caption_length):
+            self.prior: AnyPrior = CaptionedPrior(*size_of_prior, vocabulary, caption_length)
+        else:
+            self.prior = make_prior(prior, *size_of_prior, any_order)
         self.tightens = prior != "masked"  # whose own bound is a random one
         self.adversarial, self.perceptual = adversarial, perceptual
         self.critic = critic_network(shape, channels, FEATURES, 1, "convolutional") if adversarial else None
         if self.critic is not None:  # a bias would learn nothing while all outputs are within the margin of the loss
             self.critic[-1] = nn.Linear(FEATURES, 1, bias=False)
-        extras = ["FSQ" if fsq else "", "masked prior" if prior == "masked" else ""]
+        extras = ["FSQ" if fsq else "", "masked prior" if prior == "masked" else "", "captions" if vocabulary else ""]
         self.title = "VQ-GAN" if adversarial else "VQ-VAE"
         self.title += f" ({', '.join(filter(None, extras))})" if any(extras) else ""
         self.objective = _objective(fsq=fsq is not None, adversarial=adversarial > 0)
@@ -142,6 +156,9 @@ class VqVae(Model):
     def loss(self, x: Tensor, y: Tensor, player: str, generator: Generator) -> dict[str, Tensor]:
         """Reconstruction, commitment and prior terms, nats per image; the prior sends no gradient to the codes.
 
+        With captions, y holds K of each image, int64 (N, K, caption_length), of which one is drawn. If it holds
+        classes, int64 (N,), all captions are blank.
+
         With a critic, also the perceptual and the adversarial loss. The critic has a loss of its own.
         """
         if player == "critic":
@@ -149,7 +166,7 @@ class VqVae(Model):
         z = self.encoder(to_unit(x, self.levels)).float()
         indices = self.codebook.nearest(z.detach())
         pixels = self.decoder(self.codebook.quantise(z, indices))
-        terms = self._two_parts(x, pixels, self.prior.mean_bound(indices, self.codebook.available, generator))
+        terms = self._two_parts(x, pixels, self._mean_of_prior(indices, y, generator))
         loss = terms["reconstruction"]
         if self.critic is not None:
             terms |= self._against(self.critic, x, pixels, loss)
@@ -164,9 +181,16 @@ class VqVae(Model):
 
     @torch.no_grad()
     def validate(self, x: Tensor, y: Tensor, generator: Generator) -> dict[str, Tensor]:
-        """Length of the two-part code, nats per image: the negative of `log_prob`, without the other terms."""
+        """Length of the two-part code, nats per image: the negative of `log_prob`, without the other terms.
+
+        With captions, that of an image given one of its own.
+        """
         indices = self.indices(x)
-        terms = self._two_parts(x, self.pixels(indices), self.prior_log_prob(indices, generator).mean())
+        if isinstance(self.prior, CaptionedPrior):
+            prior = self._mean_of_prior(indices, y, generator)
+        else:
+            prior = self.prior_log_prob(indices, generator).mean()
+        terms = self._two_parts(x, self.pixels(indices), prior)
         return {
             "loss": terms["reconstruction"] + terms["prior"],
             **terms,
@@ -206,6 +230,15 @@ class VqVae(Model):
         """log p(x, z) = log p(x|z) + log p(z), nats (N,); of a masked prior a lower bound of it."""
         return self.distribution.log_prob(self.pixels(indices), x) + self.prior_log_prob(indices, generator)
 
+    def log_prob_captioned(self, x: Tensor, captions: Tensor, generator: Generator) -> Tensor:
+        """log p(x|z) + log p(z|caption) for the encoder's z, a lower bound of log p(x|caption), nats (N,).
+
+        x: uint8 (N, C, H, W). captions: one for each, int64 (N, caption_length).
+        """
+        indices = self.indices(x)
+        prior = self._captioned_prior.log_prob_given(indices, self.codebook.available, captions)
+        return self.distribution.log_prob(self.pixels(indices), x) + prior
+
     def prior_log_prob(self, indices: Tensor, generator: Generator) -> Tensor:
         """log p(z) of grids of codes, int64 (N, h, w), nats (N,), of a masked prior a lower bound of it.
 
@@ -232,6 +265,11 @@ class VqVae(Model):
                 "A pass of the prior keeps the codes that it is surest of, so samples follow another distribution than "
                 "the one whose likelihood is bounded, which draws as many codes a pass in random order."
             )
+        if self.vocabulary:
+            notes.append(
+                "Its samples and bits/dim are those of the blank caption, which one training image in ten has; it "
+                "learns to predict images from captions, not captions."
+            )
         if self.critic is not None:
             notes.append(
                 "The critic has seen means of p(x|z); samples are draws from it, whose distribution has the bound."
@@ -242,6 +280,23 @@ class VqVae(Model):
     def sample(self, n: int, generator: Generator) -> Tensor:
         """Draw grids of codes and an image from p(x|z) for each, uint8 (n, C, H, W)."""
         return self.distribution.draw(self.pixels(self.draw_indices(n, generator)), generator)
+
+    @torch.no_grad()
+    def sample_captioned(self, captions: Tensor, generator: Generator, tries: int = 1) -> Tensor:
+        """Draw one image for each caption, int64 (N, caption_length), uint8 (N, C, H, W).
+
+        tries: how many grids of codes are drawn for each caption; that with the highest log p(z|caption) is decoded.
+        """
+        prior, available = self._captioned_prior, self.codebook.available
+        grids = prior.draw_given(captions, available, generator)
+        if tries > 1:
+            best = prior.log_prob_given(grids, available, captions)
+        for _ in range(tries - 1):
+            others = prior.draw_given(captions, available, generator)
+            found = prior.log_prob_given(others, available, captions)
+            grids = torch.where((found > best).view(-1, 1, 1), others, grids)
+            best = torch.maximum(found, best)
+        return self.distribution.draw(self.pixels(grids), generator)
 
     @torch.no_grad()
     def decodings(self, n: int, generator: Generator) -> Decodings:
@@ -280,6 +335,21 @@ class VqVae(Model):
         path = walk(ends[0].flatten(1), ends[1].flatten(1), steps).flatten(0, 1)
         indices = self.codebook.nearest(path.unflatten(1, ends[0].shape[1:]))
         return self.distribution.mean(self.pixels(indices)).view(len(a), steps, *self.shape)
+
+    @property
+    def _captioned_prior(self) -> CaptionedPrior:
+        assert isinstance(self.prior, CaptionedPrior)
+        return self.prior
+
+    def _mean_of_prior(self, indices: Tensor, y: Tensor, generator: Generator) -> Tensor:
+        """The mean of log p(z), or of log p(z|caption) with one caption of each image, nats, (); y: as of `loss`."""
+        if not isinstance(self.prior, CaptionedPrior):
+            return self.prior.mean_bound(indices, self.codebook.available, generator)
+        captions = self.prior.blank(len(indices)) if y.ndim == 1 else _one_each(y, generator)
+        if self.training:
+            left_out = uniform((len(captions), 1), generator, captions.device) < BLANK
+            captions = captions.masked_fill(left_out, 0)
+        return self.prior.log_prob_given(indices, self.codebook.available, captions).mean()
 
     def _two_parts(self, x: Tensor, pixels: Tensor, prior: Tensor) -> dict[str, Tensor]:
         """The lengths of both parts, nats per image; prior: the mean of log p(z), ()."""
@@ -332,6 +402,21 @@ def _any_order(prior: Prior, codes: int, passes: int, order: Order, temperature:
     if passes > codes:
         raise ValueError(f"prior_passes {passes} exceeds the codes of an image ({codes})")
     return AnyOrder(codes, passes or codes, order, temperature)
+
+
+def _captioned(prior: Prior, vocabulary: int, caption_length: int) -> bool:
+    """Whether there are captions; raises ValueError if the options do not agree."""
+    if (vocabulary == 0) != (caption_length == 0):
+        raise ValueError("captions need both vocabulary and caption_length")
+    if vocabulary and prior != "transformer":
+        raise ValueError("captions need a prior that reads them: set prior to transformer")
+    return vocabulary > 0
+
+
+def _one_each(captions: Tensor, generator: Generator) -> Tensor:
+    """One of the K captions of each image, drawn uniformly, from int64 (N, K, length): (N, length)."""
+    chosen = integers(captions.shape[1], len(captions), generator, captions.device)
+    return captions[torch.arange(len(captions), device=captions.device), chosen]
 
 
 def _objective(*, fsq: bool, adversarial: bool) -> str:

@@ -84,7 +84,7 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             training=over_training(snapshots["images"], levels) if len(snapshots["steps"]) else None,
             training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),
-            remarks=dict(_remarks(pictures)),
+            remarks=dict(_remarks(pictures, runs[0].metrics)),
             spectrum=_spectrum(pictures, label, number[name]),
         )
 
@@ -142,10 +142,24 @@ def _spectrum(pictures: dict[str, Array], label: str, series: int) -> Chart | No
     return spectrum(f"{label}: its spectrum of scales, next to that of a PCA", named, series)
 
 
-def _remarks(pictures: dict[str, Array]) -> Iterator[tuple[str, str]]:
+def _remarks(pictures: dict[str, Array], metrics: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "latent_shares" in pictures:
         across, up = (f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in pictures["latent_shares"].tolist())
         yield "latent_map", f"{across} of the variance across, {up} up"
+    if "prompts" in metrics:
+        yield "prompt_grid", _of_prompts(metrics["prompts"], metrics["counts"]["samples"])
+
+
+def _of_prompts(prompts: dict[str, Any], count: int) -> str:
+    """The prompts of the grid, from left to right, and how often the classifier finds what they name."""
+    asked = ", ".join(f"“{text}”{'*' if kept_out else ''}" for text, kept_out in prompts["shown"])
+    if "kept_out" not in prompts:
+        return asked
+    learned, kept_out = (f"{100 * prompts[kind]:.1f}\N{NO-BREAK SPACE}%" for kind in ("learned", "kept_out"))
+    return (
+        f"{asked}. The classifier finds the class that was named in {learned} of {count:,} images of wordings that it "
+        f"learned, in {kept_out} of as many of those kept out"
+    )
 
 
 def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Strip]]:
@@ -169,3 +183,6 @@ def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Stri
     if "class_grid" in pictures:
         rows = pictures["class_grid"]
         yield "class_grid", strip(rows, levels, rows.shape[1])
+    if "prompt_grid" in pictures:
+        rows = pictures["prompt_grid"]
+        yield "prompt_grid", strip(rows, levels, rows.shape[1])

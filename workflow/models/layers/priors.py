@@ -73,6 +73,77 @@ class TransformerPrior(CausalTransformer):
         return self.sample(n, generator, available[:, None].expand(-1, self.length)).view(n, *self.grid)
 
 
+class CaptionedPrior(CausalTransformer):
+    """The words of a caption, then the codes of a grid, as one sequence (Ramesh et al. 2021, DALL-E, section 2).
+
+    It predicts the codes alone; the paper's predicts the words, too, with a seventh of that weight. Captions are int64
+    (N, caption_length): numbers of words, 1..vocabulary, then zeros. One of zeros alone, the blank one, says nothing.
+
+    Args:
+        grid: height and width.
+        codes: their number.
+        width: features per word or code, rounded up to whole attention heads (`layers/codes.py`).
+        layers: their number.
+        dropout: during training.
+        vocabulary: number of words.
+        caption_length: words of a caption, at most.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int],
+        codes: int,
+        width: int,
+        layers: int,
+        dropout: float,
+        vocabulary: int,
+        caption_length: int,
+    ) -> None:
+        super().__init__(caption_length + math.prod(grid), codes + 1 + vocabulary, width, layers, dropout)
+        self.grid, self.codes, self.caption_length = grid, codes, caption_length
+        self.head = nn.Sequential(nn.LayerNorm(self.width), nn.Linear(self.width, codes))
+
+    def logits(self, captions: Tensor, codes: Tensor) -> Tensor:
+        """Logits of each code given the caption and the codes before it, (N, codes, h · w). codes: int64 (N, h · w)."""
+        hidden = self.hidden(torch.cat([self.codes + captions, codes], 1), len(self.layers))
+        logits: Tensor = self.head(hidden[:, self.caption_length :])
+        return logits.transpose(1, 2)
+
+    def log_prob_given(self, grids: Tensor, available: Tensor, captions: Tensor) -> Tensor:
+        """Exact log p of grids, int64 (N, h, w), given their captions, nats (N,)."""
+        logits = self.logits(captions, grids.flatten(1)).view(len(grids), -1, *self.grid)
+        return categorical_log_prob(_only(available, logits), grids)
+
+    def log_prob(self, grids: Tensor, available: Tensor, generator: Generator) -> Tensor:
+        """Exact log p of grids, int64 (N, h, w), given the blank caption, nats (N,)."""
+        return self.log_prob_given(grids, available, self.blank(len(grids)))
+
+    def mean_bound(self, grids: Tensor, available: Tensor, generator: Generator) -> Tensor:
+        """The mean of log p over grids, int64 (N, h, w), given the blank caption: nats, ()."""
+        return self.log_prob(grids, available, generator).mean()
+
+    @torch.no_grad()
+    def draw_given(self, captions: Tensor, available: Tensor, generator: Generator) -> Tensor:
+        """Draw a grid for each caption, code by code, int64 (N, h, w)."""
+        allowed = available[:, None].expand(-1, self.length)
+        drawn = self.sample(len(captions), generator, allowed, self.codes + captions)
+        return drawn[:, self.caption_length :].view(-1, *self.grid)
+
+    @torch.no_grad()
+    def draw(self, n: int, available: Tensor, generator: Generator) -> Tensor:
+        """Draw n grids given the blank caption, int64 (n, h, w)."""
+        return self.draw_given(self.blank(n), available, generator)
+
+    def blank(self, n: int) -> Tensor:
+        """n blank captions."""
+        return torch.zeros(n, self.caption_length, dtype=torch.long, device=self.positions.device)
+
+    @property
+    def passes_in_sequence(self) -> int:
+        """As in `Model`, to draw a grid: one per code, the first of which reads the caption."""
+        return math.prod(self.grid)
+
+
 class MaskedPrior(nn.Module):
     """A transformer that sees the known codes of a grid, before and after, and predicts the others.
 
@@ -134,9 +205,12 @@ class MaskedPrior(nn.Module):
         return _only(available, self(indices, hidden))
 
 
+AnyPrior = PixelCnnPrior | TransformerPrior | CaptionedPrior | MaskedPrior
+
+
 def make_prior(
     kind: Prior, grid: tuple[int, int], codes: int, width: int, layers: int, dropout: float, any_order: AnyOrder
-) -> PixelCnnPrior | TransformerPrior | MaskedPrior:
+) -> AnyPrior:
     """A prior of this kind; `any_order` is how a masked one draws, the other arguments are as of each."""
     if kind == "masked":
         return MaskedPrior(grid, codes, width, layers, dropout, any_order)

@@ -1,0 +1,73 @@
+"""What a model with captions draws of prompts, and whether a classifier finds in it what was asked for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workflow.data.arrays import Card
+from workflow.data.captions import language_of, read_prompt
+from workflow.data.wordings import Wording, shown, wordings
+
+ROWS, COLUMNS = 4, 20  # of the grid with one column per prompt
+
+
+def prompted(
+    card: Card,
+    own: Tensor | None,
+    length: int,
+    count: int,
+    draw: Callable[[Tensor], Tensor],
+    classify: Callable[[Tensor], Sequence[Tensor]] | None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The metrics "prompts" and the picture "prompt_grid", uint8 (ROWS, prompts, C, H, W).
+
+    Of prompts made of class names, the metrics have the share of `count` images in which the classifiers, on average,
+    find the class that was named, in wordings that were learned and in those kept out of training; "shown" is the
+    prompts of the grid, each with whether it was kept out. Of the user's own captions they have the prompts alone.
+
+    Args:
+        card: of the data.
+        own: captions of test images, int16 (N, K, length), if the user has any.
+        length: of the model's captions.
+        count: how many images of prompts are classified, of each kind.
+        draw: images, uint8 (N, C, H, W), of captions, int64 (N, length).
+        classify: the classes of images by each extractor, int64 (N,); None if they do not know the classes.
+    """
+    language, made = language_of(card), [] if card.words else wordings(card)
+    assert language  # `check_model` lets no other data pass
+
+    def images_of(texts: Sequence[str]) -> Tensor:
+        rows = {text: read_prompt(text, language.words, length) for text in set(texts)}
+        return draw(torch.from_numpy(np.stack([rows[text] for text in texts])))
+
+    found: dict[str, Any] = {}
+    for kind, kept_out in (("learned", False), ("kept_out", True)):
+        some = [one for one in made if one.kept_out == kept_out]
+        if some and classify:
+            found[kind] = _accuracy([some[i % len(some)] for i in range(count)], images_of, classify)
+    columns = [(one.text, one.kept_out) for one in shown(made)] if made else _own(own, language.words)
+    columns = columns[:COLUMNS]
+    if not columns:  # test captions of unknown words alone
+        return {"prompts": {"shown": []}}, {}
+    grid = images_of([text for text, _ in columns * ROWS])
+    return {"prompts": {**found, "shown": columns}}, {"prompt_grid": grid.unflatten(0, (ROWS, len(columns)))}
+
+
+def _accuracy(
+    asked: list[Wording],
+    images_of: Callable[[Sequence[str]], Tensor],
+    classify: Callable[[Tensor], Sequence[Tensor]],
+) -> float:
+    y = torch.tensor([one.label for one in asked])
+    seen = classify(images_of([one.text for one in asked]))
+    return float(torch.stack([classes == y for classes in seen]).double().mean())
+
+
+def _own(captions: Tensor | None, words: Sequence[str]) -> list[tuple[str, bool]]:
+    """The first caption of each of the first test images, as text; none of them was kept out on purpose."""
+    assert captions is not None
+    texts = [" ".join(words[number - 1] for number in row.tolist() if number) for row in captions[:, 0]]
+    return [(text, False) for text in dict.fromkeys(texts) if text]
