@@ -76,7 +76,7 @@ def test_the_file_names_its_schema_for_editors() -> None:
         ("models/theirs", {"kind": "external"}, "models.theirs: 'samples' is a required property"),
         ("models/theirs", {**THEIRS, "train": TRAIN}, "models.theirs: Additional properties are not allowed ('tr"),
         ("models/theirs", {**THEIRS, "samples": None}, "models.theirs.samples: None is not of type 'string'"),
-        ("models/vae/kind", "vea", "models.vae.kind: 'vea' is not one of ['autoencoder', 'ddpm', "),
+        ("models/vae/kind", "vea", "models.vae.kind: 'vea' is not one of ['autoencoder', 'consistency', 'ddpm', "),
         ("models/vae/kind", None, "models.vae: 'kind' is a required property"),
         ("models/My VAE", SMOKE["models"]["vae"], "models: 'My VAE' does not match '^[a-z0-9]"),
         ("data/name", "imagenet", "data.name: 'imagenet' is not one of ['digits', "),
