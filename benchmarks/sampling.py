@@ -4,7 +4,8 @@ Both draw from the same logits with the same random numbers. A full pass takes a
 first, so only some passes of the alternative are timed, draws included, and the time is scaled to all of them (column
 `timed`). `passes` is the distance to the floor: our time for a batch, in units of the one forward pass that does the
 same arithmetic. `off` is the largest difference between our logits and those of a full pass over the finished images;
-`same` is the share of our draws that these logits reproduce with the same random numbers.
+`same` is the share of our draws that these logits reproduce with the same random numbers. The transformer is that of
+codes and of pixels, which are drawn alike.
 """
 
 import math

@@ -235,12 +235,13 @@ class WaveNet(Model):
         al. 2016, Fast WaveNet Generation Algorithm): a step is a pass through one sample's worth of the network.
         """
         numbers = torch.zeros(n, self.length, dtype=torch.long, device=self.device)
-        queues = [self.first.bias.new_zeros(layer.dilation, n, self.channels) for layer in self._layers]
-        signal = self.first.bias.new_zeros(n, 2)  # the last two samples, the later one last
+        blank = self.first.bias.new_zeros
+        queues = [(layer, layer.dilation, blank(layer.dilation, n, self.channels).unbind()) for layer in self._layers]
+        signal, nothing = blank(n, 2), blank(())  # the last two samples, the later one last
         for i in range(self.length):
-            h, total = self.first(signal), self.first.bias.new_zeros(())
-            for layer, queue in zip(self._layers, queues, strict=True):
-                oldest = queue[i % layer.dilation]
+            h, total = self.first(signal), nothing
+            for layer, dilation, queue in queues:
+                oldest = queue[i % dilation]
                 entered = h
                 h, skipped = layer(entered, oldest, y)
                 oldest.copy_(entered)
