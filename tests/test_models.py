@@ -275,7 +275,7 @@ def test_passes_in_sequence_are_those_that_wait_for_one_another(entry: Entry, sh
     ],
 )
 def test_passes_in_sequence_of_the_models_for_digits(name: str, others: dict[str, Any], passes: int) -> None:
-    entry = params.load(ROOT / "params.yaml").models[name]
+    entry = params.load(ROOT / "presets/lectures.yaml").models[name]
     model = registry.build(entry.kind, (1, 8, 8), 17, {**entry.hyperparameters, **others}).eval()
     assert model.passes_in_sequence == passes
     assert count_passes(model, lambda: model.sample(2, _generator(0))) == passes

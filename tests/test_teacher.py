@@ -323,9 +323,10 @@ def test_the_report_has_the_truth_if_it_is_known(tmp_path: Path, monkeypatch: py
     assert found["models"]["nice"]["mean"]["true_kl"] == pytest.approx(2.65 - 1.61)
 
 
-def test_the_preset_has_the_default_runs_models() -> None:
+def test_the_presets_models_are_those_of_other_runs() -> None:
     preset, default = params.load(ROOT / "presets/teacher.yaml"), params.load(ROOT / "params.yaml")
-    assert preset.models == default.models
+    known = params.load(ROOT / "presets/lectures.yaml").models | default.models
+    assert preset.models == {name: known[name] for name in preset.models}
     assert preset.data.name == "teacher"
     for section in ("compute", "seeds", "sample", "evaluate"):
         assert getattr(preset, section) == getattr(default, section)

@@ -124,8 +124,8 @@ class DenseNetwork(nn.Module):
         """
         d = len(degrees.rank)
         before = (degrees.rank < torch.arange(1, d + 1, device=degrees.rank.device)[:, None]).to(self.out.weight.dtype)
-        layers = [_InOrder(*pair, n, d) for pair in zip(self._layers, degrees.hidden, strict=True)]
-        places = degrees.rank.argsort().tolist()
+        layers = [InOrder(*pair, n, d) for pair in zip(self._layers, degrees.hidden, strict=True)]
+        places = degrees.rank.argsort().cpu().tolist()
         weights, biases = self.out.weight.view(d, self.outputs, -1).mT, self.out.bias.view(d, -1)
         direct = None if self.direct is None else self.direct.weight.view(d, self.outputs, d).mT
 
@@ -153,7 +153,7 @@ class DenseNetwork(nn.Module):
         return degrees.hidden[-1] if len(degrees.hidden) else degrees.rank
 
 
-class _InOrder:
+class InOrder:
     """A hidden layer for n inputs of which more and more is known: each unit is computed once.
 
     Args:
@@ -164,7 +164,7 @@ class _InOrder:
     """
 
     def __init__(self, layer: MaskedLinear, degrees: Tensor, n: int, d: int) -> None:
-        sizes, ascending = degrees.bincount(minlength=d).tolist(), degrees.argsort(stable=True)
+        sizes, ascending = degrees.bincount(minlength=d).cpu().tolist(), degrees.argsort(stable=True)
         self.units = ascending.split(sizes)
         self.weights = [rows.T for rows in layer.weight[ascending].split(sizes)]
         self.biases = layer.bias[ascending].split(sizes)
