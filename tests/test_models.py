@@ -66,8 +66,9 @@ def _of_other_choices(entries: Iterable[tuple[str, Entry]]) -> list[tuple[str, E
     return list(found.values())
 
 
-# Of params.yaml and the presets; the small ones of the smoke preset first, then those for the digits.
-FILES = [ROOT / "presets/smoke.yaml", ROOT / "params.yaml", ROOT / "presets/lectures.yaml"]
+# Of params.yaml and the presets; the small ones of the smoke preset first, then those for the digits, of which the
+# lectures' first RBM is small.
+FILES = [ROOT / "presets/smoke.yaml", ROOT / "presets/lectures.yaml", ROOT / "params.yaml"]
 FILES += sorted(set((ROOT / "presets").glob("*.yaml")) - set(FILES))
 ENTRIES = _distinct(
     (f"{file.stem}-{name}", entry) for file in FILES for name, entry in params.load(file).models.items()
