@@ -137,7 +137,7 @@ def _plain(case: Case) -> None:
     """The loop that everybody writes."""
     model, settings, generator = case.model, case.settings, Generator().manual_seed(0)
     optimisers = {
-        name: torch.optim.AdamW(player.parameters(), settings.lr, settings.betas, weight_decay=settings.weight_decay)
+        name: torch.optim.AdamW(player.parameters(), settings.lr, settings.betas, settings.eps, settings.weight_decay)
         for name, player in model.players.items()
     }
     batches = _loader(case.images.images, case.images.labels, settings.batch_size)

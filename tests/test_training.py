@@ -202,6 +202,7 @@ def _cosine(progress: float) -> float:
     ("options", "factors"),
     [
         ({}, [1.0] * 10),
+        ({"eps": 3.0}, [0.25] * 10),  # a slope of 1 over 1 + eps
         ({"warmup": 0.4}, [0.25, 0.5, 0.75, *[1.0] * 7]),
         ({"schedule": "cosine"}, [_cosine((step - 1) / 9) for step in range(1, 11)]),
         (
@@ -209,9 +210,9 @@ def _cosine(progress: float) -> float:
             [0.25, 0.5, 0.75, *[_cosine((step - 4) / 6) for step in range(4, 11)]],
         ),
     ],
-    ids=["constant", "warm-up", "cosine", "both"],
+    ids=["constant", "eps", "warm-up", "cosine", "both"],
 )
-def test_learning_rate_follows_the_schedule(options: dict[str, Any], factors: list[float]) -> None:
+def test_steps_follow_eps_and_the_schedule(options: dict[str, Any], factors: list[float]) -> None:
     model = Slope()
     _fit(model, **options)
     assert _moves(model) == pytest.approx(factors, abs=1e-5)
@@ -479,8 +480,13 @@ def _give_gradients(parameters: list[nn.Parameter], step: int) -> None:
         parameter.grad = None if i == 1 and step % 3 == 0 else laid_out
 
 
-@pytest.mark.parametrize(("betas", "weight_decay"), [((0.9, 0.999), 0.0), ((0.0, 0.99), 0.1), ((0.5, 0.9), 1e-4)])
-def test_the_optimiser_comes_to_the_bytes_of_torchs_own(betas: tuple[float, float], weight_decay: float) -> None:
+@pytest.mark.parametrize(
+    ("betas", "eps", "weight_decay"),
+    [((0.9, 0.999), 1e-8, 0.0), ((0.0, 0.99), 1e-4, 0.1), ((0.5, 0.9), 1e-1, 1e-4)],
+)
+def test_the_optimiser_comes_to_the_bytes_of_torchs_own(
+    betas: tuple[float, float], eps: float, weight_decay: float
+) -> None:
     """With another learning rate each time, and from the fourth step on with its state in a new one.
 
     The convolution's weights are in another memory format than torch's, and the state comes in neither's.
@@ -488,7 +494,7 @@ def test_the_optimiser_comes_to_the_bytes_of_torchs_own(betas: tuple[float, floa
     ours, theirs = _parameters(), _parameters()
     ours[-1].data = ours[-1].data.to(memory_format=torch.channels_last)
     optimiser = AdamW(ours)
-    reference = torch.optim.AdamW(theirs, betas=betas, weight_decay=weight_decay, fused=True)
+    reference = torch.optim.AdamW(theirs, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
     for step in range(8):
         if step == 3:
             state = {i: {k: v.contiguous() for k, v in one.items()} for i, one in optimiser.state.items()}
@@ -497,7 +503,7 @@ def test_the_optimiser_comes_to_the_bytes_of_torchs_own(betas: tuple[float, floa
         _give_gradients(ours, step)
         _give_gradients(theirs, step)
         reference.param_groups[0]["lr"] = LR / (1 + step)
-        optimiser.step(LR / (1 + step), betas, weight_decay)
+        optimiser.step(LR / (1 + step), betas, weight_decay, eps)
         reference.step()
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     expected = reference.state_dict()["state"]

@@ -335,6 +335,7 @@ class Train(Section):
         batch_size: images in a batch.
         lr: learning rate of AdamW.
         betas: decay rates of its two moments.
+        eps: added to the root of the second; with more, weights whose gradients are tiny move less.
         weight_decay: decoupled from the gradient, as AdamW has it.
         schedule: of the learning rate; cosine lets it fall to zero.
         warmup: share of the training over which the learning rate rises to its full value.
@@ -354,6 +355,7 @@ class Train(Section):
     batch_size: Count
     lr: Annotated[float, Field(gt=0)]
     betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0

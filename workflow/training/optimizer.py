@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-EPSILON = 1e-8  # torch's default
-
 
 class AdamW:
     """Updates parameters; whatever may change between steps is an argument of `step`.
@@ -30,7 +28,7 @@ class AdamW:
             parameter.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float, betas: tuple[float, float], weight_decay: float) -> None:
+    def step(self, lr: float, betas: tuple[float, float], weight_decay: float, eps: float = 1e-8) -> None:
         """Update each parameter that has a gradient."""
         parameters: list[Tensor] = []
         gradients: list[Tensor] = []
@@ -57,7 +55,7 @@ class AdamW:
             beta2=betas[1],
             lr=lr,
             weight_decay=weight_decay,
-            eps=EPSILON,
+            eps=eps,
             maximize=False,
         )
 

@@ -130,7 +130,7 @@ class Steps:
             terms = self._in_parts(x, y, player, optimiser.parameters)
         if settings.clip:
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(optimiser.parameters, settings.clip)
-        optimiser.step(settings.lr * factor, settings.betas, settings.weight_decay)
+        optimiser.step(settings.lr * factor, settings.betas, settings.weight_decay, settings.eps)
         if isinstance(self.model, HasProject):
             self.model.project(player)
         return terms
