@@ -1,5 +1,6 @@
 """Which stage has which GPU: real processes, and GPUs of which only the names exist."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -113,3 +114,27 @@ def test_stages_that_compute_ask_for_one_gpu() -> None:
     code = Code(ROOT)
     computing = {name for name in bodies if Path("workflow/device.py") in code.made_of(Path(f"stages/{name}.py"))}
     assert {name for name, body in bodies.items() if body["meta"].get("gpu") == 1} == computing - {"check"}
+
+
+STEPS = """
+import resource
+from workflow import instructions
+instructions.limit("avx2")
+import torch
+from workflow.device import prepare_torch
+from workflow.params import Compute
+prepare_torch(Compute(device="cpu", threads=1))
+layer, x = torch.nn.Linear(4096, 4096), torch.ones(8, 4096)  # a gradient of 64 MiB: more than glibc keeps by itself
+for step in range(16):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    layer.weight.grad = None
+    layer(x).square().mean().backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_steps_use_the_memory_that_earlier_ones_have_freed() -> None:
+    script = [sys.executable, "-c", STEPS]
+    missing = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    gradient = 2**26 // os.sysconf("SC_PAGESIZE")
+    assert sum(map(int, missing[8:])) < 4 * gradient  # eight times as many if each step asked for its memory anew

@@ -1,6 +1,7 @@
 """Where computation runs: the device, the number of threads, and the settings that make runs repeatable."""
 
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from workflow.params import Compute
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc, malloc.h
 POLL = 1.0  # seconds between attempts to find a free GPU
 _own: dict[int, "BaseFileLock"] = {}  # the GPUs that this process holds until it ends, by number, and their locks
 
@@ -42,6 +44,7 @@ def repeatable(compute: Compute) -> None:
     from threadpoolctl import threadpool_limits
 
     instructions.check(compute.instructions)
+    keep_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is repeatable only with this
     # The number of threads determines the order of sums. Engines set only some of these variables, so set all of them
     # for libraries yet to be loaded, and limit those that are already loaded.
@@ -53,6 +56,18 @@ def repeatable(compute: Compute) -> None:
     # Otherwise torch first fills every new tensor with NaN, a seventh of a PixelCNN's training time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits of precision: too few to invert a flow
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory of freed tensors for the next ones, where the C library is glibc.
+
+    It would give memory back to the system and ask for it again in each step, one page at a time: a fifth of the time
+    that a PixelCNN's training takes at 28x28, and two fifths where a layer has 100 MB of weights.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def device_kind(compute: Compute) -> str:
