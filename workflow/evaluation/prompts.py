@@ -10,6 +10,7 @@ from torch import Tensor
 from workflow.data.arrays import Card
 from workflow.data.captions import language_of, read_prompt
 from workflow.data.wordings import Wording, shown, wordings
+from workflow.evaluation.statistics import estimate
 
 ROWS, COLUMNS = 4, 20  # of the grid with one column per prompt
 
@@ -25,8 +26,9 @@ def prompted(
     """The metrics "prompts" and the picture "prompt_grid", uint8 (ROWS, prompts, C, H, W).
 
     Of prompts made of class names, the metrics have the share of `count` images in which the classifiers, on average,
-    find the class that was named, in wordings that were learned and in those kept out of training; "shown" is the
-    prompts of the grid, each with whether it was kept out. Of the user's own captions they have the prompts alone.
+    find the class that was named, with its 95 % interval, in wordings that were learned and in those kept out of
+    training; "shown" is the prompts of the grid, each with whether it was kept out. Of the user's own captions they
+    have the prompts alone.
 
     Args:
         card: of the data.
@@ -60,10 +62,13 @@ def _accuracy(
     asked: list[Wording],
     images_of: Callable[[Sequence[str]], Tensor],
     classify: Callable[[Tensor], Sequence[Tensor]],
-) -> float:
+) -> dict[str, Any]:
+    """The share of hits, and an interval that covers the choice of images and that of the classifiers' seeds."""
     y = torch.tensor([one.label for one in asked])
-    seen = classify(images_of([one.text for one in asked]))
-    return float(torch.stack([classes == y for classes in seen]).double().mean())
+    hits = torch.stack([classes == y for classes in classify(images_of([one.text for one in asked]))]).double()
+    found = estimate([hits.mean(1).tolist()], float(hits.mean(0).var()) / len(y))
+    share = float(hits.mean())
+    return {"share": share, "interval": [min(1.0, max(0.0, end)) for end in (found.interval if found else [share] * 2)]}
 
 
 def _own(captions: Tensor | None, words: Sequence[str]) -> list[tuple[str, bool]]:

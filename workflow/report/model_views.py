@@ -39,7 +39,8 @@ class ModelView:
         training: samples over training; None for images made elsewhere.
         training_steps: the training steps of these samples.
         pictures: what only some models can show, by kind: reconstructions, interpolations and so on.
-        remarks: on these, by kind.
+        remarks: on these and on the prompts, by kind.
+        prompted: prompts and images of each, if it was trained with captions.
         spectrum: the lengths of the axes of its latent space next to those of a PCA, if it has such axes.
 
     """
@@ -58,6 +59,7 @@ class ModelView:
     training_steps: list[int]
     pictures: dict[str, Strip]
     remarks: dict[str, str]
+    prompted: list[tuple[str, Strip]]
     spectrum: Chart | None
 
 
@@ -85,6 +87,7 @@ def model_views(summary: dict[str, Any], results: Results) -> Iterator[ModelView
             training_steps=snapshots["steps"].tolist(),
             pictures=dict(_strips(pictures, levels)),
             remarks=dict(_remarks(pictures, runs[0].metrics)),
+            prompted=list(_prompted(pictures, runs[0].metrics, levels)),
             spectrum=_spectrum(pictures, label, number[name]),
         )
 
@@ -147,19 +150,33 @@ def _remarks(pictures: dict[str, Array], metrics: dict[str, Any]) -> Iterator[tu
         across, up = (f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in pictures["latent_shares"].tolist())
         yield "latent_map", f"{across} of the variance across, {up} up"
     if "prompts" in metrics:
-        yield "prompt_grid", _of_prompts(metrics["prompts"], metrics["counts"]["samples"])
+        yield "prompts", _of_prompts(metrics["prompts"], metrics["counts"]["samples"])
 
 
 def _of_prompts(prompts: dict[str, Any], count: int) -> str:
-    """The prompts of the grid, from left to right, and how often the classifier finds what they name."""
-    asked = ", ".join(f"“{text}”{'*' if kept_out else ''}" for text, kept_out in prompts["shown"])
+    """How often the classifier finds what the prompts name; "" if they name no class."""
     if "kept_out" not in prompts:
-        return asked
-    learned, kept_out = (f"{100 * prompts[kind]:.1f}\N{NO-BREAK SPACE}%" for kind in ("learned", "kept_out"))
-    return (
-        f"{asked}. The classifier finds the class that was named in {learned} of {count:,} images of wordings that it "
-        f"learned, in {kept_out} of as many of those kept out"
+        return ""
+    learned, kept_out = (
+        "{:.1f}\N{NO-BREAK SPACE}% ({:.1f} to {:.1f})".format(
+            *(100 * number for number in (prompts[kind]["share"], *prompts[kind]["interval"]))
+        )
+        for kind in ("learned", "kept_out")
     )
+    return (
+        f"the classifier finds the class that was named in {learned} of {count:,} images of wordings that it learned, "
+        f"and in {kept_out} of as many of those kept out, with 95\N{NO-BREAK SPACE}% intervals"
+    )
+
+
+def _prompted(pictures: dict[str, Array], metrics: dict[str, Any], levels: int) -> Iterator[tuple[str, Strip]]:
+    """Each prompt in quotes, marked * if it was kept out of training, and its images side by side."""
+    if "prompt_grid" not in pictures:
+        return
+    for (text, kept_out), images in zip(
+        metrics["prompts"]["shown"], pictures["prompt_grid"].swapaxes(0, 1), strict=True
+    ):
+        yield f"“{text}”{'*' if kept_out else ''}", strip([images], levels, len(images))
 
 
 def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Strip]]:
@@ -183,6 +200,3 @@ def _strips(pictures: dict[str, Array], levels: int) -> Iterator[tuple[str, Stri
     if "class_grid" in pictures:
         rows = pictures["class_grid"]
         yield "class_grid", strip(rows, levels, rows.shape[1])
-    if "prompt_grid" in pictures:
-        rows = pictures["prompt_grid"]
-        yield "prompt_grid", strip(rows, levels, rows.shape[1])

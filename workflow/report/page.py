@@ -50,12 +50,6 @@ ABILITIES = (  # key, heading and caption of what only some models can show
         "One column per class: samples of a class-conditional model, p(x|y), for that class, not cherry-picked.",
     ),
     (
-        "prompt_grid",
-        "Images of prompts",
-        "One column per prompt, not cherry-picked. A prompt marked * combines words in a way that no caption of the "
-        "training does.",
-    ),
-    (
         "completions",
         "Completions",
         "Top: a test image. Bottom: its upper half, with the lower half drawn by the model given the upper one.",
