@@ -79,7 +79,7 @@ def count_passes(model: nn.Module, draw: Callable[[], Tensor]) -> int:
 
     def extended(layer: InOrder, x: Tensor, degree: int) -> Tensor:
         """A hidden layer number by number, whose module is not called: a part of it, if it has units of this degree."""
-        if not len(layer.units[degree]):
+        if not layer.units[degree].shape[1]:
             return extend(layer, x, degree)
         passes.enter(layer, x)
         found = extend(layer, x, degree)

@@ -185,18 +185,16 @@ class Made(Model):
         parts = [size for _, size in used]
         networks = [self.network.in_order(size, mask) for mask, size in used]
         order = torch.cat([mask.rank.argsort().expand(size, -1) for mask, size in used])
-        marks = uniform(given.shape, generator, given.device, torch.float32)[together]
-        x = given[together]
-        seen = self._embed(x)
-        for rank in range(1, given.shape[1] + 1):
-            numbers = [of_part(rank, part) for of_part, part in zip(networks, seen.split(parts), strict=True)]
-            if rank > count:  # the known ones have passed through the network, too
-                place, drawn = (
-                    order[:, rank - 1, None],
-                    draw_at(marks[:, rank - 1], self._logits(torch.cat(numbers)))[:, None],
-                )
-                x.scatter_(1, place, drawn)
-                seen.scatter_(1, place, self._embed(drawn))
+        marks = uniform(given.shape, generator, given.device, torch.float32)[together].T.contiguous()
+        found = given[together].gather(1, order).T.contiguous()
+        seen = torch.zeros_like(given, dtype=self.network.out.weight.dtype)
+        of_parts = list(zip(networks, seen.split(parts), strict=True))
+        for rank, place in enumerate(order.T.unsqueeze(2).contiguous(), start=1):
+            numbers = [network(rank, part) for network, part in of_parts]
+            if rank > count:  # the known ones pass through the network, too
+                found[rank - 1] = draw_at(marks[rank - 1], self._logits(torch.cat(numbers)))
+            seen.scatter_(1, place, self._embed(found[rank - 1, :, None]))
+        x = torch.empty_like(given).scatter_(1, order, found.T)
         return x[together.argsort()].view(-1, *self.shape).to(torch.uint8)
 
 

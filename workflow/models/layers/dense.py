@@ -118,24 +118,27 @@ class DenseNetwork(nn.Module):
     def in_order(self, n: int, degrees: Degrees) -> Callable[[int, Tensor], Tensor]:
         """A function that returns the numbers, (n, outputs), for the input of a rank, given x, (n, D).
 
-        It is to be called with the ranks 1..D in this order; of x it uses what has a lower rank. Each hidden unit is
-        computed once, when the last input that it sees is known: all calls together take as many operations as a single
-        `forward`. In evaluation mode only, as there is no dropout.
+        It is to be called with the ranks 1..D in this order, and with an x that is 0 from this rank on: what a unit
+        must not see is zero, and no weight needs a mask. Each hidden unit is computed once, when the last input that it
+        sees is known: all calls together take as many operations as a single `forward`. In evaluation mode only, as
+        there is no dropout, and without gradients.
         """
-        d = len(degrees.rank)
-        before = (degrees.rank < torch.arange(1, d + 1, device=degrees.rank.device)[:, None]).to(self.out.weight.dtype)
-        layers = [InOrder(*pair, n, d) for pair in zip(self._layers, degrees.hidden, strict=True)]
+        layers: list[InOrder] = []
+        for layer, units in zip(self._layers, degrees.hidden, strict=True):
+            layers.append(InOrder(layer, layers[-1].order if layers else None, units, n, len(degrees.rank)))
         places = degrees.rank.argsort().cpu().tolist()
-        weights, biases = self.out.weight.view(d, self.outputs, -1).mT, self.out.bias.view(d, -1)
-        direct = None if self.direct is None else self.direct.weight.view(d, self.outputs, d).mT
+        weight = self.out.weight.detach()
+        weights = (weight.index_select(1, layers[-1].order) if layers else weight).split(self.outputs)
+        biases = self.out.bias.detach().split(self.outputs)
+        direct = None if self.direct is None else self.direct.weight.detach().split(self.outputs)
 
         def numbers(rank: int, x: Tensor) -> Tensor:
-            h = x = x * before[rank - 1]  # what a unit must not see is zero: no weight needs a mask
+            h = x
             for layer in layers:
                 h = layer.extend(h, rank - 1)
             place = places[rank - 1]
-            found = torch.addmm(biases[place], h, weights[place])
-            return found if direct is None else found + x @ direct[place]
+            found = torch.addmm(biases[place], h, weights[place].T)
+            return found if direct is None else torch.addmm(found, x, direct[place].T)
 
         return numbers
 
@@ -158,21 +161,28 @@ class InOrder:
 
     Args:
         layer: the layer.
+        inputs: the order in which what it is applied to comes, int64 (inputs,); None for the layer's own.
         degrees: of its units, int64 (units,).
         n: number of inputs.
         d: numbers in each.
+
+    Attributes:
+        order: the units by their degrees, int64 (units,): the order of `values`.
+        values: of the units, (n, units).
+        units: for each degree, the part of `values` that belongs to it.
     """
 
-    def __init__(self, layer: MaskedLinear, degrees: Tensor, n: int, d: int) -> None:
-        sizes, ascending = degrees.bincount(minlength=d).cpu().tolist(), degrees.argsort(stable=True)
-        self.units = ascending.split(sizes)
-        self.weights = [rows.T for rows in layer.weight[ascending].split(sizes)]
-        self.biases = layer.bias[ascending].split(sizes)
-        self.values = layer.weight.new_zeros(n, layer.out_features)
+    def __init__(self, layer: MaskedLinear, inputs: Tensor | None, degrees: Tensor, n: int, d: int) -> None:
+        sizes, self.order = degrees.bincount(minlength=d).cpu().tolist(), degrees.argsort(stable=True)
+        weight, bias = layer.weight.detach()[self.order], layer.bias.detach()[self.order]
+        weight = weight if inputs is None else weight.index_select(1, inputs)
+        self.values = weight.new_zeros(n, len(weight))
+        self.units = self.values.split(sizes, 1)
+        self.weights, self.biases = [rows.T for rows in weight.split(sizes)], bias.split(sizes)
 
     def extend(self, x: Tensor, degree: int) -> Tensor:
-        """All units, (n, units), now that those of this degree can be computed from x; those of a higher one are 0."""
-        if len(self.units[degree]):
-            known = torch.addmm(self.biases[degree], x, self.weights[degree]).relu_()
-            self.values.index_copy_(1, self.units[degree], known)
+        """The values, now that units of this degree can be computed from x; those of a higher one are 0."""
+        units = self.units[degree]
+        if units.shape[1]:
+            torch.clamp_min(torch.addmm(self.biases[degree], x, self.weights[degree]), 0.0, out=units)
         return self.values
