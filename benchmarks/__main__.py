@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.compare import Row
 from benchmarks.gpu import command
+from workflow.device import keep_memory
 from workflow.engines.timing import host
 from workflow.files import read_json, write_json, write_text
 
@@ -29,6 +30,7 @@ def main(names: list[str]) -> None:
         sys.exit(f"error: no such part: {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     torch.set_num_threads(1)  # as in a stage, and for all other libraries
     threadpool_limits(1)
+    keep_memory()
     for name in names or PARTS:
         rows: list[Row] = []
         for row in importlib.import_module(f"benchmarks.{name}").measure():

@@ -14,7 +14,6 @@ from torch import Generator, Tensor
 
 from workflow import params
 from workflow.data import export
-from workflow.data.arrays import read_card
 from workflow.data.captions import read_prompt
 from workflow.data.given import read_picture
 from workflow.data.pictures import in_levels
@@ -24,7 +23,7 @@ from workflow.errors import BakeoffError, one_line
 from workflow.evaluation.batching import in_batches
 from workflow.models import registry
 from workflow.models.base import HasComplete, HasSampleGiven, Model, reads_captions
-from workflow.paths import PREPARED, RunFiles
+from workflow.paths import RunFiles
 from workflow.random_streams import Stream, make_generator
 
 
@@ -43,7 +42,8 @@ def main(given: argparse.Namespace) -> None:
     elif given.best_of != 1:
         raise BakeoffError("--best-of: needs --prompt; add it")
     if given.of_class is not None:
-        labels = torch.full((given.count,), _class(given.model, model, given.of_class))
+        named = loaded.about.get("class_names", ())
+        labels = torch.full((given.count,), _class(given.model, model, named, given.of_class))
     if given.complete is not None:
         start = _beginning(given.model, model, given.complete)
     model = model.to(prepare_torch(settings.compute))
@@ -95,16 +95,18 @@ def draw(
     return model.sample(n, generator)
 
 
-def _class(name: str, model: Model, asked: str) -> int:
-    """The number of a class, from its name in the data or the number itself; raises BakeoffError if it is unknown."""
+def _class(name: str, model: Model, names: Sequence[str], asked: str) -> int:
+    """The number of a class, from its name or, if no class has that name, the number itself.
+
+    Raises BakeoffError if it is unknown.
+    """
     if not (model.classes and isinstance(model, HasSampleGiven)):
         raise BakeoffError(f"--class: {name} was trained without classes; leave it out, or draw from a model of p(x|y)")
-    known = [str(number) for number in range(model.classes)]
-    if (PREPARED / "card.json").exists() and len(names := read_card().classes) == model.classes:
-        known = list(names)
-    if asked in known:
-        return known.index(asked)
-    raise BakeoffError(f"--class: {asked!r}: no such class; known: {', '.join(known)}")
+    numbers = [str(number) for number in range(model.classes)]
+    for known in (names, numbers):
+        if asked in known:
+            return known.index(asked)
+    raise BakeoffError(f"--class: {asked!r}: no such class; known: {', '.join(names or numbers)}")
 
 
 def _caption(name: str, model: Model, words: Sequence[str], prompt: str) -> Tensor:
@@ -152,7 +154,9 @@ if __name__ == "__main__":
     )
     arguments.add_argument("--out", metavar="PATH", help="a new folder, .png or .npz", type=Path, required=True)
     what = arguments.add_mutually_exclusive_group()
-    what.add_argument("--class", metavar="CLASS", help="draw of this class, from a model of p(x|y)", dest="of_class")
+    what.add_argument(
+        "--class", metavar="CLASS", help="draw images of this class, from a model of p(x|y)", dest="of_class"
+    )
     what.add_argument(
         "--complete", metavar="IMAGE", help="keep the upper half of this picture, and draw the rest", type=Path
     )

@@ -101,6 +101,8 @@ def train(group: ProcessGroup, device: torch.device, name: str, seed: int) -> No
 
     model.load_state_dict(fitted.state)
     about: dict[str, Any] = {"selected_step": fitted.step, "steps": fitted.steps, "training_gflops": fitted.gflops}
+    if model.classes:
+        about["class_names"] = card.classes
     if reads_captions(model) and (language := language_of(card)):
         about["words"] = language.words
     registry.save(model, files.model, entry.kind, entry.hyperparameters, about)

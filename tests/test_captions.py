@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -196,22 +197,25 @@ def test_options_that_do_not_agree_are_refused() -> None:
 def test_what_is_kept_out_is_never_told_but_every_word_is() -> None:
     rng = np.random.default_rng(1)
     images, labels = rng.integers(0, 17, (500, 1, 8, 8), np.uint8), rng.integers(10, size=500)
-    limits = wordings.thirds(images, labels, 10)
-    texts = wordings.captions_of(images, labels, DIGITS, limits)
+    known = wordings.thirds(images, labels, DIGITS)
+    texts = wordings.captions_of(images, labels, DIGITS, known)
     every = wordings.wordings(DIGITS)
     used = {text for row in texts for text in row}
     assert used <= {one.text for one in every if not one.kept_out}
     assert captions.learn(used) == captions.language_of(DIGITS)
-    assert texts == wordings.captions_of(images, labels, DIGITS, limits)
+    assert texts == wordings.captions_of(images, labels, DIGITS, known)
     assert {one.label for one in every if one.kept_out} == set(range(10))
     assert not {"thin two", "a thin seven", "bold 4", "the bold digit nine"} & used
     assert {"an eight", "a one", "a drawing of a bold three", "the thin number 3"} <= {one.text for one in every}
 
 
-def test_thin_and_bold_are_the_thirds_of_a_class_with_least_and_most_ink() -> None:
-    images = np.arange(1, 19, dtype=np.uint8).repeat(64).reshape(18, 1, 8, 8)  # the even ones are twos, the odd ones 8s
+@pytest.mark.parametrize("ink", [1, -1], ids=["white on black", "black on white"])
+def test_thin_and_bold_are_the_thirds_of_a_class_with_least_and_most_ink(ink: int) -> None:
+    images = np.zeros((18, 1, 8, 8), np.uint8)
+    images[:, 0, 2:-2, 2:-2] = np.arange(18)[:, None, None] // 2  # the even ones are twos, the odd ones eights
+    images = images if ink > 0 else 16 - images
     labels = np.array([2, 8] * 9)
-    texts = wordings.captions_of(images, labels, DIGITS, wordings.thirds(images, labels, 10))
+    texts = wordings.captions_of(images, labels, DIGITS, wordings.thirds(images, labels, DIGITS))
     said = [{word for text in row for word in text.split()} & {"thin", "bold"} for row in texts]
     assert said[1::2] == [{"thin"}] * 3 + [set()] * 3 + [{"bold"}] * 3  # eights
     assert said[::2] == [set()] * 6 + [{"bold"}] * 3  # no two is called thin
@@ -221,12 +225,51 @@ def test_thin_and_bold_are_the_thirds_of_a_class_with_least_and_most_ink() -> No
 def test_classes_that_are_no_digits_are_called_by_their_names() -> None:
     found = wordings.wordings(replace(DIGITS, classes=("ankle boot", "coat"), shape=(3, 8, 8)))
     assert {one.text for one in found if one.label == 0} == {
-        "ankle boot", "an ankle boot", "the ankle boot", "a picture of an ankle boot", "this is an ankle boot"
-    }  # fmt: skip
+        "ankle boot",
+        "the ankle boot",
+        "a picture of the ankle boot",
+        "an image of the ankle boot",
+        "this is the ankle boot",
+    }
     assert sum(one.kept_out for one in found) == 2
     assert not any(one.adjective for one in found)
     assert captions.language_of(replace(DIGITS, classes=())) is None
     assert captions.language_of(replace(DIGITS, channelwise=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("e\u0301le\u0300ve, \u00c9L\u00c8VE", ["\u00e9l\u00e8ve"] * 2),  # as macOS writes them, and as keyboards do
+        ("बिल्ली ที่", ["बिल्ली", "ที่"]),
+        ("don’t 'don't' rock'n'roll ' - snake_case 2nd", ["don't", "don't", "rock'n'roll", "snake", "case", "2nd"]),
+    ],
+)
+def test_words_are_whole_in_every_script_and_way_of_writing(text: str, words: list[str]) -> None:
+    assert captions.words_in(text) == words
+
+
+def test_more_words_than_have_numbers_get_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(captions, "MOST_WORDS", 3)
+    assert len(captions.learn(["a b c"]).words) == 3
+    with pytest.raises(BakeoffError, match=r"^captions\.csv: 4 different words; at most 3: leave rare ones out$"):
+        captions.learn(["a b", "c d"])
+
+
+@pytest.mark.parametrize(
+    ("classes", "alike"), [(("+", "one"), r"\+"), (("C", "Rust", "C#", "C++"), r"C, C#, C\+\+"), (("a", "b"), "")]
+)
+def test_classes_that_no_words_tell_apart_get_one_line(classes: tuple[str, ...], alike: str) -> None:
+    card = replace(DIGITS, classes=classes, shape=(3, 8, 8))
+    language = captions.language_of(card)
+    assert language
+    entry = params.load(ROOT / "presets/lectures.yaml").models["vqvae_text"]
+    own = {**entry.hyperparameters, "vocabulary": len(language.words), "caption_length": language.length}
+    entry = entry.model_copy(update=own)
+    entry = entry.model_copy(update={"train": entry.training.model_copy(update={"parts": 1})})
+    card = replace(card, counts=dict.fromkeys(card.counts, 1000))
+    with pytest.raises(BakeoffError, match=f"those of {alike} have no letters") if alike else nullcontext():
+        check_model("reader", entry, card)
 
 
 def test_numbers_are_those_of_the_words_in_the_order_of_the_alphabet() -> None:
@@ -320,6 +363,16 @@ def test_captions_are_stored_as_the_format_has_them(tmp_path: Path) -> None:
     assert (tmp_path / "pieces").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['00.png;"a black cat, asleep, on a mat"', "00.png\ta black cat, asleep; on a mat", "00.png,a cat; and; a dog"],
+)
+def test_what_stands_between_columns_is_known_by_the_names_of_files(line: str, tmp_path: Path) -> None:
+    (tmp_path / "captions.csv").write_text(line, encoding="utf-8")
+    (texts,) = captions.read_captions(tmp_path / "captions.csv", ["00.png"]).values()
+    assert texts == [line[7:].strip('"')]
+
+
 WRONG = [
     ("00.png,", "captions.csv: line 1: 00.png: no caption; add one, or remove the row"),
     ("00.png,...", "captions.csv: line 1: 00.png: no caption; add one, or remove the row"),
@@ -389,11 +442,15 @@ def test_accuracy_is_told_apart_for_learned_and_kept_out_wordings() -> None:
     metrics, pictures = prompted(
         DIGITS, None, 6, 3 * len(every), _drawn_as_asked, lambda images: [images[:, 0, 0, 0].long()]
     )
-    assert metrics["prompts"]["learned"] == {"share": 1.0, "interval": [1.0, 1.0]}
-    share, count = 1 - missed / len(every), 3 * len(every)
-    reach = 1.959964 * math.sqrt(share * (1 - share) / (count - 1))
-    assert metrics["prompts"]["kept_out"]["share"] == pytest.approx(share)
-    assert metrics["prompts"]["kept_out"]["interval"] == pytest.approx([share - reach, share + reach])
+    found, n = metrics["prompts"], 3 * len(every)
+    assert found["learned"]["share"] == found["learned"]["interval"][1] == 1
+    q = (n + 2) / (n + 4)  # Agresti and Coull's
+    assert found["learned"]["interval"][0] == pytest.approx(1 - 1.959964 * math.sqrt(q * (1 - q) / n))
+    share = 1 - missed / len(every)
+    q = (n * share + 2) / (n + 4)
+    reach = 1.959964 * math.sqrt(q * (1 - q) / n)
+    assert found["kept_out"]["share"] == pytest.approx(share)
+    assert found["kept_out"]["interval"] == pytest.approx([share - reach, share + reach])
     shown = metrics["prompts"]["shown"]
     assert [kept_out for _, kept_out in shown] == [False, True] * 10
     grid = pictures["prompt_grid"]

@@ -194,14 +194,18 @@ def test_an_empty_folder_is_filled_and_a_failure_leaves_nothing(monkeypatch: pyt
     assert _draw("vae", "--count", "2", "--out", str(Path("new").absolute())) == 0
 
 
-def test_classes_are_asked_for_by_the_names_that_the_data_have(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["c7", "7"])
+def test_classes_are_asked_for_by_the_names_they_had_in_training_or_by_number(asked: str) -> None:
     from workflow.data.arrays import Arrays, write_prepared
 
+    options = {key: value for key, value in SMOKE["models"]["vae"].items() if key not in ("kind", "train")}
+    names = {"class_names": [f"c{n}" for n in range(10)]}
+    registry.save(_model("told"), RunFiles("told", 0).model, "vae", {**options, "classes": 10}, names)
     own = Arrays(np.zeros((2, *SHAPE), np.uint8), np.zeros(2, np.int64))
-    about = {"name": "x", "shape": SHAPE, "levels": LEVELS, "classes": [f"c{n}" for n in range(10)]}
-    about |= {"source": "", "licence": "", "split": ""}
-    write_prepared(tmp_path / "data/prepared", dict.fromkeys(("train", "valid", "test"), own), **about)
-    assert _draw("told", "--class", "c7", "--count", "2", "--out", "seven.npz") == 0
+    others = {"name": "x", "shape": SHAPE, "levels": LEVELS, "classes": [f"c{9 - n}" for n in range(10)]}
+    about = others | {"source": "", "licence": "", "split": ""}
+    write_prepared(Path("data/prepared"), dict.fromkeys(("train", "valid", "test"), own), **about)
+    assert _draw("told", "--class", asked, "--count", "2", "--out", "seven.npz") == 0
     with np.load("seven.npz") as found:
         assert found["arr_1"].tolist() == [7, 7]
 

@@ -18,7 +18,7 @@ from workflow.params import Compute
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc, malloc.h
+M_MMAP_MAX, M_TRIM_THRESHOLD, NEVER = -4, -1, -1  # glibc, malloc.h
 POLL = 1.0  # seconds between attempts to find a free GPU
 _own: dict[int, "BaseFileLock"] = {}  # the GPUs that this process holds until it ends, by number, and their locks
 
@@ -67,7 +67,7 @@ def keep_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
 def device_kind(compute: Compute) -> str:

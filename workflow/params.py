@@ -335,7 +335,7 @@ class Train(Section):
         batch_size: images in a batch.
         lr: learning rate of AdamW.
         betas: decay rates of its two moments.
-        eps: added to the root of the second; with more, weights whose gradients are tiny move less.
+        eps: added to the square root of the second moment; with more, weights whose gradients are tiny move less.
         weight_decay: decoupled from the gradient, as AdamW has it.
         schedule: of the learning rate; cosine lets it fall to zero.
         warmup: share of the training over which the learning rate rises to its full value.

@@ -6,12 +6,12 @@ which case the columns may stand in any order and others are ignored. It is UTF-
 between columns. A picture in several rows has several captions. Data without a table, but with names of classes, have
 captions made of these (`workflow.data.wordings`).
 
-Words are letters and figures, in small letters; everything else separates them. The vocabulary are the words of all
-captions of training images, in alphabetical order, numbered from 1. A caption is a row of these numbers, with zeros
+Words are letters and digits, in lower case; everything else separates them. The vocabulary is the words of all captions
+of training images, in alphabetical order, numbered from 1. A caption is a row of these numbers, with zeros
 after them.
 """
 
-import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,7 +27,8 @@ from workflow.errors import BakeoffError
 
 NAME = "captions.csv"
 COLUMNS = {"file": ("file", "file_name", "filename", "path", "image"), "caption": ("caption", "text")}
-WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")  # don't is one word
+APOSTROPHE = "'"
+MOST_WORDS = 2**15 - 1
 KNOWN = 12  # words that an error names
 
 
@@ -40,18 +41,23 @@ class Language:
 
 
 def words_in(text: str) -> list[str]:
-    """The words of a text, in small letters.
+    """The words of a text, in lower case: of letters with their marks and digits, and of apostrophes between them.
 
     >>> words_in("A thin three, don't you think?")
     ['a', 'thin', 'three', "don't", 'you', 'think']
     """
-    return WORD.findall(text.casefold())
+    composed = unicodedata.normalize("NFC", text.casefold()).replace("’", APOSTROPHE)
+    kept = "".join(c if c == APOSTROPHE or unicodedata.category(c)[0] in "LMN" else " " for c in composed)
+    return [word for part in kept.split() if (word := part.strip(APOSTROPHE))]
 
 
 def learn(texts: Iterable[str]) -> Language:
-    """The language of the captions of the training images."""
+    """The language of the captions of the training images; BakeoffError if it has more words than int16 has numbers."""
     found = [words_in(text) for text in texts]
-    return Language(tuple(sorted({word for words in found for word in words})), max(map(len, found)))
+    words = sorted({word for words in found for word in words})
+    if len(words) > MOST_WORDS:
+        raise BakeoffError(f"{NAME}: {len(words):,} different words; at most {MOST_WORDS:,}: leave rare ones out")
+    return Language(tuple(words), max(map(len, found)))
 
 
 def language_of(card: Card) -> Language | None:
@@ -113,7 +119,8 @@ def read_captions(path: Path, present: Collection[str]) -> dict[str, list[str]]:
 
     Raises BakeoffError if a file is missing, or a text, and for what is not valid CSV.
     """
-    rows, stored = list(csv_rows(path)), stored_names(present)
+    stored = stored_names(present)
+    rows = list(csv_rows(path, lambda cell: cell.casefold() in COLUMNS["file"] or bool(stored_name(cell, stored))))
     where = _columns([cell.casefold() for cell in rows[0][1]]) if rows else None
     columns = len(rows[0][1]) if where else 2
     if where:

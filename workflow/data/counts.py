@@ -6,13 +6,14 @@ do not check again unless the result would otherwise be wrong.
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
 
 from workflow.data.arrays import Card, read_card
-from workflow.data.captions import language_of
+from workflow.data.captions import language_of, words_in
+from workflow.data.listing import some
 from workflow.errors import BakeoffError
 from workflow.params import PATH, Data, Embedded, Entry, Params
 from workflow.paths import DVC_LOCK, PREPARED
@@ -93,6 +94,11 @@ def _check_captions(name: str, entry: Entry, card: Card) -> None:
             f"{where}.vocabulary: {asked}: the data have neither captions nor classes to make them of; add "
             "captions.csv to your pictures, or set 0"
         )
+    if not card.words and (same := _told_alike(card.classes)):
+        raise BakeoffError(
+            f"{where}.vocabulary: {asked}: captions are made of the names of the classes, and those of {same} have no "
+            "letters or digits that tell them apart; rename them, add captions.csv to your pictures, or set 0"
+        )
     if asked != (words := len(language.words)):
         raise BakeoffError(f"{where}.vocabulary: {asked}: the captions to train on have {words} words; set {words}")
     if length < language.length:
@@ -100,6 +106,15 @@ def _check_captions(name: str, entry: Entry, card: Card) -> None:
             f"{where}.caption_length: {length}: a caption to train on has {language.length} words; set "
             f"{language.length} or more"
         )
+
+
+def _told_alike(classes: Sequence[str]) -> str:
+    """Classes whose names have the same words, or none, as a list; "" if there are none."""
+    named: dict[tuple[str, ...], list[str]] = {(): []}
+    for name in classes:
+        named.setdefault(tuple(words_in(name)), []).append(name)
+    alike = next((names for words, names in named.items() if len(names) > bool(words)), [])
+    return some(alike)
 
 
 def _more(data: Data, card: Card, split: str) -> str:

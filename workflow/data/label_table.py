@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -27,6 +27,7 @@ COLUMNS = {
     "class": ("class", "label", "class_name"),
     "split": ("split",),
 }
+SEPARATORS = ",;\t"
 ORDER = ("file", "class", "split")  # without a header
 # Names of splits, in any case: those of torchvision, Keras and Hugging Face.
 SPLIT_NAMES = {
@@ -63,13 +64,17 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
     Raises BakeoffError if a file is missing or named twice, or if a row lacks a class or has an unknown split, and for
     what is not valid CSV or JSON.
     """
-    rows = _objects(path) if path.suffix.casefold() == ".jsonl" else csv_rows(path)
+    stored = stored_names(present)
+
+    def known(cell: str) -> bool:
+        return cell.casefold() in COLUMNS["file"] or bool(stored_name(cell, stored))
+
+    rows = _objects(path) if path.suffix.casefold() == ".jsonl" else csv_rows(path, known)
     first = next(rows, None)
     where = _columns(first[1], present if path.name.casefold() == NAMES[0] else ()) if first else None
     if where is None and path.name.casefold() != NAMES[0]:
         return None
     lines = list(rows)
-    stored = stored_names(present)
     if first and where:
         _check_columns(path, first[1], lines, where)
     elif first:
@@ -81,12 +86,15 @@ def read_table(path: Path, present: Collection[str]) -> Table | None:
     return Table(path, _rows(path, lines, where, stored))
 
 
-def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The rows of CSV that are not empty, with the numbers of their lines; BakeoffError if it is not valid."""
+def csv_rows(path: Path, known: Callable[[str], bool]) -> Iterator[tuple[int, list[str]]]:
+    """The rows of CSV that are not empty, with the numbers of their lines; BakeoffError if it is not valid.
+
+    Between columns stands what, in the first line, separates a cell that is `known`, such as the name of a file that is
+    there or of its column; if nothing does, the commonest of commas, semicolons and tabs.
+    """
     text = _text(path)
-    first = text.partition("\n")[0]
     rows = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), skipinitialspace=True, strict=True
+        io.StringIO(text, newline=""), delimiter=_separator(text, known), skipinitialspace=True, strict=True
     )
     begun = 1
     try:
@@ -96,6 +104,19 @@ def csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             begun = rows.line_num + 1
     except csv.Error as error:
         raise BakeoffError(f"{shown(path)}: line {begun}: not valid CSV ({error}); correct it") from None
+
+
+def _separator(text: str, known: Callable[[str], bool]) -> str:
+    first = text.lstrip().partition("\n")[0]
+
+    def tells(separator: str) -> bool:
+        try:
+            cells = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
+        except csv.Error:  # a cell goes on in the next line
+            return False
+        return len(cells) > 1 and any(known(cell.strip()) for cell in cells)
+
+    return next(filter(tells, SEPARATORS), None) or max(SEPARATORS, key=first.count)
 
 
 def _objects(path: Path) -> Iterator[tuple[int, list[str]]]:

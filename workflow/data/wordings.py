@@ -1,14 +1,15 @@
 """Captions made of the names of classes: several wordings of each, some of which are kept out of training.
 
 Of digits, names and numerals ("a three", "the number 3") and, where the image says so, whether it is drawn thin or bold
-for its class: by its ink, the sum of its pixels, in the lowest or the highest third of the training images of its
-class. Of other classes, their names alone.
+for its class: by its ink, in the lowest or the highest third of the training images of its class. Of other classes,
+their names alone.
 
 A wording is a template with an adjective or none. Each class lacks a fifth of the wordings, another fifth than the next
-class; and in one class of five no image is called thin, in another none bold. So every word and every wording is
+class; and in one class in five no image is called thin, in another none bold. So every word and every wording is
 learned, but not every combination: prompts of those that were kept out say whether a model has understood the parts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 from workflow.data.arrays import Array, Card
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-# {a}: a or an; {x}: the adjective, with a space after it; {name}: in letters; {numeral}: in figures.
+# {a}: a or an; {x}: the adjective, with a space after it; {name}: in letters; {numeral}: as a numeral.
 OF_DIGITS = (
     "{x}{name}",
     "{a} {x}{name}",
@@ -26,7 +27,7 @@ OF_DIGITS = (
     "{x}{numeral}",
     "the {x}number {numeral}",
 )
-OF_OTHERS = ("{name}", "{a} {name}", "the {name}", "a picture of {a} {name}", "this is {a} {name}")
+OF_OTHERS = ("{name}", "the {name}", "a picture of the {name}", "an image of the {name}", "this is the {name}")
 ADJECTIVES = ("", THIN := "thin", BOLD := "bold")
 KEPT_OUT = 5  # one in so many wordings of a class; of each adjective, all wordings of one in so many classes
 PER_IMAGE = 8  # captions of each image, some of which may be the same
@@ -64,42 +65,52 @@ def are_digits(card: Card) -> bool:
     return card.shape[0] == 1 and not card.rate and all(len(name) == 1 and name.isdecimal() for name in card.classes)
 
 
-def ink(images: Array) -> Array:
-    """The sum of the pixels of images, uint8 (N, C, H, W): int64 (N,)."""
-    return np.asarray(images.reshape(len(images), -1).sum(1, dtype=np.int64))
-
-
-def thirds(images: Array, labels: Array, classes: int) -> Array:
-    """The ink below which an image is thin for its class, and above which it is bold, float64 (classes, 2).
-
-    Args:
-        images: to train on, uint8 (N, C, H, W).
-        labels: their classes, int64 (N,).
-        classes: their number.
+@dataclass(frozen=True)
+class Thirds:
+    """What is thin and bold. paper: the level without ink, black or white. limits: the ink below which an image is thin
+    for its class, and above which it is bold, float64 (classes, 2).
     """
-    found, amount = np.tile([-np.inf, np.inf], (classes, 1)), ink(images)
+
+    paper: int
+    limits: Array
+
+    def ink(self, images: Array) -> Array:
+        """The sum of what pixels differ from the paper, int64 (N,). images: uint8 (N, C, H, W)."""
+        pixels = images.reshape(len(images), -1).sum(1, dtype=np.int64)
+        return np.asarray(abs(pixels - self.paper * math.prod(images.shape[1:])))
+
+
+def thirds(images: Array, labels: Array, card: Card) -> Thirds:
+    """What is thin and bold among images to train on, uint8 (N, C, H, W), of classes int64 (N,).
+
+    The paper is white if more than half of the pixels along the edges are light.
+    """
+    edges = np.concatenate([images[:, :, [0, -1]].ravel(), images[:, :, :, [0, -1]].ravel()])
+    white = card.levels - 1
+    found = Thirds(white if np.median(edges) > white / 2 else 0, np.tile([-np.inf, np.inf], (len(card.classes), 1)))
+    amount = found.ink(images)
     for label in np.unique(labels):
-        found[label] = np.quantile(amount[labels == label], [1 / 3, 2 / 3])
+        found.limits[label] = np.quantile(amount[labels == label], [1 / 3, 2 / 3])
     return found
 
 
-def captions_of(images: Array, labels: Array, card: Card, limits: Array) -> list[list[str]]:
+def captions_of(images: Array, labels: Array, card: Card, known: Thirds) -> list[list[str]]:
     """`PER_IMAGE` captions of each image, none of them kept out, drawn from those that are true of it.
 
     Args:
         images: uint8 (N, C, H, W).
         labels: their classes, int64 (N,).
         card: of the data.
-        limits: what `thirds` says of the training images.
+        known: what `thirds` says of the training images.
     """
-    rng, amount = np.random.default_rng(SEED), ink(images)
+    rng, amount = np.random.default_rng(SEED), known.ink(images)
     used: dict[tuple[int, str], list[str]] = {}
     for one in wordings(card):
         if not one.kept_out:
             used.setdefault((one.label, one.adjective), []).append(one.text)
     found = []
     for label, spent in zip(labels.tolist(), amount.tolist(), strict=True):
-        low, high = limits[label]
+        low, high = known.limits[label]
         adjective = THIN if spent < low else BOLD if spent > high else ""
         true = used.get((label, ""), []) + (used.get((label, adjective), []) if adjective else [])
         found.append([true[i] for i in rng.integers(len(true), size=PER_IMAGE)])
@@ -118,5 +129,5 @@ def shown(all_wordings: Sequence[Wording]) -> list[Wording]:
 
 def _text(template: str, adjective: str, name: str, numeral: str) -> str:
     x = f"{adjective} " if adjective else ""
-    article = "an" if not x and name[0].casefold() in "aeio" and name != NAMES[1] else "a"
+    article = "an" if not x and name == NAMES[8] else "a"
     return template.format(a=article, x=x, name=name, numeral=numeral)

@@ -1,4 +1,4 @@
-"""What a model with captions draws of prompts, and whether a classifier finds in it what was asked for."""
+"""What a model with captions draws for prompts, and whether a classifier finds in it what was asked for."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -63,12 +63,18 @@ def _accuracy(
     images_of: Callable[[Sequence[str]], Tensor],
     classify: Callable[[Tensor], Sequence[Tensor]],
 ) -> dict[str, Any]:
-    """The share of hits, and an interval that covers the choice of images and that of the classifiers' seeds."""
+    """The share of hits, and an interval that covers the choice of images and that of the classifiers' seeds.
+
+    Where nearly all images are hits, or none, their variance says little of that of other images. So it is at least
+    that of two more hits and two more misses (Agresti & Coull 1998, Approximate is Better than "Exact").
+    """
     y = torch.tensor([one.label for one in asked])
     hits = torch.stack([classes == y for classes in classify(images_of([one.text for one in asked]))]).double()
-    found = estimate([hits.mean(1).tolist()], float(hits.mean(0).var()) / len(y))
-    share = float(hits.mean())
-    return {"share": share, "interval": [min(1.0, max(0.0, end)) for end in (found.interval if found else [share] * 2)]}
+    each = hits.mean(0)
+    likely = (float(each.sum()) + 2) / (len(y) + 4)
+    found = estimate([hits.mean(1).tolist()], max(float(each.var()), likely * (1 - likely)) / len(y))
+    assert found  # as its variance is above 0
+    return {"share": found.mean, "interval": [min(1.0, max(0.0, end)) for end in found.interval]}
 
 
 def _own(captions: Tensor | None, words: Sequence[str]) -> list[tuple[str, bool]]:

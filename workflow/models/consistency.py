@@ -208,8 +208,9 @@ class Consistency(Model):
 
         As for other diffusion models, the noise is replaced by its mean, zero.
         """
-        t = self.times.new_full((len(x),), FEATURE_TIME)
-        inputs = self._unit(x) / math.sqrt(FEATURE_TIME**2 + DEVIATION**2)
+        time = max(FEATURE_TIME, float(self.times[0]))  # of few levels, the first is later
+        t = self.times.new_full((len(x),), time)
+        inputs = self._unit(x) / math.sqrt(time**2 + DEVIATION**2)
         inner, _ = self.teacher.inward(inputs, self.teacher.embed(TIME_UNITS * t.log(), None))
         return F.adaptive_avg_pool2d(inner, 2).flatten(1)
 

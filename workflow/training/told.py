@@ -28,8 +28,8 @@ def told(model: object, images: ImageSet, train: ImageSet, card: Card) -> ImageS
     if captions is None:
         language = language_of(card)
         assert language  # `check_model` lets no other data pass
-        limits = thirds(train.images.numpy(), train.labels.numpy(), len(card.classes))
-        texts = captions_of(images.images.numpy(), images.labels.numpy(), card, limits)
+        known = thirds(train.images.numpy(), train.labels.numpy(), card)
+        texts = captions_of(images.images.numpy(), images.labels.numpy(), card, known)
         captions = torch.from_numpy(in_numbers(texts, language))
     padded = torch.nn.functional.pad(captions.long(), (0, model.caption_length - captions.shape[2]))
     return replace(images, labels=padded, captions=None)
