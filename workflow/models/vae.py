@@ -48,7 +48,8 @@ class Vae(Model):
             al. 2014, Semi-Supervised Learning with Deep Generative Models, model M2). Unlike in that model the encoder
             does not, so that it also serves images of unknown class; the bound holds for any q(z|x).
         network: "convolutional"; or "dense", two hidden layers of `channels` tanh features in encoder and decoder, as
-            in Burda et al. 2016, for images of any size; its first outputs are those of independent pixels.
+            in Burda et al. 2016, for images of any size, with pixels in [0, 1]; its first outputs are those of
+            independent pixels.
         training_samples: K of the training bound; more than 1 makes it an importance weighted autoencoder (Burda et al.
             2016, Importance Weighted Autoencoders), with beta on the log-ratio of prior and posterior.
         blocks: residual blocks at quarter resolution in encoder and decoder, for convolutional networks.
@@ -357,8 +358,16 @@ def _dense(
         return [*tanh, nn.Dropout(dropout), nn.Linear(channels, last)]
 
     d = math.prod(shape)
-    encoder = nn.Sequential(nn.Flatten(), *layers(d, 2 * latents))
+    encoder = nn.Sequential(nn.Flatten(), _FromZero(), *layers(d, 2 * latents))
     return encoder, nn.Sequential(*layers(inputs, outputs * d), nn.Unflatten(1, (outputs, *shape)))
+
+
+class _FromZero(nn.Module):
+    """Pixels in [-1, 1] to [0, 1]. Most are black: as -1 and not 0, they would move all features at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of any shape."""
+        return (x + 1) / 2
 
 
 def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
