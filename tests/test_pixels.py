@@ -67,6 +67,19 @@ def test_categorical_draws_have_the_probabilities_of_the_likelihood() -> None:
     _assert_draws(categorical_draw(logits.expand(20_000, *logits.shape[1:]), _generator()), _probabilities(logits))
 
 
+def test_draws_of_two_levels_are_those_of_three_of_which_one_is_impossible() -> None:
+    two = torch.cat(
+        [5 * _logits(500)[:, :2], torch.tensor([0.0, -torch.inf]).view(1, 2, 1, 1, 1).expand(1, 2, 2, 3, 4)]
+    )
+    three = torch.cat([two, torch.full_like(two[:, :1], -torch.inf)], 1)
+    drawn = categorical_draw(two, _generator())
+    assert torch.equal(drawn, categorical_draw(three, _generator()))
+    assert 0.1 < drawn.double().mean() < 0.9
+    assert not drawn[-1].any()
+    with pytest.raises(RuntimeError, match="not finite"):
+        categorical_draw(torch.full((1, 2, 1, 1, 1), torch.nan), _generator())
+
+
 def test_means_are_those_of_the_probabilities_and_modes_their_greatest() -> None:
     level = torch.arange(LEVELS).double()
     mean, log_scale, probabilities = _logistics()
