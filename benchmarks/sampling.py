@@ -177,8 +177,7 @@ def _made(shape: tuple[int, int, int], levels: int) -> Sampler:
 
     def seen(x: Tensor) -> Tensor:
         network, pixels = model.network.in_order(len(x), mask), x.flatten(1) / (levels - 1)
-        known = (pixels.where(mask.rank < rank, 0.0) for rank in range(1, length + 1))
-        return torch.stack([network(rank, lower) for rank, lower in enumerate(known, start=1)])
+        return torch.stack([network(rank, pixels.where(mask.rank < rank, 0.0)) for rank in range(1, length + 1)])
 
     def marks(n: int, generator: Generator) -> Tensor:
         torch.randint(1, (n,), generator=generator)  # which mask: there is only one

@@ -7,8 +7,7 @@ between columns. A picture in several rows has several captions. Data without a 
 captions made of these (`workflow.data.wordings`).
 
 Words are letters and digits, in lower case; everything else separates them. The vocabulary is the words of all captions
-of training images, in alphabetical order, numbered from 1. A caption is a row of these numbers, with zeros
-after them.
+of training images, in alphabetical order, numbered from 1. A caption is a row of these numbers, with zeros after them.
 """
 
 import unicodedata
