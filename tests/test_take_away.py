@@ -15,6 +15,7 @@ from stages import report
 from tests.invented_project import make_project, small_sets
 from workflow.data.arrays import read_arrays
 from workflow.evaluation.columns import MEASURED
+from workflow.report import svg
 from workflow.report.marks import colour
 from workflow.report.svg import chart, pdf
 from workflow.report.tables import labels
@@ -74,6 +75,27 @@ def test_a_pdf_has_the_light_colours_of_the_page_and_no_placeholder() -> None:
     assert _rgb("#b4040b") in content  # --series-1
     assert _rgb(colour(1)) not in content
     assert pdf(drawn) == pdf(drawn)
+
+
+def test_a_pdf_has_the_font_that_matplotlib_brings_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever version of it the machine has: otherwise the figures are other bytes there."""
+    from fontTools.ttLib import TTFont
+    from matplotlib.font_manager import findfont, fontManager
+
+    def paint(axes: Any) -> None:
+        axes.set_title("a title")
+
+    def drawn() -> bytes:
+        svg._own_fonts.cache_clear()
+        return pdf(chart("a title", (200, 100), paint))
+
+    own = drawn()
+    other, path = TTFont(findfont("DejaVu Sans")), tmp_path / "other.ttf"
+    other["head"].fontRevision = 9.0
+    other.save(path)
+    monkeypatch.setattr(fontManager, "ttflist", [])
+    fontManager.addfont(path)
+    assert drawn() == own
 
 
 def _rgb(colour: str) -> bytes:

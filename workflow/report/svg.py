@@ -156,11 +156,22 @@ def _style() -> Iterator[None]:
     """matplotlib in the style of the page, regardless of the user's own matplotlibrc."""
     import matplotlib
 
+    _own_fonts()
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures: the browser has the glyph
         yield
+
+
+@cache
+def _own_fonts() -> None:
+    """Take the files that matplotlib brings along, and none of the machine's, which may have other versions of them."""
+    from matplotlib import font_manager, get_data_path
+
+    font_manager.fontManager.ttflist.clear()
+    for path in sorted(Path(get_data_path(), "fonts/ttf").glob("DejaVuSans*.ttf")):
+        font_manager.fontManager.addfont(path)
 
 
 @contextmanager
